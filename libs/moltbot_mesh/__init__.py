@@ -1,0 +1,1 @@
+"""The mesh: server, channels, interceptors, errors, settings, registry, lifecycle and telemetry shared by every service."""

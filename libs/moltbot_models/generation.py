@@ -1,0 +1,153 @@
+"""What is asked of a model and what it answers, free of any protocol.
+
+The gateway builds these from OpenAI JSON or typed gRPC; an upstream protocol (`moltbot_models.providers`) or the
+text engine (`moltbot_models.engine`) consumes them. Standard library only: the engine also runs inside Triton's
+Python backend, where nothing of ours but `moltbot_models` is importable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled"]
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that a model asks for."""
+
+    id: str
+    name: str
+    arguments: str
+    """The arguments as the model wrote them: JSON text, not yet validated."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool that the model may ask for."""
+
+    name: str
+    description: str = ""
+    parameters: str = "{}"
+    """JSON Schema of the arguments, as JSON text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation."""
+
+    role: Role
+    content: str = ""
+    name: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Calls the assistant asked for in this message."""
+    tool_call_id: str = ""
+    """The call that a `tool` message answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. `None` means the model's own default."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    """Texts at which generation ends; the text itself is not part of the answer."""
+    logprobs: bool = False
+    top_logprobs: int = 0
+    """How many alternatives to report for each token, 0 to 20."""
+    ignore_eos: bool = False
+    """Go on past the end token; for benchmarks."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One request to generate text."""
+
+    model: str
+    """The model's name at the upstream."""
+    messages: tuple[Message, ...] = ()
+    """The conversation; empty when `prompt` is given."""
+    prompt: str | None = None
+    """Raw text to continue (the completions route); no chat template is applied."""
+    tools: tuple[ToolSpec, ...] = ()
+    tool_choice: str = "auto"
+    """`auto`, `none`, `required`, or the name of one tool."""
+    sampling: Sampling = field(default_factory=Sampling)
+    request_id: str = ""
+    tenant: str = ""
+    """Salts the engine's prefix cache, so that one tenant cannot time another's prompts."""
+    traceparent: str = ""
+    """W3C trace context to pass on; empty if none."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and the natural logarithm of its probability."""
+
+    token: str
+    logprob: float
+    token_bytes: bytes
+    top: tuple[TokenLogprob, ...] = ()
+    """The most likely tokens at this place, most likely first; empty for an alternative itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens counted by the side that ran the model."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    """Prompt tokens found in a prefix cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a tool call: the first piece carries id and name, the pieces' `arguments` add up."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of an answer. Every stream ends with exactly one delta that has a `finish_reason`."""
+
+    text: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    """On the last delta, where the upstream counts tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """One request to embed texts."""
+
+    model: str
+    inputs: tuple[str, ...]
+    dimensions: int | None = None
+    request_id: str = ""
+    tenant: str = ""
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """Vectors in the order of the inputs."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    """Shape [inputs, dimensions]; L2-normalised when the model says so."""
+    usage: Usage
