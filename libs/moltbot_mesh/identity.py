@@ -1,0 +1,266 @@
+"""Who calls: services by a mesh token, people and programs by an API key.
+
+A mesh token is `v1.<service>.<expiry>.<mac>`, the MAC made with the mesh key that all services of an installation share
+(`mesh.key` in the data directory, or `MOLTBOT_MESH_KEY_FILE`). It is short-lived and says which service calls; for whom
+the service acts travels beside it in metadata, and is believed only with a valid token.
+
+An API key is `mb_<id>_<secret>`; only SHA-256 of the secret is stored. The secret has 256 random bits, so a slow hash
+would protect nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from moltbot_mesh.call import Principal
+from moltbot_mesh.errors import InvalidArgument, NotFound, Unauthenticated
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from moltbot_mesh.keyvalue import KeyValueStore
+
+MESH_KEY_FILE = "mesh.key"
+_TOKEN_LIFETIME_S = 600
+_TOKENS_REMEMBERED = 1024
+_KEY_PREFIX = "api_keys/"
+_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
+ROLES = frozenset({"admin", "user"})
+
+
+def load_mesh_key(path: Path) -> bytes:
+    """Read the mesh key, or make one if the file is not there.
+
+    Returns:
+        32 bytes.
+
+    Raises:
+        InvalidArgument: The file does not hold 32 bytes in base64, or others may read it.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        pass
+    else:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(base64.b64encode(secrets.token_bytes(32)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    if path.stat().st_mode & 0o077:
+        raise InvalidArgument(f"{path}: others may read the mesh key; run `chmod 600 {path}`")
+    try:
+        key = base64.b64decode(path.read_bytes(), validate=False)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise InvalidArgument(f"{path}: not a mesh key (32 bytes in base64); remove it to have a new one made")
+    return key
+
+
+class MeshIdentity:
+    """Makes this service's tokens and checks those of others.
+
+    Args:
+        key: The mesh key, 32 bytes.
+        service: The name in this side's tokens.
+    """
+
+    def __init__(self, key: bytes, service: str) -> None:
+        self._key = key
+        self._service = service
+        self._token = ""
+        self._token_renew_s = 0.0
+        self._verified: dict[str, tuple[str, float]] = {}
+
+    def __repr__(self) -> str:
+        return f"MeshIdentity(service={self._service!r})"
+
+    def token(self) -> str:
+        """A token that is valid for at least half its lifetime."""
+        now = time.time()
+        if now >= self._token_renew_s:
+            body = f"v1.{self._service}.{int(now) + _TOKEN_LIFETIME_S}"
+            self._token = f"{body}.{self._mac(body)}"
+            self._token_renew_s = now + _TOKEN_LIFETIME_S / 2
+        return self._token
+
+    def verify(self, token: str) -> str:
+        """Check a token.
+
+        Returns:
+            The service that made it.
+
+        Raises:
+            Unauthenticated: It is malformed, forged or too old.
+        """
+        now = time.time()
+        known = self._verified.get(token)
+        if known is not None and known[1] > now:
+            return known[0]
+        body, _, mac = token.rpartition(".")
+        parts = body.split(".")
+        if len(parts) != 3 or parts[0] != "v1" or not hmac.compare_digest(mac, self._mac(body)):
+            raise Unauthenticated("the mesh token is not valid; do the services share one mesh key?")
+        expiry_s = float(parts[2])
+        if expiry_s <= now:
+            raise Unauthenticated("the mesh token has expired; are the clocks of the machines in step?")
+        if len(self._verified) >= _TOKENS_REMEMBERED:
+            self._verified.clear()
+        self._verified[token] = (parts[1], expiry_s)
+        return parts[1]
+
+    def _mac(self, body: str) -> str:
+        digest = hmac.digest(self._key, b"moltbot mesh token\0" + body.encode(), "sha256")
+        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+class _StoredKey(msgspec.Struct, frozen=True):
+    tenant: str
+    roles: tuple[str, ...]
+    secret_sha256: str
+    create_time_s: float
+    revoke_time_s: float | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """An API key as it may be shown: never the secret."""
+
+    id: str
+    tenant: str
+    roles: frozenset[str]
+    name: str
+    create_time_s: float
+    """Seconds since the Unix epoch."""
+    revoke_time_s: float | None
+
+
+class ApiKeys:
+    """All API keys, in memory, kept current by a watch.
+
+    Args:
+        store: Where their hashes stand.
+    """
+
+    def __init__(self, store: KeyValueStore) -> None:
+        self._store = store
+        self._by_id: dict[str, _StoredKey] = {}
+        self._principals: dict[str, Principal] = {}
+        self._looked_s = 0.0
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Keep the keys current while the context is open."""
+        self._take(await self._store.list(_KEY_PREFIX))
+
+        async def watch() -> None:
+            async for entries in self._store.watch(_KEY_PREFIX):
+                self._take(entries)
+
+        task = asyncio.create_task(watch(), name="api-keys-watch")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    def _take(self, entries: dict[str, bytes]) -> None:
+        self._by_id = {
+            key.removeprefix(_KEY_PREFIX): msgspec.json.decode(value, type=_StoredKey)
+            for key, value in entries.items()
+        }
+        self._principals = {
+            key_id: Principal("key", key_id, key.tenant, frozenset(key.roles)) for key_id, key in self._by_id.items()
+        }
+
+    async def authenticate(self, authorization: str) -> Principal:
+        """Find whose key it is, in constant time with respect to the secret.
+
+        Args:
+            authorization: The header's value, `Bearer mb_…`.
+
+        Raises:
+            Unauthenticated: No key, a key of another form, an unknown or a revoked one.
+        """
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Unauthenticated("no API key: send the header `Authorization: Bearer <key>`")
+        parts = token.strip().split("_")
+        if len(parts) != 3 or parts[0] != "mb":
+            raise Unauthenticated("this is not a key of this mesh (mb_…); `moltbot keys create --tenant NAME` makes one")
+        key_id, secret = parts[1], parts[2]
+        if key_id not in self._by_id and time.monotonic() - self._looked_s > 0.2:
+            # A key made a moment ago may not have reached this watch yet.
+            self._looked_s = time.monotonic()
+            self._take(await self._store.list(_KEY_PREFIX))
+        key = self._by_id.get(key_id)
+        digest = hashlib.sha256(secret.encode()).hexdigest()
+        if not hmac.compare_digest(digest, key.secret_sha256 if key else "0" * 64) or key is None:
+            raise Unauthenticated("the API key is not known")
+        if key.revoke_time_s is not None:
+            raise Unauthenticated("the API key was revoked", reason="KEY_REVOKED")
+        return self._principals[key_id]
+
+    async def create(self, tenant: str, roles: frozenset[str] = frozenset({"user"}), name: str = "") -> tuple[ApiKey, str]:
+        """Make a key.
+
+        Returns:
+            The key, and its text, which nobody can ever see again.
+
+        Raises:
+            InvalidArgument: The tenant's name or a role is not valid.
+        """
+        if not _NAME.match(tenant):
+            raise InvalidArgument(f"tenant {tenant!r}: use 1 to 63 of a-z 0-9 . _ - and begin with a letter or digit")
+        if not roles or roles - ROLES:
+            raise InvalidArgument(f"roles {sorted(roles)}: known are {sorted(ROLES)}")
+        key_id = base64.b32encode(secrets.token_bytes(10)).decode().lower()
+        secret = secrets.token_hex(32)
+        stored = _StoredKey(
+            tenant, tuple(sorted(roles)), hashlib.sha256(secret.encode()).hexdigest(), time.time(), None, name
+        )
+        await self._store.create(_KEY_PREFIX + key_id, msgspec.json.encode(stored))
+        return _shown(key_id, stored), f"mb_{key_id}_{secret}"
+
+    async def list(self) -> list[ApiKey]:
+        """All keys, oldest first."""
+        entries = await self._store.list(_KEY_PREFIX)
+        keys = [
+            _shown(key.removeprefix(_KEY_PREFIX), msgspec.json.decode(value, type=_StoredKey))
+            for key, value in entries.items()
+        ]
+        return sorted(keys, key=lambda key: key.create_time_s)
+
+    async def revoke(self, key_id: str) -> ApiKey:
+        """End a key. Idempotent.
+
+        Raises:
+            NotFound: No key has this id.
+        """
+        value = await self._store.get(_KEY_PREFIX + key_id)
+        if value is None:
+            raise NotFound(f"no API key has the id {key_id!r}; `moltbot keys list` shows them")
+        stored = msgspec.json.decode(value, type=_StoredKey)
+        if stored.revoke_time_s is None:
+            stored = msgspec.structs.replace(stored, revoke_time_s=time.time())
+            await self._store.put(_KEY_PREFIX + key_id, msgspec.json.encode(stored))
+        return _shown(key_id, stored)
+
+
+def _shown(key_id: str, key: _StoredKey) -> ApiKey:
+    return ApiKey(key_id, key.tenant, frozenset(key.roles), key.name, key.create_time_s, key.revoke_time_s)

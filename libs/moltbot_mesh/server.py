@@ -1,0 +1,95 @@
+"""The gRPC server of one process: the wrapped handlers of its services, health of each, reflection, graceful drain.
+
+Source: grpc.health.v1, grpc.reflection.v1alpha; https://github.com/grpc/grpc/blob/master/doc/health-checking.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from moltbot_mesh.channel import CHANNEL_OPTIONS
+from moltbot_mesh.errors import FailedPrecondition
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+log = structlog.get_logger("moltbot.server")
+
+_OPTIONS = (
+    *CHANNEL_OPTIONS,
+    ("grpc.so_reuseport", 0),  # two processes on one port would share calls by chance: an error is better
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.max_concurrent_streams", 1024),
+)
+
+
+class MeshServer:
+    """A grpc.aio server that is told its handlers as services open and close.
+
+    Args:
+        handlers: By full method name; shared with the in-process channel, and may grow until `start`.
+    """
+
+    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
+        self._server = grpc.aio.server(options=_OPTIONS)
+        self._handlers = handlers
+        self._health = health_aio.HealthServicer()
+
+    def listen(self, target: str) -> int:
+        """Bind an address (`unix:/path`, `127.0.0.1:0`).
+
+        Returns:
+            The port, or 1 for a Unix socket.
+
+        Raises:
+            FailedPrecondition: The address is taken or not ours.
+        """
+        if target.startswith("unix:"):
+            path = Path(target.removeprefix("unix:"))
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()  # left by a process that was killed
+        try:
+            port = self._server.add_insecure_port(target)
+        except RuntimeError:
+            port = 0
+        if port == 0:
+            raise FailedPrecondition(f"cannot listen on {target}: the address is taken or not on this machine")
+        if target.startswith("unix:"):
+            os.chmod(target.removeprefix("unix:"), 0o600)
+        return port
+
+    @contextlib.asynccontextmanager
+    async def serving(self, grace_s: float) -> AsyncIterator[None]:
+        """Serve while the context is open, then let running calls end for at most `grace_s` seconds."""
+        services: dict[str, dict[str, Any]] = {}
+        for method, handler in self._handlers.items():
+            service, _, name = method.lstrip("/").partition("/")
+            services.setdefault(service, {})[name] = handler
+        for service, handlers in services.items():
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+            self._server.add_registered_method_handlers(service, handlers)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = [*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
+        reflection.enable_server_reflection(names, self._server)
+        await self._server.start()
+        try:
+            yield
+        finally:
+            await self._health.enter_graceful_shutdown()
+            await self._server.stop(grace_s)
+
+    async def set_health(self, services: Sequence[str], *, serving: bool) -> None:
+        """Tell health checkers about services (`moltbot.audit.v1.AuditService`; `""` is the whole process)."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in services:
+            await self._health.set(service, status)

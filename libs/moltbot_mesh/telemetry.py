@@ -1,0 +1,160 @@
+"""Metrics, traces and logs of one service, passed in and never global.
+
+Spans are made for sampled traces only: an unsampled request costs one comparison. Metrics are Prometheus counters and
+histograms with their label children bound once.
+
+Source: OpenTelemetry semantic conventions for RPC and GenAI.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from opentelemetry import trace as otel
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from moltbot_mesh.settings import Section
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from moltbot_mesh.call import TraceContext
+
+_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class TelemetrySettings(Section):
+    """Where traces go and how many."""
+
+    otlp_endpoint: str = ""
+    """OTLP/gRPC endpoint (`http://127.0.0.1:4317`); empty means that no span leaves the process."""
+    sample_ratio: float = 0.01
+    """Share of the traces that begin here and are recorded, 0 to 1. A caller's own decision is kept."""
+
+
+class Metrics:
+    """The metrics of all services of one process.
+
+    Args:
+        registry: Where they stand; what `/metrics` prints.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        self.rpc_seconds = Histogram(
+            "moltbot_rpc_seconds",
+            "Time to serve a call.",
+            ("service", "method", "code"),
+            buckets=_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.requests = Counter(
+            "moltbot_requests_total",
+            "Requests of clients by outcome.",
+            ("tenant", "route", "outcome"),
+            registry=self.registry,
+        )
+        self.tokens = Counter(
+            "moltbot_tokens_total", "Tokens by direction.", ("tenant", "model", "direction"), registry=self.registry
+        )
+        self.first_token_seconds = Histogram(
+            "moltbot_first_token_seconds",
+            "Time from the request to the first token.",
+            ("model",),
+            buckets=_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.upstream_failures = Counter(
+            "moltbot_upstream_failures_total", "Failed calls to a model.", ("model", "reason"), registry=self.registry
+        )
+        self.queued = Gauge("moltbot_admission_queued", "Requests waiting for admission.", registry=self.registry)
+        self.in_flight = Gauge("moltbot_requests_in_flight", "Requests being answered.", registry=self.registry)
+
+
+class Telemetry:
+    """What one service uses to tell how it does.
+
+    Args:
+        service: The service's name, `service.name` of its spans.
+        metrics: Shared by the services of the process.
+        settings: Where traces go.
+    """
+
+    def __init__(self, service: str, metrics: Metrics, settings: TelemetrySettings, instance: str = "") -> None:
+        self.service = service
+        self.metrics = metrics
+        self._ratio = settings.sample_ratio
+        self._provider: TracerProvider | None = None
+        self._tracer: otel.Tracer | None = None
+        if settings.otlp_endpoint:
+            # Imported here: the exporter costs 0.2 s and most installations on one node have none.
+            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+
+            resource = Resource.create({"service.name": f"moltbot-{service}", "service.instance.id": instance})
+            self._provider = TracerProvider(resource=resource)
+            exporter = OTLPSpanExporter(settings.otlp_endpoint, insecure=settings.otlp_endpoint.startswith("http://"))
+            self._provider.add_span_processor(BatchSpanProcessor(exporter))
+            self._tracer = self._provider.get_tracer("moltbot")
+
+    def sample(self) -> bool:
+        """Whether a trace that begins here is to be recorded."""
+        return self._tracer is not None and random.random() < self._ratio  # noqa: S311 - a share, not a secret
+
+    @contextlib.contextmanager
+    def span(self, name: str, trace: TraceContext, attributes: Mapping[str, Any] | None = None) -> Iterator[otel.Span]:
+        """A span within `trace`; a no-op when the trace is not sampled."""
+        if self._tracer is None or not trace.sampled:
+            yield otel.INVALID_SPAN
+            return
+        parent = otel.SpanContext(
+            int.from_bytes(trace.trace_id), int.from_bytes(trace.span_id), True, otel.TraceFlags(1)  # noqa: FBT003
+        )
+        context = otel.set_span_in_context(otel.NonRecordingSpan(parent))
+        with self._tracer.start_as_current_span(name, context=context, attributes=attributes) as span:
+            yield span
+
+    def close(self) -> None:
+        """Send what is left. Bounded by the exporter's own timeout."""
+        if self._provider is not None:
+            self._provider.shutdown()
+
+
+def configure_logging(level: str = "info", *, json: bool | None = None) -> None:
+    """Send structlog events to stderr: JSON lines, or readable ones on a terminal. Called once, by the command."""
+    as_json = not sys.stderr.isatty() if json is None else json
+    number = logging.getLevelNamesMapping()[level.upper()]
+    logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr, format="%(name)s: %(message)s")
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+class Stopwatch:
+    """Time since it was made."""
+
+    __slots__ = ("_start_ns",)
+
+    def __init__(self) -> None:
+        self._start_ns = time.perf_counter_ns()
+
+    def us(self) -> int:
+        """Microseconds."""
+        return (time.perf_counter_ns() - self._start_ns) // 1000
