@@ -226,7 +226,7 @@ class RouteResponse(_message.Message):
 Global___RouteResponse: _TypeAlias = RouteResponse  # noqa: Y015
 
 @_typing.final
-class ReportOutcomesRequest(_message.Message):
+class CallOutcome(_message.Message):
     """How one call went."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -254,6 +254,30 @@ class ReportOutcomesRequest(_message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_us", b"duration_us", "first_token_us", b"first_token_us", "model", b"model", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallOutcome: _TypeAlias = CallOutcome  # noqa: Y015
+
+@_typing.final
+class ReportOutcomesRequest(_message.Message):
+    """How calls went since the last message."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallOutcome]:
+        """In order of time."""
+
+    def __init__(
+        self,
+        *,
+        outcomes: _abc.Iterable[Global___CallOutcome] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
