@@ -1,0 +1,175 @@
+"""Runs modules: all in one process, or one, with the others found through the registry.
+
+One AsyncExitStack holds everything that was opened, so what is opened last is closed first, also when opening fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import structlog
+
+from moltbot_mesh.channel import MeshChannel, as_channel
+from moltbot_mesh.identity import ApiKeys, MeshIdentity
+from moltbot_mesh.inprocess import InProcessChannel
+from moltbot_mesh.interceptors import Surroundings, wrapped_handlers
+from moltbot_mesh.module import Module, Service, in_order
+from moltbot_mesh.registry import Instance, Registry
+from moltbot_mesh.server import MeshServer
+from moltbot_mesh.telemetry import Metrics, Telemetry, TelemetrySettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from pathlib import Path
+
+    import grpc
+
+    from moltbot_mesh.keyvalue import KeyValueStore
+    from moltbot_mesh.settings import Section
+
+log = structlog.get_logger("moltbot.runner")
+S = TypeVar("S", bound="Section")
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Where modules run."""
+
+    data_dir: Path
+    """Shared by the modules of this node, mode 0700."""
+    mesh_key: bytes = field(repr=False)
+    store: KeyValueStore
+    listen: tuple[str, ...]
+    """Addresses of this process's gRPC server."""
+    advertise: str = ""
+    """Address under which other processes reach it; empty: the first of `listen`, with the port that was bound."""
+    registry: Registry | None = None
+    """Where other services are found. `None`: everything runs in this process."""
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
+    grace_s: float = 10.0
+    """How long running calls may take to end when the process stops, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What runs."""
+
+    services: Mapping[str, Service]
+    ports: tuple[int, ...]
+    """Of each address in `Node.listen`, in order; 1 for a Unix socket."""
+    metrics: Metrics
+    channel: Callable[[str], grpc.aio.Channel]
+    """A channel to a service, as the process itself (`daemon`)."""
+
+    def missing(self) -> list[str]:
+        """What keeps the process from serving, each with its service's name; empty when ready."""
+        return [f"{name}: {what}" for name, service in self.services.items() for what in service.missing()]
+
+
+class _Runtime:
+    """What one module is given to open itself with (`moltbot_mesh.module.Runtime`)."""
+
+    def __init__(self, module: str, process: _Process) -> None:
+        self.module = module
+        self.instance = process.instance
+        self.shared_dir = process.node.data_dir
+        self.data_dir = process.node.data_dir / module
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.store = process.node.store
+        self.api_keys = process.api_keys
+        self.telemetry = Telemetry(module, process.metrics, process.node.telemetry, process.instance)
+        self.identity = MeshIdentity(process.node.mesh_key, module)
+        self._process = process
+
+    def settings(self, section: type[S]) -> S:
+        return self._process.settings_of(self.module, section)
+
+    def channel(self, service: str) -> grpc.aio.Channel:
+        return self._process.channel(service, self.identity)
+
+
+class _Process:
+    """The state of one process: handlers that grow as modules open, and channels by service."""
+
+    def __init__(self, node: Node, settings: Section, stack: AsyncExitStack) -> None:
+        self.node = node
+        self.instance = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.metrics = Metrics()
+        self.api_keys = ApiKeys(node.store)
+        self.handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self.local: set[str] = set()
+        self._settings = settings
+        self._in_process = InProcessChannel(self.handlers)
+        self._remote: dict[str, Any] = {}
+        self._stack = stack
+
+    def settings_of(self, module: str, section: type[S]) -> S:
+        found = getattr(self._settings, module, None)
+        if not isinstance(found, section):
+            raise TypeError(f"the configuration has no section {module} of type {section.__name__}")
+        return found
+
+    def channel(self, service: str, identity: MeshIdentity) -> grpc.aio.Channel:
+        if service in self.local or self.node.registry is None:
+            return as_channel(MeshChannel(self._in_process, identity, service))
+        if service not in self._remote:
+            from moltbot_mesh.balancer import BalancedChannel  # noqa: PLC0415 - one process needs no balancer
+
+            channel = BalancedChannel(self.node.registry, service)
+            self._remote[service] = channel
+            self._stack.push_async_callback(channel.close)
+        return as_channel(MeshChannel(self._remote[service], identity, service))
+
+
+@contextlib.asynccontextmanager
+async def running(
+    modules: Mapping[str, Module], targets: Sequence[str], settings: Section, node: Node
+) -> AsyncIterator[Running]:
+    """Open modules and serve them while the context is open.
+
+    Args:
+        modules: All modules by name.
+        targets: Which to run. Without a registry, also all that they need.
+        settings: The configuration, with a section named after each module.
+        node: Where they run.
+
+    Raises:
+        MoltbotError: A module cannot be opened; what was opened before it is closed again.
+    """
+    order = in_order(modules, targets) if node.registry is None else [modules[name] for name in targets]
+    async with AsyncExitStack() as stack:
+        process = _Process(node, settings, stack)
+        await stack.enter_async_context(process.api_keys.watching())
+        services: dict[str, Service] = {}
+        names: dict[str, list[str]] = {}
+        for module in order:
+            runtime = _Runtime(module.name, process)
+            stack.callback(runtime.telemetry.close)
+            service = await stack.enter_async_context(module.open(runtime))
+            around = Surroundings(runtime.telemetry, runtime.identity, process.api_keys)
+            for registration in service.registrations:
+                handlers = wrapped_handlers(registration, around)
+                process.handlers.update(handlers)
+                names.setdefault(module.name, []).extend({m.split("/")[1] for m in handlers})
+            services[module.name] = service
+            process.local.add(module.name)
+            log.info("module open", module=module.name)
+        server = MeshServer(process.handlers)
+        ports = tuple(server.listen(target) for target in node.listen)
+        await stack.enter_async_context(server.serving(node.grace_s))
+        await server.set_health(["", *(name for found in names.values() for name in found)], serving=True)
+        if node.registry is not None:
+            address = node.advertise or node.listen[0].rpartition(":")[0] + f":{ports[0]}"
+            for name in services:
+                instance = Instance(name, process.instance, address, {})
+                await stack.enter_async_context(node.registry.register(instance))
+        own = MeshIdentity(node.mesh_key, "daemon")
+        yield Running(services, ports, process.metrics, lambda service: process.channel(service, own))
+
+

@@ -1,0 +1,126 @@
+"""Who makes a request of the public API, and how its record begins and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from typing import TYPE_CHECKING
+
+import structlog
+
+from moltbot_gateway.ask import Caller
+from moltbot_gateway.exchange import Exchange, uuid7, uuid_text
+from moltbot_gateway.openai_errors import http_status
+from moltbot_mesh.call import ANONYMOUS, Call, Principal, current_call, enter_call
+from moltbot_mesh.errors import Internal, MoltbotError, PermissionDenied
+from moltbot_mesh.interceptors import AUTHORIZATION, PEER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from moltbot_gateway.recorder import Recorder
+    from moltbot_mesh.identity import ApiKeys
+    from moltbot_mesh.telemetry import Metrics
+
+log = structlog.get_logger("moltbot.gateway")
+
+_REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
+_READ = frozenset({AUTHORIZATION, PEER, "x-request-id", "x-mesh-method", "x-mesh-path", "x-api-key"})
+
+
+class Callers:
+    """Begins and ends the record of each request.
+
+    Args:
+        api_keys: Recognise callers.
+        recorder: Takes finished records.
+        metrics: Of the process.
+    """
+
+    def __init__(self, api_keys: ApiKeys, recorder: Recorder, metrics: Metrics) -> None:
+        self._api_keys = api_keys
+        self._recorder = recorder
+        self._metrics = metrics
+
+    def begin(self, metadata: Mapping[str, str]) -> Exchange:
+        """Begin the record of the call being served, its caller not yet recognised."""
+        call = current_call()
+        assert call is not None
+        request_id = metadata.get("x-request-id", "")
+        if not _REQUEST_ID.match(request_id):
+            request_id = uuid_text(uuid7())
+        action = call.method
+        if "x-mesh-path" in metadata:
+            path = metadata["x-mesh-path"].partition("?")[0]
+            action = f"{metadata.get('x-mesh-method', 'POST')} {path}"[:256]
+        peer = metadata.get(PEER, "").rpartition(":")[0] or metadata.get(PEER, "")
+        return Exchange(Caller(ANONYMOUS, call.trace, request_id, action, peer.strip("[]"), call.deadline_monotonic_s))
+
+    async def recognise(self, exchange: Exchange, metadata: Mapping[str, str]) -> Principal:
+        """Find out who calls, and make the call act for that tenant.
+
+        Raises:
+            Unauthenticated: No key, or not a valid one.
+            PermissionDenied: The key may not use models.
+        """
+        principal = await self._api_keys.authenticate(metadata.get(AUTHORIZATION, ""))
+        if not principal.roles & {"user", "admin"}:
+            raise PermissionDenied("this key may not use models; it needs the role user")
+        caller = exchange.caller
+        exchange.caller = Caller(
+            principal, caller.trace, caller.request_id, caller.action, caller.peer, caller.deadline_monotonic_s
+        )
+        call = current_call()
+        assert call is not None
+        enter_call(
+            Call(call.method, principal, call.deadline_monotonic_s, call.trace, caller.request_id, caller.peer)
+        )
+        return principal
+
+    @contextlib.contextmanager
+    def recording(self, exchange: Exchange) -> Iterator[None]:
+        """Record the exchange once when the context ends, however it ends."""
+        self._metrics.in_flight.inc()
+        try:
+            yield
+        except MoltbotError as error:
+            self.failed(exchange, error)
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            exchange.outcome, exchange.reason, exchange.http_status = "cancelled", "CANCELLED", 499
+            raise
+        except Exception:
+            exchange.outcome, exchange.reason, exchange.http_status = "failed", "INTERNAL", 500
+            raise
+        finally:
+            self._metrics.in_flight.dec()
+            self._recorder.record(exchange)
+
+    def failed(self, exchange: Exchange, error: MoltbotError) -> None:
+        """Note how an exchange failed."""
+        status = http_status(error)
+        exchange.outcome = "refused" if status < 500 else "failed"
+        exchange.reason = error.reason
+        exchange.http_status = status
+
+
+def as_shown(error: Exception, exchange: Exchange) -> MoltbotError:
+    """The error a client may see: ours as it is, any other as a generic one with the rest in the log."""
+    if isinstance(error, MoltbotError):
+        return error
+    log.error("request failed", request_id=exchange.caller.request_id, exc_info=error)
+    return Internal(f"internal error; the gateway's log has the rest under request id {exchange.caller.request_id}")
+
+
+def read_metadata(context: object) -> dict[str, str]:
+    """The headers that the gateway reads."""
+    found: dict[str, str] = {}
+    for key, value in context.invocation_metadata() or ():  # type: ignore[attr-defined]
+        if key in _READ and isinstance(value, str):
+            found[key] = value
+    if AUTHORIZATION not in found and "x-api-key" in found:
+        found[AUTHORIZATION] = f"Bearer {found['x-api-key']}"
+    return found
+
+

@@ -1,0 +1,212 @@
+"""Asks the candidates of a route in order; the next one answers while nothing of an answer has gone out.
+
+A candidate that fails before its first token costs the client nothing but time. After the first token the answer stays
+cut off with a clear error: two models' halves are not one answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from moltbot_gateway.exchange import Attempt
+from moltbot_mesh.errors import (
+    DeadlineExceeded,
+    Internal,
+    MoltbotError,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
+from moltbot_mesh.telemetry import Stopwatch
+from moltbot_models.generation import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from moltbot_gateway.exchange import Exchange
+    from moltbot_gateway.settings import GatewaySettings
+    from moltbot_gateway.upstream_pool import OpenUpstream, UpstreamPool
+    from moltbot_models.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest, Sampling
+
+_RETRYABLE = (Unavailable, DeadlineExceeded, ResourceExhausted, Internal, Unauthenticated)
+"""Failures that say nothing about the request itself: another model may answer it."""
+
+
+def estimate_tokens(size: int) -> int:
+    """Tokens of a text that nobody has counted: four characters each."""
+    return (size + 3) // 4
+
+
+class Failover:
+    """Generates and embeds with the first candidate that can.
+
+    Args:
+        settings: The gateway's section.
+        pool: The upstreams.
+    """
+
+    def __init__(self, settings: GatewaySettings, pool: UpstreamPool) -> None:
+        self._settings = settings
+        self._pool = pool
+
+    async def generate(
+        self, exchange: Exchange, models: Sequence[str], request: GenerationRequest, *, stream: bool
+    ) -> AsyncIterator[tuple[Delta, ...]]:
+        """Generate text.
+
+        Args:
+            exchange: Its model is set before the first piece is yielded, its usage with the last.
+            models: Ids of the candidates, best first.
+            request: What to generate; model and token limit are filled in for each candidate.
+            stream: Whether pieces are wanted as they come.
+
+        Raises:
+            MoltbotError: No candidate could, or one failed after its first token.
+        """
+        failures: list[MoltbotError] = []
+        for model in models[: self._settings.max_attempts]:
+            upstream = self._pool.get(model)
+            attempt = _Running(exchange, self._pool, model)
+            limited = replace(
+                request, model=upstream.name, sampling=self._within_limits(request.sampling, upstream)
+            )
+            pieces = upstream.provider.generate(limited, stream=stream)
+            size = 0
+            try:
+                while True:
+                    async with asyncio.timeout_at(exchange.deadline_s):
+                        deltas = await anext(pieces, None)
+                    if deltas is None:
+                        raise Unavailable(f"{model}: the answer broke off", reason="UPSTREAM_ERROR")
+                    last = deltas[-1]
+                    for delta in deltas:
+                        size += len(delta.text)
+                    if not attempt.first_token_us:
+                        if not size and not any(d.tool_calls or d.finish_reason for d in deltas):
+                            continue
+                        attempt.first_token_us = attempt.watch.us()
+                        exchange.model = model
+                    if last.finish_reason is None:
+                        yield deltas
+                        continue
+                    counted = last.usage or Usage(_prompt_tokens(request), estimate_tokens(size))
+                    exchange.usage = _sum(exchange.usage, counted)
+                    attempt.ended(None)
+                    yield (*deltas[:-1], replace(last, usage=exchange.usage))
+                    return
+            except TimeoutError:
+                error = DeadlineExceeded(f"{model}: the request's time ran out")
+                attempt.ended(error)
+                raise error from None
+            except MoltbotError as error:
+                attempt.ended(error)
+                if attempt.first_token_us or not isinstance(error, _RETRYABLE):
+                    raise
+                failures.append(error)
+            finally:
+                attempt.cancelled()
+                await pieces.aclose()
+        raise _nobody(models, failures)
+
+    async def embed(self, exchange: Exchange, models: Sequence[str], request: EmbeddingRequest) -> Embeddings:
+        """Embed texts.
+
+        Raises:
+            MoltbotError: No candidate could.
+        """
+        failures: list[MoltbotError] = []
+        for model in models[: self._settings.max_attempts]:
+            upstream = self._pool.get(model)
+            attempt = _Running(exchange, self._pool, model)
+            try:
+                async with asyncio.timeout_at(exchange.deadline_s):
+                    found = await upstream.provider.embed(replace(request, model=upstream.name))
+            except TimeoutError:
+                error = DeadlineExceeded(f"{model}: the request's time ran out")
+                attempt.ended(error)
+                raise error from None
+            except MoltbotError as error:
+                attempt.ended(error)
+                if not isinstance(error, _RETRYABLE):
+                    raise
+                failures.append(error)
+            else:
+                exchange.model, exchange.usage = model, found.usage
+                attempt.ended(None)
+                return found
+            finally:
+                attempt.cancelled()
+        raise _nobody(models, failures)
+
+    def _within_limits(self, sampling: Sampling, upstream: OpenUpstream) -> Sampling:
+        most = upstream.manifest.max_tokens
+        wanted = sampling.max_tokens
+        if wanted is None:
+            return replace(sampling, max_tokens=min(most or self._settings.default_max_tokens, self._settings.default_max_tokens))
+        return replace(sampling, max_tokens=most) if most and wanted > most else sampling
+
+
+class _Running:
+    """One call to a model, reported once when it ends."""
+
+    def __init__(self, exchange: Exchange, pool: UpstreamPool, model: str) -> None:
+        self.watch = Stopwatch()
+        self.first_token_us = 0
+        self._exchange = exchange
+        self._pool = pool
+        self._model = model
+        self._reported = False
+        pool.started(model)
+
+    def ended(self, error: MoltbotError | None) -> None:
+        """It ended by itself."""
+        if error is None:
+            self._report(Attempt(self._model, "success", "", self.first_token_us, self.watch.us()), ok=True)
+        else:
+            ok = False if isinstance(error, _RETRYABLE) else None
+            self._report(Attempt(self._model, "failed", error.reason, self.first_token_us, self.watch.us()), ok=ok)
+
+    def cancelled(self) -> None:
+        """Unless it ended, the client left."""
+        self._report(Attempt(self._model, "cancelled", "CANCELLED", self.first_token_us, self.watch.us()), ok=None)
+
+    def _report(self, attempt: Attempt, *, ok: bool | None) -> None:
+        if not self._reported:
+            self._reported = True
+            self._exchange.attempts.append(attempt)
+            self._pool.ended(self._model, ok=ok, first_token_us=attempt.first_token_us, duration_us=attempt.duration_us)
+
+
+def _prompt_tokens(request: GenerationRequest) -> int:
+    if request.prompt is not None:
+        return estimate_tokens(len(request.prompt))
+    return estimate_tokens(sum(len(message.content) for message in request.messages))
+
+
+def _sum(a: Usage, b: Usage) -> Usage:
+    return Usage(
+        a.prompt_tokens + b.prompt_tokens,
+        a.completion_tokens + b.completion_tokens,
+        a.cached_tokens + b.cached_tokens,
+    )
+
+
+def _nobody(models: Sequence[str], failures: Sequence[MoltbotError]) -> MoltbotError:
+    if len(failures) == 1:
+        return failures[0]
+    said = "; ".join(error.message for error in failures)
+    after = [error.retry_after_s for error in failures if error.retry_after_s is not None]
+    return Unavailable(
+        f"none of the models {', '.join(models)} could answer: {said}",
+        reason="UPSTREAM_UNAVAILABLE",
+        retry_after_s=min(after) if after else None,
+    )
+
+
+def monotonic_deadline(caller_s: float | None, at_most_s: float) -> float:
+    """When a request must have ended, on the event loop's clock."""
+    limit = time.monotonic() + at_most_s
+    return limit if caller_s is None else min(limit, caller_s)

@@ -1,0 +1,112 @@
+"""Admission: at most so many requests at once, the rest wait in a bounded queue that is fair between tenants by weight.
+
+Start-time fair queueing: a waiting request is tagged with the virtual time at which its tenant's share would start it,
+and the smallest tag goes next. A tenant with a thousand waiting requests delays another's first by one place, not by a
+thousand.
+
+Source: Goyal, Vin, Cheng, "Start-time Fair Queuing" (SIGCOMM 1996).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+from typing import TYPE_CHECKING
+
+from moltbot_mesh.errors import ResourceExhausted
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class FairQueue:
+    """A bounded number of places, given out fairly.
+
+    Args:
+        places: Requests that may hold a place at the same time.
+        max_waiting: Requests that may wait.
+        max_wait_s: Seconds one may wait.
+    """
+
+    def __init__(self, places: int, max_waiting: int, max_wait_s: float) -> None:
+        self._free = places
+        self._places = places
+        self._max_waiting = max_waiting
+        self._max_wait_s = max_wait_s
+        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._cancelled = 0
+        self._sequence = 0
+        self._virtual_time = 0.0
+        self._finish: dict[str, float] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return len(self._waiting) - self._cancelled
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that hold a place."""
+        return self._places - self._free
+
+    @contextlib.asynccontextmanager
+    async def place(self, tenant: str, weight: float) -> AsyncIterator[None]:
+        """Hold a place while the context is open.
+
+        Raises:
+            ResourceExhausted: The queue is full, or the wait was too long.
+        """
+        await self._acquire(tenant, weight)
+        try:
+            yield
+        finally:
+            self._release()
+
+    async def _acquire(self, tenant: str, weight: float) -> None:
+        if self._free and not self.waiting:
+            self._free -= 1
+            return
+        if self.waiting >= self._max_waiting:
+            raise ResourceExhausted(
+                f"{self._max_waiting} requests wait already; try again shortly", reason="OVERLOADED", retry_after_s=1.0
+            )
+        tag = max(self._virtual_time, self._finish.get(tenant, 0.0))
+        self._finish[tenant] = tag + 1.0 / weight
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sequence += 1
+        heapq.heappush(self._waiting, (tag, self._sequence, turn))
+        try:
+            async with asyncio.timeout(self._max_wait_s):
+                await turn
+        except TimeoutError:
+            self._give_up(turn)
+            raise ResourceExhausted(
+                f"no place became free within {self._max_wait_s:g} s; try again later",
+                reason="OVERLOADED",
+                retry_after_s=self._max_wait_s,
+            ) from None
+        except asyncio.CancelledError:
+            self._give_up(turn)
+            raise
+
+    def _give_up(self, turn: asyncio.Future[None]) -> None:
+        if turn.done() and not turn.cancelled():
+            self._release()  # the place was given in the same moment
+        else:
+            turn.cancel()
+            self._cancelled += 1
+
+    def _release(self) -> None:
+        while self._waiting:
+            tag, _, turn = heapq.heappop(self._waiting)
+            if turn.cancelled():
+                self._cancelled -= 1
+                continue
+            if turn.done():
+                continue
+            self._virtual_time = max(self._virtual_time, tag)
+            turn.set_result(None)
+            return
+        self._free += 1
+        self._finish.clear()

@@ -1,0 +1,42 @@
+"""Errors as OpenAI's clients know them: an HTTP status and `{"error": {"message", "type", "param", "code"}}`.
+
+Source: https://platform.openai.com/docs/guides/error-codes.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from moltbot_mesh.errors import MoltbotError
+
+_STATUS = {1: 499, 2: 500, 3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 10: 409, 11: 400, 12: 501, 13: 500, 14: 503, 15: 500, 16: 401}
+"""HTTP status by gRPC code, after google/rpc/code.proto."""
+_STATUS_OF_REASON = {"REQUEST_TOO_LARGE": 413, "UPSTREAM_ERROR": 502, "UPSTREAM_UNAVAILABLE": 503}
+_TYPE = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "invalid_request_error", 429: "rate_limit_error"}
+_CODE = {
+    "UNAUTHENTICATED": "invalid_api_key",
+    "KEY_REVOKED": "invalid_api_key",
+    "MODEL_NOT_FOUND": "model_not_found",
+    "QUOTA_EXCEEDED": "rate_limit_exceeded",
+    "CONTEXT_LENGTH_EXCEEDED": "context_length_exceeded",
+}
+
+
+def http_status(error: MoltbotError) -> int:
+    """The HTTP status of an error."""
+    return _STATUS_OF_REASON.get(error.reason) or _STATUS[error.code]
+
+
+def error_body(error: MoltbotError) -> bytes:
+    """The error object. `code` is OpenAI's where it has one, else our reason in lower case."""
+    status = http_status(error)
+    return msgspec.json.encode(
+        {
+            "error": {
+                "message": error.message,
+                "type": _TYPE.get(status) or ("invalid_request_error" if status < 500 else "server_error"),
+                "param": error.violations[0].field if error.violations else None,
+                "code": _CODE.get(error.reason, error.reason.lower()),
+            }
+        }
+    )

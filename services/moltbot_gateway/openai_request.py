@@ -1,0 +1,285 @@
+"""OpenAI's request bodies to what is asked.
+
+Unknown fields are ignored, as OpenAI's own API does between versions; a field of a wrong type or out of its range is an
+error that names it.
+
+Source: https://platform.openai.com/docs/api-reference (chat, completions, embeddings).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from moltbot_gateway.ask import Ask, EmbedAsk, MeshOptions
+from moltbot_mesh.errors import FieldViolation, InvalidArgument
+from moltbot_models.generation import Message, Sampling, ToolCall, ToolSpec
+
+if TYPE_CHECKING:
+    from moltbot_models.generation import Role
+
+_Short = Annotated[str, Meta(max_length=256)]
+_ModelId = Annotated[str, Meta(max_length=128)]
+_Probability = Annotated[float, Meta(ge=0, le=1)]
+_Penalty = Annotated[float, Meta(ge=-2, le=2)]
+_Tokens = Annotated[int, Meta(ge=1, le=1_000_000)]
+_StopTexts = Annotated[list[Annotated[str, Meta(max_length=256)]], Meta(max_length=16)]
+
+
+class _Part(Struct):
+    type: str
+    text: str = ""
+
+
+class _Function(Struct):
+    name: _Short
+    arguments: str = ""
+
+
+class _ToolCall(Struct):
+    function: _Function
+    id: _Short = ""
+
+
+class _Message(Struct):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[_Part] | None = None
+    name: _Short | None = None
+    tool_calls: Annotated[list[_ToolCall], Meta(max_length=128)] | None = None
+    tool_call_id: _Short | None = None
+
+
+class _FunctionSpec(Struct):
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    description: str | None = None
+    parameters: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class _Tool(Struct):
+    function: _FunctionSpec
+    type: Literal["function"] = "function"
+
+
+class _NamedFunction(Struct):
+    name: _Short
+
+
+class _NamedTool(Struct):
+    function: _NamedFunction
+
+
+class _StreamOptions(Struct):
+    include_usage: bool = False
+
+
+class _ResponseFormat(Struct):
+    type: str
+
+
+class _Mesh(Struct, forbid_unknown_fields=True):
+    session: Annotated[str, Meta(max_length=128)] = ""
+    task_type: Annotated[str, Meta(max_length=128)] = ""
+    tools: Annotated[list[_Short], Meta(max_length=128)] = []
+    mark: bool | None = None
+
+
+class _Common(Struct):
+    model: _ModelId = ""
+    stream: bool | None = False
+    stream_options: _StreamOptions | None = None
+    max_tokens: _Tokens | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: _Probability | None = None
+    top_k: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    min_p: _Probability | None = None
+    frequency_penalty: _Penalty | None = None
+    presence_penalty: _Penalty | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), lt=2**63)] | None = None
+    stop: str | _StopTexts | None = None
+    n: int | None = 1
+    moltbot: _Mesh | None = None
+
+
+class _Chat(_Common, kw_only=True):
+    messages: Annotated[list[_Message], Meta(min_length=1, max_length=4096)]
+    max_completion_tokens: _Tokens | None = None
+    logprobs: bool | None = False
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    tools: Annotated[list[_Tool], Meta(max_length=128)] | None = None
+    tool_choice: str | _NamedTool | None = None
+    response_format: _ResponseFormat | None = None
+
+
+class _Completion(_Common, kw_only=True):
+    prompt: str | list[str]
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    echo: bool | None = False
+    best_of: int | None = None
+
+
+class _Embeddings(Struct):
+    input: str | Annotated[list[str | int | list[int]], Meta(min_length=1, max_length=2048)]
+    model: _ModelId = ""
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, Meta(ge=1, le=65_536)] | None = None
+    moltbot: _Mesh | None = None
+
+
+T = TypeVar("T")
+_chat = msgspec.json.Decoder(_Chat)
+_completion = msgspec.json.Decoder(_Completion)
+_embeddings = msgspec.json.Decoder(_Embeddings)
+_PLACE = re.compile(r" - at `(\$[^`]*)`$")
+_MISSING = re.compile(r"missing required field `([^`]+)`")
+_UNKNOWN = re.compile(r"contains unknown field `([^`]+)`")
+
+
+class StreamWish(Struct, frozen=True):
+    """How the client wants its answer."""
+
+    stream: bool
+    include_usage: bool
+
+
+def chat(body: bytes) -> tuple[Ask, StreamWish]:
+    """Read the body of `POST /v1/chat/completions`.
+
+    Raises:
+        InvalidArgument: Not JSON, or a field is missing, of a wrong type or out of range; the violation names it.
+    """
+    request = _decode(_chat, body)
+    _only_one(request)
+    if request.response_format is not None and request.response_format.type != "text":
+        raise _refused("response_format", f"type {request.response_format.type!r} is not offered; use 'text' or leave it")
+    messages = tuple(_message(message, index) for index, message in enumerate(request.messages))
+    tools = tuple(
+        ToolSpec(t.function.name, t.function.description or "", bytes(t.function.parameters).decode())
+        for t in request.tools or ()
+    )
+    choice = request.tool_choice
+    ask = Ask(
+        request.model,
+        messages,
+        None,
+        tools,
+        choice.function.name if isinstance(choice, _NamedTool) else choice or "auto",
+        _sampling(request, request.max_completion_tokens, bool(request.logprobs), request.top_logprobs or 0),
+        _mesh(request.moltbot),
+    )
+    return ask, _wish(request)
+
+
+def completion(body: bytes) -> tuple[Ask, StreamWish]:
+    """Read the body of `POST /v1/completions`.
+
+    Raises:
+        InvalidArgument: As in `chat`.
+    """
+    request = _decode(_completion, body)
+    _only_one(request)
+    if request.best_of not in (None, 1):
+        raise _refused("best_of", "only 1 is offered")
+    if request.echo:
+        raise _refused("echo", "is not offered; put the prompt before the answer yourself")
+    if isinstance(request.prompt, list):
+        if len(request.prompt) != 1:
+            raise _refused("prompt", "send one prompt a request")
+        prompt = request.prompt[0]
+    else:
+        prompt = request.prompt
+    sampling = _sampling(request, None, request.logprobs is not None, request.logprobs or 0)
+    return Ask(request.model, (), prompt, (), "none", sampling, _mesh(request.moltbot)), _wish(request)
+
+
+def embeddings(body: bytes) -> tuple[EmbedAsk, bool]:
+    """Read the body of `POST /v1/embeddings`.
+
+    Returns:
+        What is asked, and whether the vectors are to be sent as base64 of little-endian float32.
+
+    Raises:
+        InvalidArgument: As in `chat`.
+    """
+    request = _decode(_embeddings, body)
+    inputs = [request.input] if isinstance(request.input, str) else request.input
+    texts: list[str] = []
+    for index, text in enumerate(inputs):
+        if not isinstance(text, str):
+            raise _refused(f"input[{index}]", "send texts; token ids of another tokenizer mean nothing to this model")
+        if not text:
+            raise _refused(f"input[{index}]", "must not be empty")
+        texts.append(text)
+    task_type = request.moltbot.task_type if request.moltbot else ""
+    return EmbedAsk(request.model, tuple(texts), request.dimensions, task_type), request.encoding_format == "base64"
+
+
+def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        place = _PLACE.search(text)
+        at = place.group(1)[1:].lstrip(".") if place else ""
+        text = _PLACE.sub("", text)
+        for pattern in (_MISSING, _UNKNOWN):
+            named = pattern.search(text)
+            if named:
+                at = f"{at}.{named.group(1)}" if at else named.group(1)
+        raise _refused(at or "body", text[:1].lower() + text[1:]) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"the body is not JSON: {error}", reason="MALFORMED_BODY") from None
+
+
+def _refused(field: str, description: str) -> InvalidArgument:
+    return InvalidArgument(f"{field}: {description}", violations=(FieldViolation(field, description),))
+
+
+def _only_one(request: _Common) -> None:
+    if request.n not in (None, 1):
+        raise _refused("n", "only 1 is offered; send the request again for another answer")
+
+
+def _message(message: _Message, index: int) -> Message:
+    role: Role = "tool" if message.role == "function" else message.role
+    if isinstance(message.content, list):
+        for place, part in enumerate(message.content):
+            if part.type not in ("text", "input_text", "output_text", "refusal"):
+                raise _refused(f"messages[{index}].content[{place}].type", f"{part.type!r} is not offered; send text")
+        content = "".join(part.text for part in message.content)
+    else:
+        content = message.content or ""
+    if message.content is None and role != "assistant":
+        raise _refused(f"messages[{index}].content", "expected `str`, got `null`")
+    calls = tuple(ToolCall(c.id, c.function.name, c.function.arguments) for c in message.tool_calls or ())
+    return Message(role, content, message.name or "", calls, message.tool_call_id or "")
+
+
+def _sampling(request: _Common, max_tokens: int | None, logprobs: bool, top_logprobs: int) -> Sampling:
+    stop = request.stop
+    return Sampling(
+        max_tokens=max_tokens if max_tokens is not None else request.max_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        min_p=request.min_p,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        presence_penalty=request.presence_penalty or 0.0,
+        seed=request.seed,
+        stop=() if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
+        logprobs=logprobs,
+        top_logprobs=top_logprobs,
+    )
+
+
+def _mesh(mesh: _Mesh | None) -> MeshOptions:
+    if mesh is None:
+        return MeshOptions()
+    return MeshOptions(mesh.session, mesh.task_type, tuple(mesh.tools), mesh.mark)
+
+
+def _wish(request: _Common) -> StreamWish:
+    options = request.stream_options
+    return StreamWish(bool(request.stream), options is not None and options.include_usage)

@@ -1,0 +1,48 @@
+"""OperationsService: health and metrics over HTTP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from google.api.httpbody_pb2 import HttpBody
+from prometheus_client import generate_latest
+
+from moltbot.gateway.v1 import openai_pb2_grpc
+from moltbot_gateway.openai_response import json_body
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from moltbot_mesh.telemetry import Metrics
+
+_JSON = "application/json"
+
+
+class OperationsServicer(openai_pb2_grpc.OperationsServiceServicer):
+    """See `protos/moltbot/gateway/v1/openai.proto`.
+
+    Args:
+        missing: What keeps the gateway from answering requests; empty when ready.
+        metrics: Of the process.
+    """
+
+    def __init__(self, missing: Callable[[], Sequence[str]], metrics: Metrics) -> None:
+        self._missing = missing
+        self._metrics = metrics
+
+    async def Healthz(self, request: HttpBody, context: Any) -> HttpBody:  # noqa: ARG002, N802 - gRPC's shape
+        """Say that the process runs."""
+        return HttpBody(content_type=_JSON, data=b'{"status":"ok"}')
+
+    async def Readyz(self, request: HttpBody, context: Any) -> HttpBody:  # noqa: ARG002, N802 - gRPC's shape
+        """Say whether requests can be answered."""
+        missing = list(self._missing())
+        if not missing:
+            return HttpBody(content_type=_JSON, data=b'{"status":"ready"}')
+        await context.send_initial_metadata((("x-mesh-status", "503"),))
+        return HttpBody(content_type=_JSON, data=json_body({"status": "not ready", "missing": missing}))
+
+    async def Metrics(self, request: HttpBody, context: Any) -> HttpBody:  # noqa: ARG002, N802 - gRPC's shape
+        """Print the metrics."""
+        text = generate_latest(self._metrics.registry)
+        return HttpBody(content_type="text/plain; version=0.0.4; charset=utf-8", data=text)

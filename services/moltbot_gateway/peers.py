@@ -1,0 +1,198 @@
+"""The services that a request needs, by their generated stubs: router, context, tool, watermark."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from moltbot.context.v1 import context_pb2, context_pb2_grpc
+from moltbot.model.v1 import manifest_pb2
+from moltbot.router.v1 import router_pb2, router_pb2_grpc
+from moltbot.tool.v1 import tool_pb2, tool_pb2_grpc
+from moltbot.watermark.v1 import watermark_pb2, watermark_pb2_grpc
+from moltbot_gateway.exchange import uuid7, uuid_text
+from moltbot_mesh.errors import NotFound
+from moltbot_models.generation import Delta, Message, ToolCall, ToolSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import grpc.aio
+
+    from moltbot_gateway.ask import Ask, EmbedAsk
+    from moltbot_gateway.exchange import Exchange
+    from moltbot_models.generation import Role
+
+_EXCERPT_BYTES = 512
+_MARK_TIMEOUT_S = 5.0
+
+
+class Peers:
+    """The other services.
+
+    Args:
+        channel: Opens the channel to a service.
+    """
+
+    def __init__(self, channel: Callable[[str], grpc.aio.Channel]) -> None:
+        self.router = cast("router_pb2_grpc.RouterServiceAsyncStub", router_pb2_grpc.RouterServiceStub(channel("router")))
+        self._context = cast(
+            "context_pb2_grpc.ContextServiceAsyncStub", context_pb2_grpc.ContextServiceStub(channel("context"))
+        )
+        self._tool = cast("tool_pb2_grpc.ToolServiceAsyncStub", tool_pb2_grpc.ToolServiceStub(channel("tool")))
+        self.watermark = cast(
+            "watermark_pb2_grpc.WatermarkServiceAsyncStub",
+            watermark_pb2_grpc.WatermarkServiceStub(channel("watermark")),
+        )
+
+    async def route(self, exchange: Exchange, ask: Ask) -> tuple[str, ...]:
+        """The models that may answer, best first."""
+        excerpt = ask.last_user_text()[:_EXCERPT_BYTES].encode()[:_EXCERPT_BYTES].decode(errors="ignore")
+        return await self._route(
+            exchange,
+            router_pb2.RouteRequest(
+                tenant=exchange.tenant,
+                model=ask.model,
+                task=manifest_pb2.TASK_TEXT_GENERATION,
+                task_type=ask.mesh.task_type,
+                prompt_bytes=ask.prompt_bytes(),
+                max_tokens=ask.sampling.max_tokens or 0,
+                has_tools=bool(ask.tools or ask.mesh.tools),
+                message_count=len(ask.messages),
+                excerpt=excerpt,
+            ),
+        )
+
+    async def route_embedding(self, exchange: Exchange, ask: EmbedAsk, size_bytes: int) -> tuple[str, ...]:
+        """The models that may embed, best first."""
+        return await self._route(
+            exchange,
+            router_pb2.RouteRequest(
+                tenant=exchange.tenant,
+                model=ask.model,
+                task=manifest_pb2.TASK_EMBEDDING,
+                task_type=ask.task_type,
+                prompt_bytes=size_bytes,
+            ),
+        )
+
+    async def _route(self, exchange: Exchange, request: router_pb2.RouteRequest) -> tuple[str, ...]:
+        answer = await self.router.Route(request)
+        exchange.task_type, exchange.rule = answer.task_type, answer.rule
+        return tuple(candidate.model for candidate in answer.candidates)
+
+    async def assemble(self, exchange: Exchange, ask: Ask, budget_tokens: int) -> tuple[Message, ...]:
+        """The session's turns that fit, then the new messages."""
+        request = context_pb2.AssemblePromptRequest(
+            session=ask.mesh.session,
+            tenant=exchange.tenant,
+            messages=[_stored(message) for message in ask.messages],
+            token_budget=budget_tokens,
+        )
+        answer = await self._context.AssemblePrompt(request)
+        return tuple(_message(message) for message in answer.messages)
+
+    async def append_turn(self, exchange: Exchange, messages: Sequence[Message]) -> None:
+        """Add a turn to the exchange's session; durable when it returns."""
+        turn = context_pb2.Turn(
+            turn_id=uuid_text(uuid7()),
+            messages=[_stored(message) for message in messages],
+            request_id=exchange.caller.request_id,
+            model=exchange.model,
+        )
+        await self._context.AppendTurn(
+            context_pb2.AppendTurnRequest(session=exchange.session, tenant=exchange.tenant, turn=turn)
+        )
+
+    async def tools(self, tenant: str) -> tuple[ToolSpec, ...]:
+        """The tools of the mesh that the tenant may use."""
+        found: list[ToolSpec] = []
+        token = ""
+        while True:
+            page = await self._tool.ListTools(
+                tool_pb2.ListToolsRequest(tenant=tenant, page_size=1000, page_token=token)
+            )
+            found.extend(ToolSpec(tool.name, tool.description, tool.parameters) for tool in page.tools)
+            token = page.next_page_token
+            if not token:
+                return tuple(found)
+
+    async def call_tool(self, exchange: Exchange, call: ToolCall) -> tuple[str, bool]:
+        """Run a tool.
+
+        Returns:
+            The text for the model, and whether the tool failed.
+        """
+        answer = await self._tool.CallTool(
+            tool_pb2.CallToolRequest(
+                name=call.name,
+                arguments=call.arguments,
+                tenant=exchange.tenant,
+                idempotency_key=f"{exchange.caller.request_id}/{call.id}"[:128],
+            ),
+            timeout=120.0,
+        )
+        return answer.content, answer.failed
+
+    async def open_mark(self, exchange: Exchange) -> StreamMark:
+        """Reserve a mark for the exchange's answer and open its stream. A tenant's first mark issues its key."""
+        request = watermark_pb2.ReserveMarkRequest(tenant=exchange.tenant, request_id=exchange.caller.request_id)
+        try:
+            mark = await self.watermark.ReserveMark(request)
+        except NotFound:
+            await self.watermark.IssueKey(watermark_pb2.IssueKeyRequest(tenant=exchange.tenant))
+            mark = await self.watermark.ReserveMark(request)
+        exchange.mark_id, exchange.mark_epoch = mark.mark_id, mark.epoch
+        return StreamMark(self.watermark, exchange.tenant, mark.mark_id, mark.epoch)
+
+
+class StreamMark:
+    """Marks one answer as it streams."""
+
+    def __init__(
+        self, watermark: watermark_pb2_grpc.WatermarkServiceAsyncStub, tenant: str, mark_id: int, epoch: int
+    ) -> None:
+        self._call = watermark.EmbedStream()
+        self._opening = {"tenant": tenant, "mark_id": mark_id, "epoch": epoch}
+
+    async def embed(self, deltas: tuple[Delta, ...]) -> tuple[Delta, ...]:
+        """Mark the text of some deltas; its end may be held back until the next ones."""
+        finish = deltas[-1].finish_reason is not None
+        text = "".join(delta.text for delta in deltas)
+        if not text and not finish:
+            return deltas
+        await self._call.write(watermark_pb2.EmbedStreamRequest(text=text, finish=finish, **self._opening))  # type: ignore[arg-type]
+        self._opening = {}
+        answer = await self._call.read()
+        last = deltas[-1]
+        joined = Delta(
+            answer.text,
+            tuple(call for delta in deltas for call in delta.tool_calls),
+            tuple(entry for delta in deltas for entry in delta.logprobs),
+            last.finish_reason,
+            last.usage,
+        )
+        if finish:
+            await self._call.done_writing()
+        return (joined,)
+
+    def close(self) -> None:
+        """End the stream, whether the answer was complete or not."""
+        self._call.cancel()
+
+
+def _stored(message: Message) -> context_pb2.StoredMessage:
+    return context_pb2.StoredMessage(
+        role=message.role,
+        content=message.content,
+        name=message.name,
+        tool_calls=[
+            context_pb2.StoredToolCall(id=call.id, name=call.name, arguments=call.arguments)
+            for call in message.tool_calls
+        ],
+        tool_call_id=message.tool_call_id,
+    )
+
+
+def _message(stored: context_pb2.StoredMessage) -> Message:
+    calls = tuple(ToolCall(call.id, call.name, call.arguments) for call in stored.tool_calls)
+    return Message(cast("Role", stored.role), stored.content, stored.name, calls, stored.tool_call_id)

@@ -1,0 +1,202 @@
+"""Turns a finished exchange into audit events, metrics and the output's fingerprint. Nobody waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+from collections import deque
+from typing import TYPE_CHECKING
+
+import structlog
+
+from moltbot.audit.v1 import audit_pb2
+from moltbot.watermark.v1 import watermark_pb2
+from moltbot_gateway.exchange import uuid7
+from moltbot_mesh.errors import MoltbotError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from moltbot.watermark.v1 import watermark_pb2_grpc
+    from moltbot_gateway.exchange import Exchange, Outcome
+    from moltbot_mesh.telemetry import Metrics
+
+log = structlog.get_logger("moltbot.gateway")
+
+_OUTCOMES: dict[Outcome, audit_pb2.Outcome] = {
+    "success": audit_pb2.OUTCOME_SUCCESS,
+    "refused": audit_pb2.OUTCOME_REFUSED,
+    "failed": audit_pb2.OUTCOME_FAILED,
+    "cancelled": audit_pb2.OUTCOME_CANCELLED,
+}
+_OUTPUTS_WAITING = 4096
+_LOCAL = ("", "127.0.0.1", "::1")
+
+
+class Recorder:
+    """Records what happened.
+
+    Args:
+        emit: Takes an audit event; never blocks.
+        watermark: Takes outputs.
+        metrics: Of the process.
+        commitment_key: Keys the commitments to prompts and answers, 32 bytes.
+        service: This service's name.
+        instance: This instance.
+    """
+
+    def __init__(
+        self,
+        emit: Callable[[audit_pb2.AuditEvent], object],
+        watermark: watermark_pb2_grpc.WatermarkServiceAsyncStub,
+        metrics: Metrics,
+        commitment_key: bytes,
+        service: str,
+        instance: str,
+    ) -> None:
+        self._emit = emit
+        self._watermark = watermark
+        self._metrics = metrics
+        self._commitment_key = commitment_key
+        self._service = service
+        self._instance = instance
+        self._outputs: deque[watermark_pb2.RegisterOutputRequest] = deque()
+        self._output_came = asyncio.Event()
+        self._outputs_dropped = 0
+
+    def commitment(self, tenant: str, data: bytes) -> bytes:
+        """HMAC-SHA256 of data under the tenant's commitment key, 32 bytes: shows nothing without the key."""
+        key = hmac.digest(self._commitment_key, tenant.encode(), "sha256")
+        return hmac.digest(key, data, "sha256")
+
+    def record(self, exchange: Exchange) -> None:
+        """Record a finished exchange: one event for the request, one for each call to a model or a tool."""
+        caller, principal = exchange.caller, exchange.caller.principal
+        text = "".join(exchange.text)
+        trace_id = caller.trace.trace_id
+        event = audit_pb2.AuditEvent(
+            event_id=exchange.event_id,
+            time_unix_ns=exchange.started_ns,
+            type=audit_pb2.EVENT_TYPE_REQUEST,
+            outcome=_OUTCOMES[exchange.outcome],
+            tenant=principal.tenant,
+            subject=principal.subject,
+            action=caller.action[:256],
+            object=exchange.model,
+            reason=exchange.reason,
+            ingress=audit_pb2.INGRESS_CLASS_LOCAL if caller.peer in _LOCAL else audit_pb2.INGRESS_CLASS_REMOTE,
+            request_id=caller.request_id,
+            trace_id=trace_id,
+            span_id=caller.trace.span_id,
+            service=self._service,
+            instance=self._instance,
+            model=exchange.model,
+            prompt_tokens=exchange.usage.prompt_tokens,
+            completion_tokens=exchange.usage.completion_tokens,
+            duration_us=exchange.watch.us(),
+            input_commitment=exchange.input_digest,
+            output_commitment=self.commitment(principal.tenant, text.encode()) if text else b"",
+            mark_id=exchange.mark_id,
+            peer=caller.peer[:64],
+            http_status=exchange.http_status,
+        )
+        for key, value in (("task_type", exchange.task_type), ("rule", exchange.rule)):
+            if value:
+                event.attributes[key] = value
+        self._emit(event)
+        for attempt in exchange.attempts:
+            self._emit(
+                self._caused(exchange, audit_pb2.EVENT_TYPE_MODEL_CALL, attempt.model, attempt.outcome, attempt.reason,
+                             attempt.duration_us)
+            )
+            if attempt.outcome == "failed":
+                self._metrics.upstream_failures.labels(attempt.model, attempt.reason).inc()
+            elif attempt.first_token_us:
+                self._metrics.first_token_seconds.labels(attempt.model).observe(attempt.first_token_us / 1e6)
+        for run in exchange.tool_runs:
+            self._emit(
+                self._caused(exchange, audit_pb2.EVENT_TYPE_TOOL_CALL, run.tool, run.outcome, run.reason,
+                             run.duration_us)
+            )
+        route = caller.action.rpartition(" ")[2] if exchange.reason != "ROUTE_NOT_FOUND" else "unknown"
+        self._metrics.requests.labels(principal.tenant, route, exchange.outcome).inc()
+        if exchange.model:
+            tokens = self._metrics.tokens
+            tokens.labels(principal.tenant, exchange.model, "in").inc(exchange.usage.prompt_tokens)
+            tokens.labels(principal.tenant, exchange.model, "out").inc(exchange.usage.completion_tokens)
+        if text:
+            self._register(exchange, text)
+
+    def _caused(
+        self, exchange: Exchange, kind: audit_pb2.EventType, what: str, outcome: Outcome, reason: str, duration_us: int
+    ) -> audit_pb2.AuditEvent:
+        caller = exchange.caller
+        return audit_pb2.AuditEvent(
+            event_id=uuid7(),
+            time_unix_ns=exchange.started_ns,
+            type=kind,
+            outcome=_OUTCOMES[outcome],
+            tenant=caller.principal.tenant,
+            subject=caller.principal.subject,
+            action="call",
+            object=what,
+            reason=reason,
+            ingress=audit_pb2.INGRESS_CLASS_INTERNAL,
+            request_id=caller.request_id,
+            trace_id=caller.trace.trace_id,
+            span_id=caller.trace.span_id,
+            parent_event_id=exchange.event_id,
+            service=self._service,
+            instance=self._instance,
+            model=what if kind == audit_pb2.EVENT_TYPE_MODEL_CALL else "",
+            duration_us=duration_us,
+        )
+
+    def _register(self, exchange: Exchange, text: str) -> None:
+        if len(self._outputs) >= _OUTPUTS_WAITING:
+            self._outputs_dropped += 1
+            if self._outputs_dropped in (1, 10, 100) or self._outputs_dropped % 1000 == 0:
+                log.error("outputs not registered: the watermark service is behind", dropped=self._outputs_dropped)
+            return
+        self._outputs.append(
+            watermark_pb2.RegisterOutputRequest(
+                tenant=exchange.tenant,
+                request_id=exchange.caller.request_id,
+                audit_id=exchange.audit_id,
+                trace_id=exchange.caller.trace.trace_id.hex(),
+                model=exchange.model,
+                mark_id=exchange.mark_id,
+                epoch=exchange.mark_epoch,
+                text=text,
+            )
+        )
+        self._output_came.set()
+
+    @contextlib.asynccontextmanager
+    async def registering(self) -> AsyncIterator[None]:
+        """Register outputs in the background while the context is open; what waits at its end is still sent."""
+        task = asyncio.create_task(self._register_outputs(), name="register-outputs")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(5.0):
+                    while self._outputs and not task.done():
+                        await asyncio.sleep(0.01)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _register_outputs(self) -> None:
+        while True:
+            await self._output_came.wait()
+            self._output_came.clear()
+            while self._outputs:
+                try:
+                    await self._watermark.RegisterOutput(self._outputs[0], timeout=10.0)
+                except MoltbotError as error:
+                    log.warning("output not registered; trying again", error=error.message)
+                    await asyncio.sleep(0.5)
+                    continue
+                self._outputs.popleft()

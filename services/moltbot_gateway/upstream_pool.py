@@ -1,0 +1,170 @@
+"""The upstreams of the models in the routing table, kept current by the router's watch; and how their calls go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from moltbot.router.v1 import router_pb2
+from moltbot_mesh.errors import MoltbotError, Unavailable
+from moltbot_models.manifest_wire import from_proto
+from moltbot_models.providers import open_upstream
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from moltbot.router.v1 import router_pb2_grpc
+    from moltbot_models.manifest import Manifest
+    from moltbot_models.providers.base import Upstream, UpstreamContext
+
+log = structlog.get_logger("moltbot.gateway")
+
+_RECONNECT_S = 0.5
+_REPORT_INTERVAL_S = 0.02
+_REPORTS_WAITING = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class OpenUpstream:
+    """A model and the protocol that reaches it."""
+
+    manifest: Manifest
+    provider: Upstream
+    name: str
+    """What the model is called at the upstream."""
+
+
+class UpstreamPool:
+    """Opens, replaces and closes upstreams as the routing table changes.
+
+    Args:
+        router: Sends the table and takes the outcomes.
+        context: What providers are opened with.
+    """
+
+    def __init__(self, router: router_pb2_grpc.RouterServiceAsyncStub, context: UpstreamContext) -> None:
+        self._router = router
+        self._context = context
+        self._open: dict[str, OpenUpstream] = {}
+        self._failed: dict[str, MoltbotError] = {}
+        self._version = 0
+        self._outcomes: deque[router_pb2.CallOutcome] = deque(maxlen=_REPORTS_WAITING)
+        self._reported = asyncio.Event()
+
+    def get(self, model: str) -> OpenUpstream:
+        """The upstream of a model.
+
+        Raises:
+            Unavailable: The table does not have it any more, or it could not be opened.
+        """
+        found = self._open.get(model)
+        if found is None:
+            error = self._failed.get(model)
+            why = error.message if error else "it has just left the routing table"
+            raise Unavailable(f"{model}: {why}", reason="UPSTREAM_UNAVAILABLE")
+        return found
+
+    @property
+    def manifests(self) -> Sequence[Manifest]:
+        """The models in the table."""
+        return [upstream.manifest for upstream in self._open.values()]
+
+    @property
+    def missing(self) -> Sequence[str]:
+        """What keeps models from being used."""
+        if not self._version:
+            return ("no routing table yet",)
+        return tuple(f"{model}: {error.message}" for model, error in self._failed.items())
+
+    def started(self, model: str) -> None:
+        """A call began."""
+        self._report(router_pb2.CallOutcome(model=model, outcome=router_pb2.OUTCOME_STARTED))
+
+    def ended(self, model: str, *, ok: bool | None, first_token_us: int, duration_us: int) -> None:
+        """A call ended: well, badly, or (`None`) in a way that says nothing about the model."""
+        outcome = {True: router_pb2.OUTCOME_OK, False: router_pb2.OUTCOME_FAILED, None: router_pb2.OUTCOME_NEUTRAL}[ok]
+        self._report(
+            router_pb2.CallOutcome(
+                model=model, outcome=outcome, first_token_us=first_token_us, duration_us=duration_us
+            )
+        )
+
+    def _report(self, outcome: router_pb2.CallOutcome) -> None:
+        self._outcomes.append(outcome)
+        self._reported.set()
+
+    @contextlib.asynccontextmanager
+    async def following(self) -> AsyncIterator[None]:
+        """Follow the router while the context is open; the first table is in place when it opens."""
+        first = asyncio.Event()
+        tasks = [
+            asyncio.create_task(self._follow(first), name="routing-table"),
+            asyncio.create_task(self._send_outcomes(), name="outcomes"),
+        ]
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(5.0):
+                    await first.wait()
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for upstream in self._open.values():
+                await upstream.provider.aclose()
+
+    async def _follow(self, first: asyncio.Event) -> None:
+        while True:
+            try:
+                request = router_pb2.WatchTableRequest(known_version=self._version)
+                async for table in self._router.WatchTable(request):
+                    await self._take(table)
+                    first.set()
+            except MoltbotError as error:
+                log.warning("routing table lost; the last one stays in use", error=error.message)
+            await asyncio.sleep(_RECONNECT_S)
+
+    async def _take(self, table: router_pb2.WatchTableResponse) -> None:
+        before, self._open, self._failed = self._open, {}, {}
+        for proto in table.models:
+            manifest = from_proto(proto)
+            known = before.get(manifest.id)
+            if known is not None and known.manifest == manifest:
+                self._open[manifest.id] = before.pop(manifest.id)
+                continue
+            try:
+                provider = open_upstream(manifest, self._context)
+            except MoltbotError as error:
+                log.error("model cannot be used", model=manifest.id, error=error.message)
+                self._failed[manifest.id] = error
+                continue
+            name = manifest.upstream_model or manifest.id
+            self._open[manifest.id] = OpenUpstream(manifest, provider, name)
+        self._version = table.version
+        log.info("routing table", version=table.version, models=len(self._open))
+        for replaced in before.values():
+            await replaced.provider.aclose()
+
+    async def _send_outcomes(self) -> None:
+        while True:
+            call = self._router.ReportOutcomes()
+            try:
+                while True:
+                    await self._reported.wait()
+                    self._reported.clear()
+                    batch = [self._outcomes.popleft() for _ in range(min(len(self._outcomes), 4096))]
+                    if batch:
+                        await call.write(router_pb2.ReportOutcomesRequest(outcomes=batch))
+                    if self._outcomes:
+                        self._reported.set()
+                    await asyncio.sleep(_REPORT_INTERVAL_S)
+            except (MoltbotError, asyncio.InvalidStateError) as error:
+                log.warning("outcomes not taken by the router; trying again", error=str(error))
+                await asyncio.sleep(_RECONNECT_S)
+            finally:
+                call.cancel()
