@@ -370,10 +370,13 @@ class Rule(_message.Message):
     TASK_TYPE_FIELD_NUMBER: _builtins.int
     PRIORITY_MODELS_FIELD_NUMBER: _builtins.int
     FALLBACK_STRATEGY_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
     task_type: _builtins.str
     """Kind of task it is for."""
     fallback_strategy: Global___Strategy.ValueType
-    """What to do with the rest, and when the first choice is out."""
+    """How the other models are ordered that answer when all of these are out; unspecified means that none does."""
+    strategy: Global___Strategy.ValueType
+    """How `priority_models` themselves are ordered; unspecified means as listed."""
     @_builtins.property
     def priority_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Models in order of priority."""
@@ -384,10 +387,11 @@ class Rule(_message.Message):
         task_type: _builtins.str = ...,
         priority_models: _abc.Iterable[_builtins.str] | None = ...,
         fallback_strategy: Global___Strategy.ValueType = ...,
+        strategy: Global___Strategy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fallback_strategy", b"fallback_strategy", "priority_models", b"priority_models", "task_type", b"task_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fallback_strategy", b"fallback_strategy", "priority_models", b"priority_models", "strategy", b"strategy", "task_type", b"task_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,1 @@
+"""The router: which models may answer a request, and in which order."""

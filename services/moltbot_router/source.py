@@ -1,0 +1,115 @@
+"""Where the table comes from: files that are read again when they change.
+
+A file that is not valid keeps the table that is in use; the log says file, line and how to mend it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import structlog
+
+from moltbot_mesh.errors import MoltbotError
+from moltbot_models.manifest import load_manifests
+from moltbot_router.policy import Table
+from moltbot_router.rules import load_rules
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from moltbot_router.settings import RouterSettings
+
+log = structlog.get_logger("moltbot.router")
+
+
+def read_table(settings: RouterSettings, version: int) -> Table:
+    """Read models and rules.
+
+    Raises:
+        InvalidArgument: A file is not valid.
+    """
+    manifests = load_manifests(settings.models) if settings.models else ()
+    models = {manifest.id: manifest for manifest in manifests}
+    rules = load_rules(settings.rules, models) if settings.rules else ()
+    return Table(version, models, {rule.task_type: rule for rule in rules})
+
+
+class TableSource:
+    """The table in use, and its next versions.
+
+    Args:
+        settings: Names the files.
+
+    Raises:
+        InvalidArgument: A file is not valid at the start, when there is no older table to keep.
+    """
+
+    def __init__(self, settings: RouterSettings) -> None:
+        self._settings = settings
+        self._stamp = self._look()
+        self._changed = asyncio.Condition()
+        self.table = read_table(settings, 1)
+        self.problem = ""
+        """Why the files are not in use; empty when they are."""
+
+    def _look(self) -> tuple[tuple[str, int, int], ...]:
+        found: list[tuple[str, int, int]] = []
+        for root in (self._settings.models, self._settings.rules):
+            for path in _files(root):
+                with contextlib.suppress(OSError):
+                    stat = path.stat()
+                    found.append((str(path), stat.st_mtime_ns, stat.st_size))
+        return tuple(found)
+
+    async def reload(self) -> None:
+        """Read the files again if they changed."""
+        stamp = self._look()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            table = await asyncio.to_thread(read_table, self._settings, self.table.version + 1)
+        except MoltbotError as error:
+            self.problem = error.message
+            log.error("routing table kept: the new files are not valid", error=error.message)
+            return
+        self.problem = ""
+        async with self._changed:
+            self.table = table
+            self._changed.notify_all()
+        log.info("routing table read", version=table.version, models=len(table.models), rules=len(table.rules))
+
+    async def versions(self, known: int) -> AsyncIterator[Table]:
+        """Yield the table and each later version, beginning after `known`."""
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(lambda: self.table.version != known)  # noqa: B023 - read at once
+                table = self.table
+            known = table.version
+            yield table
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Look at the files while the context is open."""
+
+        async def watch() -> None:
+            while True:
+                await asyncio.sleep(self._settings.reload_interval_s)
+                await self.reload()
+
+        task = asyncio.create_task(watch(), name="routing-files")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+def _files(root: Path | None) -> list[Path]:
+    if root is None:
+        return []
+    return sorted(root.glob("*.yaml")) + sorted(root.glob("*.yml")) if root.is_dir() else [root]
