@@ -112,3 +112,17 @@ def enter_call(call: Call) -> None:
 def leave_call(before: Call | None) -> None:
     """Make the call that was current before `enter_call` current again, where a handler ran in the caller's task."""
     _current.set(before)
+
+
+def acting_tenant(asked: str) -> str:
+    """For whom the current call acts.
+
+    A key acts for its own tenant whatever the request says; a service for the tenant it names, or else for the one
+    whose request it serves.
+    """
+    call = _current.get()
+    if call is None:
+        return asked
+    if call.principal.kind == "key":
+        return call.principal.tenant
+    return asked or call.principal.tenant

@@ -1,0 +1,1 @@
+"""The context service: sessions, turns and prompts within a token budget."""
