@@ -1,0 +1,1 @@
+"""The tool service: a registry of tools, and their execution."""

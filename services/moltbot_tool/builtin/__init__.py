@@ -1,0 +1,1 @@
+"""Tools that every installation has: pure, or read-only, and safe."""

@@ -1,0 +1,123 @@
+"""Arithmetic on decimal numbers, by walking Python's own syntax tree of an expression; nothing is evaluated.
+
+Numbers are exact decimals of 28 digits; sizes are bounded, so no expression costs more than microseconds.
+"""
+
+from __future__ import annotations
+
+import ast
+import decimal
+import re
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from moltbot_tool.tools import Tool, ToolFailure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_MAX_LENGTH = 500
+_MAX_EXPONENT = 1000
+_PERCENT = re.compile(r"(?<=[\d)])\s*%(?!\s*[\d(])")
+_BINARY: dict[type[ast.operator], Callable[[Decimal, Decimal], Decimal]] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.Div: lambda a, b: a / b,
+    ast.FloorDiv: lambda a, b: (a / b).to_integral_value(decimal.ROUND_FLOOR),
+    ast.Mod: lambda a, b: a - b * (a / b).to_integral_value(decimal.ROUND_FLOOR),
+}
+_FUNCTIONS: dict[str, tuple[int, Callable[..., Decimal]]] = {
+    "sqrt": (1, lambda a: a.sqrt()),
+    "abs": (1, abs),
+    "round": (1, lambda a: a.to_integral_value(decimal.ROUND_HALF_EVEN)),
+    "floor": (1, lambda a: a.to_integral_value(decimal.ROUND_FLOOR)),
+    "ceil": (1, lambda a: a.to_integral_value(decimal.ROUND_CEILING)),
+    "ln": (1, lambda a: a.ln()),
+    "log10": (1, lambda a: a.log10()),
+    "exp": (1, lambda a: a.exp()),
+    "min": (-1, min),
+    "max": (-1, max),
+}
+_CONSTANTS = {"pi": Decimal("3.141592653589793238462643383"), "e": Decimal("2.718281828459045235360287471")}
+
+
+def calculate(expression: str) -> str:
+    """The value of an arithmetic expression, without exponent and trailing zeros.
+
+    Raises:
+        ToolFailure: It is not one, or its value is not defined or too large.
+    """
+    if len(expression) > _MAX_LENGTH:
+        raise ToolFailure(f"the expression is longer than {_MAX_LENGTH} characters")
+    text = expression.strip().removesuffix("=").translate(str.maketrans({"×": "*", "÷": "/", "−": "-", "^": "ⓧ"}))
+    text = _PERCENT.sub("/100", text.replace("ⓧ", "**"))
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        raise ToolFailure(f"not an arithmetic expression: {expression!r}") from None
+    with decimal.localcontext(decimal.Context(prec=28, Emax=100_000, Emin=-100_000)) as context:
+        context.traps[decimal.InvalidOperation] = True
+        try:
+            value = _value(tree.body)
+        except decimal.DivisionByZero:
+            raise ToolFailure("division by zero") from None
+        except (decimal.Overflow, decimal.InvalidOperation, RecursionError):
+            raise ToolFailure(f"the value of {expression!r} is not defined or too large") from None
+        return plain_text(value)
+
+
+def _value(node: ast.expr) -> Decimal:
+    match node:
+        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+            return Decimal(repr(number))
+        case ast.Name(id=name) if name in _CONSTANTS:
+            return _CONSTANTS[name]
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value(operand)
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return _value(operand)
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            return _power(_value(left), _value(right))
+        case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _BINARY:
+            return _BINARY[type(operator)](_value(left), _value(right))
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
+            count, function = _FUNCTIONS[name]
+            if (count >= 0 and len(args) != count) or not args:
+                raise ToolFailure(f"{name} takes {count if count >= 0 else 'one or more'} numbers")
+            return function(*(_value(argument) for argument in args))
+        case _:
+            raise ToolFailure(f"only numbers, + - * / // % ** ( ), {', '.join(_FUNCTIONS)} and pi, e are known")
+
+
+def _power(base: Decimal, exponent: Decimal) -> Decimal:
+    if abs(exponent) > _MAX_EXPONENT:
+        raise ToolFailure(f"exponents go up to {_MAX_EXPONENT}")
+    return base**exponent
+
+
+def plain_text(value: Decimal) -> str:
+    """A number without exponent and trailing zeros, 15 digits where it is not whole."""
+    if value == value.to_integral_value() and abs(value) < Decimal(10) ** 28:
+        return str(value.to_integral_value().quantize(Decimal(1)))
+    rounded = value.normalize(decimal.Context(prec=15))
+    return format(rounded, "f") if -20 < rounded.adjusted() < 28 else str(rounded)
+
+
+def _run(arguments: Mapping[str, Any]) -> str:
+    return calculate(arguments["expression"])
+
+
+CALCULATOR = Tool(
+    name="calculator",
+    description="Evaluate an arithmetic expression exactly.",
+    parameters={
+        "type": "object",
+        "properties": {
+            "expression": {"type": "string", "minLength": 1, "maxLength": _MAX_LENGTH, "description": "e.g. (12 + 8) / 5"}
+        },
+        "required": ["expression"],
+        "additionalProperties": False,
+    },
+    run=_run,
+)

@@ -1,0 +1,46 @@
+"""The tool service's wiring."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from moltbot.tool.v1 import tool_pb2_grpc
+from moltbot_mesh.errors import InvalidArgument
+from moltbot_mesh.module import Access, Module, Registration, Runtime, Service
+from moltbot_tool.builtin.calculator import CALCULATOR
+from moltbot_tool.builtin.clock import CLOCK
+from moltbot_tool.builtin.sql_lookup import sql_lookup
+from moltbot_tool.builtin.units import CONVERT_UNITS
+from moltbot_tool.servicer import ToolServicer
+from moltbot_tool.settings import ToolSettings
+from moltbot_tool.tools import Registry, Tool
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+def builtin_tools(settings: ToolSettings) -> list[Tool]:
+    """The built-in tools that the settings allow.
+
+    Raises:
+        InvalidArgument: The settings name a database that is not there.
+    """
+    tools = [CALCULATOR, CLOCK, CONVERT_UNITS]
+    if settings.sql_database is not None:
+        if not settings.sql_database.is_file():
+            raise InvalidArgument(f"tool.sql_database: {settings.sql_database} is not a file")
+        tools.append(sql_lookup(settings.sql_database, settings.sql_tables, settings.sql_max_rows))
+    return [tool for tool in tools if tool.name not in settings.disabled]
+
+
+@contextlib.asynccontextmanager
+async def open_tool(runtime: Runtime) -> AsyncIterator[Service]:
+    """Register the tools and serve."""
+    settings = runtime.settings(ToolSettings)
+    registry = Registry(builtin_tools(settings), settings.tenants, settings.max_result_bytes)
+    access = dict.fromkeys(("ListTools", "GetTool", "CallTool"), Access.TENANT)
+    yield Service((Registration(tool_pb2_grpc.add_ToolServiceServicer_to_server, ToolServicer(registry), access),))
+
+
+MODULE = Module("tool", (), open_tool)
