@@ -1,0 +1,1 @@
+"""The `moltbot` command and the module graph: the only place that knows all services."""

@@ -1,0 +1,90 @@
+"""The whole configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from moltbot_audit.settings import AuditSettings
+from moltbot_context.settings import ContextSettings
+from moltbot_gateway.settings import GatewaySettings
+from moltbot_mesh.settings import Section
+from moltbot_mesh.telemetry import TelemetrySettings
+from moltbot_router.settings import RouterSettings
+from moltbot_tool.settings import ToolSettings
+from moltbot_watermark.settings import WatermarkSettings
+
+_Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class EnvoySettings(Section):
+    """The front door."""
+
+    concurrency: Annotated[int, Field(ge=1, le=256)] = 1
+    """Worker threads."""
+    drain_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    """Seconds that running requests may take to end when the daemon stops."""
+    tls_certificate: Path | None = None
+    """PEM chain; with `tls_key`, the port speaks TLS."""
+    tls_key: Path | None = None
+    """PEM key of the certificate."""
+
+
+class InferenceSettings(Section):
+    """The models that the daemon runs itself."""
+
+    engine: Literal["auto", "triton", "embedded", "none"] = "auto"
+    """`triton`: NVIDIA Triton as a child; `embedded`: the same engine in this process; `auto`: Triton where its wheel
+    can be had; `none`: only the upstreams of `router.models`."""
+    model_path: Path | None = None
+    """Text model: a Hugging Face directory. The shipped tiny model if empty."""
+    model_id: str = ""
+    """Its id; the directory's name if empty."""
+    embedder: bool = True
+    """Whether the MiniLM embedder is served."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """CPU threads of the text engine; 0 is all."""
+    kv_cache_mib: Annotated[int, Field(ge=8)] = 128
+    """Memory of the text engine's KV cache, in MiB."""
+
+
+class EtcdSettings(Section):
+    """Discovery and shared configuration of separate services."""
+
+    endpoints: list[str] = []
+    """`127.0.0.1:2379`; empty for the daemon."""
+    prefix: str = "/moltbot"
+    """Before every key."""
+
+
+class Settings(Section):
+    """The whole configuration."""
+
+    data_dir: Path = Path(".moltbot")
+    """Everything that is kept."""
+    cache_dir: Path = Path("~/.cache/moltbot")
+    """What can be fetched again: Triton, the embedder's weights."""
+    host: str = "127.0.0.1"
+    """Address of the public port."""
+    port: _Port = 8080
+    """The public port: HTTP, SSE, gRPC and gRPC-Web."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is logged."""
+    listen: str = ""
+    """Address of one service's gRPC port under `moltbot serve` (`127.0.0.1:9001`); empty picks a free port."""
+    advertise: str = ""
+    """Address under which other machines reach it; empty: `listen`."""
+    mesh_key_file: Path | None = None
+    """The key that all services share; `<data_dir>/mesh.key` if empty."""
+    envoy: EnvoySettings = EnvoySettings()
+    inference: InferenceSettings = InferenceSettings()
+    etcd: EtcdSettings = EtcdSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    gateway: GatewaySettings = GatewaySettings()
+    router: RouterSettings = RouterSettings()
+    context: ContextSettings = ContextSettings()
+    tool: ToolSettings = ToolSettings()
+    audit: AuditSettings = AuditSettings()
+    watermark: WatermarkSettings = WatermarkSettings()
