@@ -1,0 +1,1 @@
+"""The audit service: a tamper-evident log of all that happened."""
