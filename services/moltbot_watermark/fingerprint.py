@@ -1,0 +1,87 @@
+"""Fingerprints of texts: an exact one and winnowed ones, all keyed, so the index tells nothing without the key.
+
+Texts are compared without variation selectors, format characters, white space, case and compatibility forms. The exact
+fingerprint is an HMAC of that; the winnowed ones are keyed hashes of some of its 16-character grams, chosen so that two
+texts which share 63 characters in a row share at least one.
+
+Source: Schleimer, Wilkerson, Aiken, Winnowing: Local Algorithms for Document Fingerprinting, SIGMOD 2003, section 3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import unicodedata
+from dataclasses import dataclass
+
+import numpy as np
+
+from moltbot_watermark.unicode_mark import without_selectors
+
+GRAM = 16
+WINDOW = 48
+MIN_EXACT_CHARACTERS = 48
+"""Shorter texts are written by chance by anybody: an equal fingerprint of one is no evidence by itself."""
+MAX_GRAMS = 16_384
+"""Winnowed fingerprints of one text; the rest of a very long one is covered by the exact one alone."""
+_SPACES = re.compile(r"\s+")
+_FORMAT = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
+_MULTIPLIER = 0x9E37_79B9_7F4A_7C15
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What is kept of a text."""
+
+    exact: bytes
+    """16 bytes."""
+    grams: frozenset[int]
+    """Winnowed, signed 64 bits each."""
+    characters: int
+    """Of the text as it is compared."""
+
+
+def normalised(text: str) -> str:
+    """The text as it is compared."""
+    folded = unicodedata.normalize("NFKC", without_selectors(text)).casefold()
+    return _SPACES.sub("", _FORMAT.sub("", unicodedata.normalize("NFKC", folded)))
+
+
+def fingerprint(text: str, key: bytes) -> Fingerprint:
+    """Take the fingerprint of a text.
+
+    Args:
+        text: With or without a mark.
+        key: 32 bytes, the same for all texts that are to be compared.
+    """
+    plain = normalised(text)
+    # Lone surrogates cannot come over the wire, but must not break a caller that reads files.
+    exact = hmac.digest(key, plain.encode("utf-8", "surrogatepass"), "sha256")[:16]
+    grams = frozenset(_keyed(plain[at : at + GRAM], key) for at in _winnowed(plain)[:MAX_GRAMS])
+    return Fingerprint(exact, grams, len(plain))
+
+
+def _keyed(gram: str, key: bytes) -> int:
+    digest = hashlib.blake2b(gram.encode("utf-8", "surrogatepass"), digest_size=8, key=key).digest()
+    return int.from_bytes(digest, signed=True)
+
+
+def _winnowed(plain: str) -> list[int]:
+    """Places of the grams whose hash is the least of some window; the rightmost of equals."""
+    count = len(plain) - GRAM + 1
+    if count <= 0:
+        return []
+    codes = np.frombuffer(plain.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
+    hashes = np.zeros(count, dtype=np.uint64)
+    multiplier = np.uint64(_MULTIPLIER)
+    for offset in range(GRAM):
+        hashes = hashes * multiplier + codes[offset : offset + count]
+    # Mixed (the finaliser of splitmix64), for the polynomial's low bits alone would choose by the last characters.
+    hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)
+    hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB)
+    hashes ^= hashes >> np.uint64(31)
+    window = min(WINDOW, count)
+    windows = np.lib.stride_tricks.sliding_window_view(hashes[::-1], window)
+    rightmost = windows.argmin(axis=1) + np.arange(count - window + 1)
+    return [count - 1 - int(at) for at in np.unique(rightmost)[::-1]]

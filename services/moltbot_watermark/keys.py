@@ -1,0 +1,319 @@
+"""Keys: one master secret, and from it a key for each tenant, epoch and purpose.
+
+Nothing but the master key is secret, and it never leaves this file. An epoch is a small record in the key-value store,
+so every instance of the service sees it; a rotation is one atomic creation of the next number.
+
+Source: RFC 5869 (HKDF) section 3.2, `info` binds a key to its context.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+import re
+import secrets
+import struct
+import time
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from moltbot_mesh.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from moltbot_watermark.unicode_mark import MAX_EPOCH
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+    from moltbot_mesh.keyvalue import KeyValueStore
+
+Purpose = Literal["unicode", "label", "detect", "trace24"]
+"""What a key is for: the Unicode mark, labels, or a sampler profile."""
+
+_PREFIX = "watermark_epochs/"
+_TENANT = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_DERIVED_KEPT = 65_536
+_CREATE_ATTEMPTS = 16
+
+
+class State(Enum):
+    """What an epoch may do."""
+
+    ACTIVE = "active"
+    """Marks and verifies."""
+    RETIRED = "retired"
+    """A newer epoch took its place: verifies until its retention ends."""
+    REVOKED = "revoked"
+    """Ended by hand: verifies until its retention ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One epoch of a tenant's key."""
+
+    tenant: str
+    epoch: int
+    """From 1."""
+    state: State
+    create_time_s: float
+    """Seconds since the Unix epoch."""
+    end_time_s: float | None
+    """When it stopped marking."""
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    create_time_s: float
+    revoke_time_s: float | None = None
+
+
+class MasterKey:
+    """32 random bytes that all keys come from. Shows nothing of itself.
+
+    Args:
+        secret: The bytes.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    def __repr__(self) -> str:
+        return "MasterKey(…)"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a master key is not pickled")
+
+    def derive(self, purpose: str, tenant: str = "", epoch: int = 0) -> bytes:
+        """Derive a key.
+
+        Returns:
+            32 bytes.
+        """
+        name, whose = purpose.encode(), tenant.encode()
+        info = struct.pack(
+            f">16sB{len(name)}sH{len(whose)}sI", b"moltbot mark v1", len(name), name, len(whose), whose, epoch
+        )
+        return HKDF(SHA256(), 32, salt=None, info=info).derive(self._secret)
+
+
+def load_master_key(path: Path) -> MasterKey:
+    """Read the master key, or make one if the file is not there.
+
+    Raises:
+        InvalidArgument: The file does not hold 32 bytes in base64, or others may read it.
+    """
+    if not path.exists():
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(base64.b64encode(secrets.token_bytes(32)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        # A link never overwrites, and never shows half a key: of two that start at once, one wins and both read it.
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+        temporary.unlink()
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    if path.stat().st_mode & 0o077:
+        raise InvalidArgument(f"{path}: others may read the watermark's master key; run `chmod 600 {path}`")
+    try:
+        secret = base64.b64decode(path.read_bytes(), validate=False)
+    except ValueError:
+        secret = b""
+    if len(secret) != 32:
+        raise InvalidArgument(
+            f"{path}: not a master key (32 bytes in base64); restore it from a backup, for without it no old mark can "
+            "be verified, or remove it to have a new one made"
+        )
+    return MasterKey(secret)
+
+
+class Keyring:
+    """The keys of all tenants.
+
+    Args:
+        master: Where keys come from.
+        store: Where epochs stand.
+        retention_s: How long an epoch verifies after it stopped marking, in seconds.
+    """
+
+    def __init__(self, master: MasterKey, store: KeyValueStore, retention_s: float) -> None:
+        self._master = master
+        self._store = store
+        self._retention_s = retention_s
+        self._tenants: dict[str, dict[int, _Stored]] = {}
+        self._derived: dict[tuple[str, str, int], bytes] = {}
+
+    def __repr__(self) -> str:
+        return f"Keyring(tenants={len(self._tenants)})"
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncGenerator[None]:
+        """Keep the epochs current while the context is open."""
+        self._take(await self._store.list(_PREFIX))
+
+        async def watch() -> None:
+            async for entries in self._store.watch(_PREFIX):
+                self._take(entries)
+
+        task = asyncio.create_task(watch(), name="watermark-epochs-watch")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    def _take(self, entries: dict[str, bytes]) -> None:
+        tenants: dict[str, dict[int, _Stored]] = {}
+        for key, value in entries.items():
+            tenant, _, epoch = key.removeprefix(_PREFIX).rpartition("/")
+            tenants.setdefault(tenant, {})[int(epoch)] = msgspec.json.decode(value, type=_Stored)
+        self._tenants = tenants
+
+    async def issue(self, tenant: str) -> Epoch:
+        """Create the tenant's first epoch, or return the active one.
+
+        Raises:
+            InvalidArgument: The tenant's name is not valid.
+            FailedPrecondition: The tenant's last epoch was revoked.
+        """
+        if not _TENANT.fullmatch(tenant):
+            raise InvalidArgument(f"tenant {tenant!r}: use 1 to 63 of a-z 0-9 . _ - and begin with a letter or digit")
+        if tenant not in self._tenants:
+            await self._refresh()
+        if tenant not in self._tenants:
+            # Of two that issue at once, the loser returns the winner's epoch.
+            with contextlib.suppress(AlreadyExists):
+                await self._create(tenant, 1)
+            await self._refresh()
+        return self.active(tenant)
+
+    async def rotate(self, tenant: str) -> Epoch:
+        """Start the next epoch; the one before verifies until its retention ends.
+
+        Raises:
+            NotFound: The tenant has no key yet.
+            ResourceExhausted: The last epoch's number is used.
+        """
+        for _ in range(_CREATE_ATTEMPTS):
+            epoch = max(self._of(tenant)) + 1
+            if epoch > MAX_EPOCH:
+                raise ResourceExhausted(f"tenant {tenant!r} has used all {MAX_EPOCH} epochs")
+            try:
+                await self._create(tenant, epoch)
+            except AlreadyExists:
+                await self._refresh()  # somebody else rotated meanwhile: this rotation comes after theirs
+            else:
+                return self._shown(tenant, epoch)
+        raise ResourceExhausted(
+            f"tenant {tenant!r} is being rotated by others all the time; try again", retry_after_s=1.0
+        )
+
+    async def revoke(self, tenant: str, epoch: int) -> Epoch:
+        """End an epoch; it marks no more. Idempotent.
+
+        Raises:
+            NotFound: There is no such epoch.
+        """
+        epochs = self._of(tenant)
+        if epoch not in epochs:
+            raise NotFound(f"tenant {tenant!r} has no epoch {epoch}")
+        if epochs[epoch].revoke_time_s is None:
+            revoked = msgspec.structs.replace(epochs[epoch], revoke_time_s=time.time())
+            await self._store.put(f"{_PREFIX}{tenant}/{epoch}", msgspec.json.encode(revoked))
+            self._tenants.setdefault(tenant, {})[epoch] = revoked
+        return self._shown(tenant, epoch)
+
+    def active(self, tenant: str) -> Epoch:
+        """The epoch that marks.
+
+        Raises:
+            NotFound: The tenant has no key yet.
+            FailedPrecondition: The last one was revoked.
+        """
+        newest = self._shown(tenant, max(self._of(tenant)))
+        if newest.state is not State.ACTIVE:
+            raise FailedPrecondition(
+                f"tenant {tenant!r}: epoch {newest.epoch} was revoked; rotate the key to mark again"
+            )
+        return newest
+
+    def marks(self, tenant: str, epoch: int) -> bool:
+        """Whether a mark of this epoch may be embedded: one reserved just before a rotation still may."""
+        stored = self._tenants.get(tenant, {}).get(epoch)
+        return stored is not None and stored.revoke_time_s is None
+
+    def verifying(self, tenant: str = "", epoch: int | None = None) -> list[Epoch]:
+        """The epochs that verify now.
+
+        Args:
+            tenant: Only of this tenant; empty means of all.
+            epoch: Only with this number.
+        """
+        tenants = [tenant] if tenant else self._tenants
+        horizon_s = time.time() - self._retention_s
+        found: list[Epoch] = []
+        for name in tenants:
+            numbers = self._tenants.get(name, {})
+            for number in numbers if epoch is None else (epoch,):
+                if number in numbers:
+                    shown = self._shown(name, number)
+                    if shown.end_time_s is None or shown.end_time_s >= horizon_s:
+                        found.append(shown)
+        return found
+
+    def epochs(self, tenant: str = "") -> list[Epoch]:
+        """Epochs of one tenant, or of all, by tenant and number."""
+        tenants = [tenant] if tenant else sorted(self._tenants)
+        return [self._shown(name, epoch) for name in tenants for epoch in sorted(self._tenants.get(name, {}))]
+
+    def key(self, tenant: str, epoch: int, purpose: Purpose) -> bytes:
+        """The key of a tenant's epoch for one purpose, 32 bytes.
+
+        Raises:
+            NotFound: There is no such epoch.
+        """
+        if epoch not in self._tenants.get(tenant, {}):
+            raise NotFound(f"tenant {tenant!r} has no epoch {epoch}")
+        found = self._derived.get((purpose, tenant, epoch))
+        if found is None:
+            if len(self._derived) >= _DERIVED_KEPT:
+                self._derived.clear()
+            found = self._master.derive(purpose, tenant, epoch)
+            self._derived[purpose, tenant, epoch] = found
+        return found
+
+    def _of(self, tenant: str) -> dict[int, _Stored]:
+        epochs = self._tenants.get(tenant)
+        if not epochs:
+            raise NotFound(f"tenant {tenant!r} has no watermark key; IssueKey makes the first")
+        return epochs
+
+    async def _create(self, tenant: str, epoch: int) -> None:
+        stored = _Stored(time.time())
+        await self._store.create(f"{_PREFIX}{tenant}/{epoch}", msgspec.json.encode(stored))
+        self._tenants.setdefault(tenant, {})[epoch] = stored
+
+    async def _refresh(self) -> None:
+        self._take(await self._store.list(_PREFIX))
+
+    def _shown(self, tenant: str, epoch: int) -> Epoch:
+        epochs = self._tenants[tenant]
+        stored = epochs[epoch]
+        if stored.revoke_time_s is not None:
+            state, end_time_s = State.REVOKED, stored.revoke_time_s
+        elif epoch + 1 in epochs:
+            state, end_time_s = State.RETIRED, epochs[epoch + 1].create_time_s
+        else:
+            state, end_time_s = State.ACTIVE, None
+        return Epoch(tenant, epoch, state, stored.create_time_s, end_time_s)

@@ -1,0 +1,91 @@
+"""The watermark service's wiring."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+from moltbot.watermark.v1 import watermark_pb2_grpc
+
+from moltbot_mesh.module import Access, Module, Registration, Runtime, Service
+from moltbot_watermark.detect import Detector
+from moltbot_watermark.keys import Keyring, load_master_key
+from moltbot_watermark.label import Labels
+from moltbot_watermark.lane import Lane
+from moltbot_watermark.registry import Registry
+from moltbot_watermark.servicer import WatermarkServicer
+from moltbot_watermark.settings import WatermarkSettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+log = structlog.get_logger("moltbot.watermark")
+
+_DAY_S = 86_400.0
+_ACCESS = {
+    "IssueKey": Access.OPERATOR,
+    "RotateKey": Access.OPERATOR,
+    "RevokeKey": Access.OPERATOR,
+    "ListKeys": Access.OPERATOR,
+    "Detect": Access.TENANT,
+    "VerifyLabel": Access.TENANT,
+}
+
+
+@contextlib.asynccontextmanager
+async def open_watermark(runtime: Runtime) -> AsyncGenerator[Service]:
+    """Load the keys, open the registry, serve."""
+    settings = runtime.settings(WatermarkSettings)
+    retention_s = settings.retention_days * _DAY_S
+    master = load_master_key(settings.master_key_file or runtime.data_dir / "master.key")
+    keyring = Keyring(master, runtime.store, retention_s)
+    fingerprint_key = master.derive("fingerprint")
+    async with contextlib.AsyncExitStack() as stack:
+        registry = await asyncio.to_thread(Registry, runtime.data_dir / "registry.sqlite")
+        stack.push_async_callback(asyncio.to_thread, registry.close)
+        writing = Lane("watermark-write", settings.max_waiting)
+        stack.push_async_callback(writing.close)
+        reading = Lane("watermark-read", settings.max_waiting)
+        stack.push_async_callback(reading.close)
+        await stack.enter_async_context(keyring.watching())
+        await stack.enter_async_context(_purging(registry, writing, retention_s))
+        servicer = WatermarkServicer(
+            settings=settings,
+            keyring=keyring,
+            registry=registry,
+            fingerprint_key=fingerprint_key,
+            detector=Detector(keyring, registry, fingerprint_key),
+            label_maker=Labels(keyring),
+            writing=writing,
+            reading=reading,
+        )
+        yield Service((Registration(watermark_pb2_grpc.add_WatermarkServiceServicer_to_server, servicer, _ACCESS),))
+
+
+@contextlib.asynccontextmanager
+async def _purging(registry: Registry, writing: Lane, retention_s: float) -> AsyncGenerator[None]:
+    """Delete once a day what is older than its retention, while the context is open."""
+
+    async def purge() -> None:
+        while True:
+            try:
+                gone = await writing.run(registry.purge, time.time() - retention_s)
+                log.info("watermark registry purged", entries=gone)
+            except Exception:
+                log.exception("watermark registry not purged; trying again tomorrow")
+            await asyncio.sleep(_DAY_S)
+
+    task = asyncio.create_task(purge(), name="watermark-purge")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+MODULE = Module("watermark", (), open_watermark)
+"""The watermark service."""

@@ -1,0 +1,282 @@
+"""The registry: which mark is which request's, and the fingerprint of what was answered.
+
+SQLite with a write-ahead log; every method may be called from any thread. `synchronous=NORMAL`: a killed process loses
+nothing; a power cut may lose the last moments' entries, and then a mark still proves tenant and epoch, only not the
+request. No text is stored, and no hash of one that could be tried without the key.
+
+Source: https://www.sqlite.org/wal.html.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import sqlite3
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from moltbot_mesh.errors import AlreadyExists, ResourceExhausted
+from moltbot_watermark.unicode_mark import MAX_MARK_ID
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable
+    from pathlib import Path
+
+    from moltbot_watermark.fingerprint import Fingerprint
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS marks (
+    tenant TEXT NOT NULL, epoch INTEGER NOT NULL, mark_id INTEGER NOT NULL, request_id TEXT NOT NULL,
+    create_time_s REAL NOT NULL, PRIMARY KEY (tenant, epoch, mark_id)) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS marks_by_request ON marks (tenant, request_id);
+CREATE INDEX IF NOT EXISTS marks_by_age ON marks (create_time_s);
+CREATE TABLE IF NOT EXISTS outputs (
+    id INTEGER PRIMARY KEY, tenant TEXT NOT NULL, epoch INTEGER NOT NULL, mark_id INTEGER NOT NULL,
+    request_id TEXT NOT NULL, audit_id TEXT, trace_id TEXT NOT NULL, model TEXT NOT NULL, create_time_s REAL NOT NULL,
+    exact BLOB NOT NULL, characters INTEGER NOT NULL, UNIQUE (tenant, audit_id)) STRICT;
+CREATE INDEX IF NOT EXISTS outputs_by_mark ON outputs (tenant, epoch, mark_id) WHERE mark_id > 0;
+CREATE INDEX IF NOT EXISTS outputs_by_exact ON outputs (exact);
+CREATE INDEX IF NOT EXISTS outputs_by_age ON outputs (create_time_s);
+CREATE TABLE IF NOT EXISTS grams (
+    gram INTEGER NOT NULL, output INTEGER NOT NULL REFERENCES outputs (id) ON DELETE CASCADE,
+    PRIMARY KEY (gram, output)) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS grams_by_output ON grams (output);
+"""
+_COLUMNS = "id, tenant, epoch, mark_id, request_id, audit_id, trace_id, model, create_time_s, exact, characters"
+_BATCH = 500
+_MATCHES = 10
+"""Outputs that are shown for one text."""
+_COMMON_GRAM = 64
+"""A gram of more outputs than this is a phrase of everybody's and is not counted."""
+_DRAWS = 8
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An answer that was registered."""
+
+    tenant: str
+    epoch: int
+    mark_id: int
+    """0 if it carries no mark."""
+    request_id: str
+    audit_id: str
+    trace_id: str
+    model: str
+    create_time_s: float
+    """Seconds since the Unix epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A registered answer beside a text."""
+
+    output: Output
+    exact: bool
+    """The text is the answer."""
+    shared: int
+    """Grams that both have."""
+    grams: int
+    """Grams of the answer."""
+
+
+class Registry:
+    """Marks and outputs of all tenants.
+
+    Args:
+        path: The database file; made if it is not there, mode 0600.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._writing = threading.Lock()
+        self._reading = threading.Lock()
+        self._writer = _connect(path)
+        path.chmod(0o600)
+        self._writer.executescript(_SCHEMA)
+        self._reader = _connect(path)
+
+    def close(self) -> None:
+        """Close the database; calls that run are waited for."""
+        with self._reading:
+            self._reader.close()
+        with self._writing:
+            self._writer.close()
+
+    def reserve(self, tenant: str, epoch: int, request_id: str) -> tuple[int, int]:
+        """Reserve a mark for the answer to a request. Idempotent by request id.
+
+        Returns:
+            Mark id and epoch: those given before, if the request has a mark.
+
+        Raises:
+            ResourceExhausted: No free id was drawn; the epoch is full.
+        """
+
+        def work(db: sqlite3.Connection) -> tuple[int, int]:
+            for _ in range(_DRAWS):
+                mark_id = 1 + secrets.randbelow(MAX_MARK_ID)
+                try:
+                    db.execute(
+                        "INSERT INTO marks VALUES (?, ?, ?, ?, ?)", (tenant, epoch, mark_id, request_id, time.time())
+                    )
+                except sqlite3.IntegrityError:
+                    query = "SELECT mark_id, epoch FROM marks WHERE tenant = ? AND request_id = ?"
+                    found = db.execute(query, (tenant, request_id)).fetchone()
+                    if found is not None:
+                        return int(found[0]), int(found[1])
+                else:
+                    return mark_id, epoch
+            raise ResourceExhausted(f"tenant {tenant!r}: epoch {epoch} has too many marks; rotate the key")
+
+        return self._write(work)
+
+    def register(self, output: Output, text: Fingerprint) -> None:
+        """Bind an answer to its request. Idempotent by audit id, where there is one.
+
+        Raises:
+            AlreadyExists: The audit id is bound to another answer.
+        """
+
+        def work(db: sqlite3.Connection) -> None:
+            if output.audit_id:
+                query = "SELECT exact, epoch, mark_id FROM outputs WHERE tenant = ? AND audit_id = ?"
+                found = db.execute(query, (output.tenant, output.audit_id)).fetchone()
+                if found is not None:
+                    if tuple(found) != (text.exact, output.epoch, output.mark_id):
+                        raise AlreadyExists(
+                            f"audit id {output.audit_id!r} is bound to another answer", reason="IDEMPOTENCY_CONFLICT"
+                        )
+                    return
+            values = (
+                None, output.tenant, output.epoch, output.mark_id, output.request_id, output.audit_id or None,
+                output.trace_id, output.model, output.create_time_s, text.exact, text.characters,
+            )  # fmt: skip
+            row = db.execute(f"INSERT INTO outputs ({_COLUMNS}) VALUES ({','.join('?' * len(values))})", values)  # noqa: S608
+            db.executemany("INSERT INTO grams VALUES (?, ?)", [(gram, row.lastrowid) for gram in sorted(text.grams)])
+
+        self._write(work)
+
+    def request_of(self, tenant: str, epoch: int, mark_id: int) -> tuple[str, float]:
+        """The request that a mark was reserved for, and when; empty and 0 if it is not known."""
+        query = "SELECT request_id, create_time_s FROM marks WHERE tenant = ? AND epoch = ? AND mark_id = ?"
+        found = self._read(lambda db: db.execute(query, (tenant, epoch, mark_id)).fetchone())
+        return (str(found[0]), float(found[1])) if found is not None else ("", 0.0)
+
+    def marked(self, tenant: str, epoch: int, mark_id: int, texts: Iterable[Fingerprint]) -> Match | None:
+        """The output registered for a mark, beside the closest of some texts; `None` if none was registered."""
+        query = (
+            f"SELECT {_COLUMNS} FROM outputs WHERE tenant = ? AND epoch = ? AND mark_id = ? ORDER BY id DESC LIMIT 1"  # noqa: S608
+        )
+
+        def work(db: sqlite3.Connection) -> Match | None:
+            row = db.execute(query, (tenant, epoch, mark_id)).fetchone()
+            if row is None:
+                return None
+            own = {gram for (gram,) in db.execute("SELECT gram FROM grams WHERE output = ?", (row[0],))}
+            return max(
+                (Match(_output(row), row[9] == text.exact, len(own & text.grams), len(own)) for text in texts),
+                key=lambda match: (match.exact, match.shared),
+            )
+
+        return self._read(work)
+
+    def similar(self, text: Fingerprint, tenant: str) -> list[Match]:
+        """The outputs that a text is, or shares grams with, the closest first, at most ten.
+
+        Args:
+            text: What to look for.
+            tenant: Only this tenant's; empty means of all.
+        """
+
+        def work(db: sqlite3.Connection) -> list[Match]:
+            where = "AND tenant = ?" if tenant else ""
+            whose = (tenant,) if tenant else ()
+            query = f"SELECT {_COLUMNS} FROM outputs WHERE exact = ? {where} ORDER BY id DESC LIMIT {_MATCHES}"  # noqa: S608
+            equal = db.execute(query, (text.exact, *whose)).fetchall()
+            if equal:
+                return [Match(_output(row), True, len(text.grams), len(text.grams)) for row in equal]
+            shared = _shared(db, text.grams)
+            matches: list[Match] = []
+            for output in sorted(shared, key=lambda output: -shared[output])[: 10 * _MATCHES]:
+                row = db.execute(f"SELECT {_COLUMNS} FROM outputs WHERE id = ? {where}", (output, *whose)).fetchone()  # noqa: S608
+                if row is not None and len(matches) < _MATCHES:
+                    (grams,) = db.execute("SELECT count(*) FROM grams WHERE output = ?", (output,)).fetchone()
+                    matches.append(Match(_output(row), False, shared[output], int(grams)))
+            return matches
+
+        return self._read(work)
+
+    def purge(self, before_s: float) -> int:
+        """Delete what is older than its retention.
+
+        Args:
+            before_s: Seconds since the Unix epoch.
+
+        Returns:
+            How many marks and outputs went.
+        """
+        gone = 0
+        for table, key in (("outputs", "id"), ("marks", "(tenant, epoch, mark_id)")):
+            columns = key.strip("()")
+            # In small transactions: reservations pass in between.
+            statement = (
+                f"DELETE FROM {table} WHERE {key} IN "  # noqa: S608 - two constants
+                f"(SELECT {columns} FROM {table} WHERE create_time_s < ? LIMIT {_BATCH})"
+            )
+            while True:
+                count = self._write(lambda db, sql=statement: db.execute(sql, (before_s,)).rowcount)
+                gone += count
+                if count < _BATCH:
+                    break
+        return gone
+
+    def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        with self._writing, _transaction(self._writer):
+            return work(self._writer)
+
+    def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        with self._reading:
+            return work(self._reader)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=NORMAL")
+    db.execute("PRAGMA foreign_keys=ON")
+    return db
+
+
+@contextlib.contextmanager
+def _transaction(db: sqlite3.Connection) -> Generator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def _shared(db: sqlite3.Connection, grams: frozenset[int]) -> dict[int, int]:
+    """How many of the grams each output has."""
+    counts: dict[int, int] = {}
+    for gram in grams:
+        query = "SELECT output FROM grams WHERE gram = ? LIMIT ?"
+        outputs = db.execute(query, (gram, _COMMON_GRAM + 1)).fetchall()
+        if len(outputs) <= _COMMON_GRAM:
+            for (output,) in outputs:
+                counts[output] = counts.get(output, 0) + 1
+    return counts
+
+
+def _output(row: tuple[object, ...]) -> Output:
+    _, tenant, epoch, mark_id, request_id, audit_id, trace_id, model, create_time_s = row[:9]
+    return Output(
+        str(tenant), int(str(epoch)), int(str(mark_id)), str(request_id), str(audit_id or ""), str(trace_id),
+        str(model), float(str(create_time_s)),
+    )  # fmt: skip
