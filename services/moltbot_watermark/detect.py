@@ -210,9 +210,7 @@ def _telling(match: Match, text: Fingerprint) -> bool:
     return match.shared / max(1, min(match.grams, len(text.grams))) >= _MIN_SHARED_PART
 
 
-def _finding(
-    layer: Layer, output: Output, kind: TextMatch, place: tuple[int, int], p_value: float
-) -> Finding:
+def _finding(layer: Layer, output: Output, kind: TextMatch, place: tuple[int, int], p_value: float) -> Finding:
     return Finding(
         layer, output.tenant, output.epoch, output.mark_id, output.request_id, output.audit_id, output.trace_id,
         output.model, output.create_time_s, kind, *place, p_value,

@@ -22,7 +22,8 @@ from enum import Enum, auto
 _MIN_PROSE = 8
 """Characters of a paragraph before its frame; `true` or `null` alone as an answer in JSON is shorter."""
 _STRUCTURE = re.compile(r"[\n`{\[<$\\]")
-_IN_JSON = re.compile(r'["{}\[\]\n]')
+_WORD_END = re.compile(r"[\s`{\[<$\\]")
+_IN_JSON = re.compile(r'["{}\[\]()\n]')  # round ones too: of `[0, 1)`, and of a link's target
 _IN_STRING = re.compile(r'["\\\n]')
 _IN_SPAN = re.compile(r"[`\n]")
 _IN_TAG = re.compile(r'[">\n]')
@@ -188,11 +189,9 @@ class StreamEmbedder:
 
     def _take_prose(self, text: str, at: int, end: int) -> int:
         while at < end:
-            if not self._prefix and (self._marked or not self._open):
-                found = _STRUCTURE.search(text, at)
-                if found is None:
-                    return end
-                at = found.start()
+            at = self._skip(text, at)
+            if at == end:
+                return end
             character = text[at]
             if character.isspace():
                 if self._due():
@@ -213,6 +212,20 @@ class StreamEmbedder:
             at += 1
         return at
 
+    def _skip(self, text: str, at: int) -> int:
+        """Pass over what cannot change anything: most of a marked paragraph, and the rest of a URL or path."""
+        if self._prefix:
+            return at
+        if self._marked or not self._open:
+            found = _STRUCTURE.search(text, at)
+            return len(text) if found is None else found.start()
+        if self._hard and self._last != "]":
+            found = _WORD_END.search(text, at)
+            stop = len(text) if found is None else found.start()
+            self._prose += stop - at
+            return stop
+        return at
+
     def _take_space(self, character: str) -> None:
         if character == "\n":
             self._new_line()
@@ -224,7 +237,7 @@ class StreamEmbedder:
     def _take_character(self, character: str, *, at_prefix: bool) -> None:
         if character == "`" or (character == "~" and at_prefix):
             self._start_run(character, at_prefix=at_prefix)
-        elif character in "{[":
+        elif character in "{[" or (character == "(" and self._last == "]"):
             self._mode = _Mode.JSON
             self._depth, self._quoted, self._escaped = 1, False, False
         elif character == '"' and not self._begun:
@@ -376,9 +389,10 @@ class StreamEmbedder:
             elif character == '"':
                 self._quoted = not self._quoted
             else:
-                self._depth += 1 if character in "{[" else -1
+                self._depth += 1 if character in "{[(" else -1
             if self._depth == 0 and not self._quoted:
                 self._leave_region()
+                self._last = character  # a bracket may go on as a link
                 return at
         return at
 
