@@ -14,10 +14,12 @@ import hmac
 import re
 import unicodedata
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moltbot_watermark.unicode_mark import without_selectors
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 GRAM = 16
 WINDOW = 48
@@ -25,8 +27,9 @@ MIN_EXACT_CHARACTERS = 48
 """Shorter texts are written by chance by anybody: an equal fingerprint of one is no evidence by itself."""
 MAX_GRAMS = 16_384
 """Winnowed fingerprints of one text; the rest of a very long one is covered by the exact one alone."""
-_SPACES = re.compile(r"\s+")
-_FORMAT = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
+_IGNORED = re.compile(
+    "[\ufe00-\ufe0f\U000e0100-\U000e01ef\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]+"
+)
 _MULTIPLIER = 0x9E37_79B9_7F4A_7C15
 
 
@@ -44,8 +47,11 @@ class Fingerprint:
 
 def normalised(text: str) -> str:
     """The text as it is compared."""
-    folded = unicodedata.normalize("NFKC", without_selectors(text)).casefold()
-    return _SPACES.sub("", _FORMAT.sub("", unicodedata.normalize("NFKC", folded)))
+    if text.isascii():
+        return "".join(text.lower().split())
+    # Ignored characters go first, for one between a letter and its accent would keep them apart.
+    folded = unicodedata.normalize("NFKC", _IGNORED.sub("", text)).casefold()
+    return "".join(unicodedata.normalize("NFKC", folded).split())
 
 
 def fingerprint(text: str, key: bytes) -> Fingerprint:
@@ -68,7 +74,7 @@ def _keyed(gram: str, key: bytes) -> int:
 
 
 def _winnowed(plain: str) -> list[int]:
-    """Places of the grams whose hash is the least of some window; the rightmost of equals."""
+    """One place of each gram whose hash is the least of some window."""
     count = len(plain) - GRAM + 1
     if count <= 0:
         return []
@@ -76,12 +82,26 @@ def _winnowed(plain: str) -> list[int]:
     hashes = np.zeros(count, dtype=np.uint64)
     multiplier = np.uint64(_MULTIPLIER)
     for offset in range(GRAM):
-        hashes = hashes * multiplier + codes[offset : offset + count]
+        hashes *= multiplier
+        hashes += codes[offset : offset + count]
     # Mixed (the finaliser of splitmix64), for the polynomial's low bits alone would choose by the last characters.
     hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)
     hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB)
     hashes ^= hashes >> np.uint64(31)
     window = min(WINDOW, count)
-    windows = np.lib.stride_tricks.sliding_window_view(hashes[::-1], window)
-    rightmost = windows.argmin(axis=1) + np.arange(count - window + 1)
-    return [count - 1 - int(at) for at in np.unique(rightmost)[::-1]]
+    least = _sliding(hashes, window, np.minimum)
+    # A gram is no less than any window that holds it, so it is the least of one where it equals the greatest of theirs.
+    around = np.zeros(window - 1, dtype=np.uint64)
+    chosen = np.flatnonzero(hashes == _sliding(np.concatenate((around, least, around)), window, np.maximum))
+    _, first = np.unique(hashes[chosen], return_index=True)
+    return [int(at) for at in np.sort(chosen[first])]
+
+
+def _sliding(values: NDArray[np.uint64], window: int, extreme: np.ufunc) -> NDArray[np.uint64]:
+    """The least or greatest of each window, by windows of twice the size from windows of half."""
+    size = 1
+    while size * 2 <= window:
+        values = extreme(values[:-size], values[size:])
+        size *= 2
+    rest = window - size
+    return extreme(values[:-rest], values[rest:]) if rest else values

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("moltbot.watermark")
 
 _DAY_S = 86_400.0
+_INDEX_INTERVAL_S = 5.0
 _ACCESS = {
     "IssueKey": Access.OPERATOR,
     "RotateKey": Access.OPERATOR,
@@ -51,7 +52,7 @@ async def open_watermark(runtime: Runtime) -> AsyncGenerator[Service]:
         reading = Lane("watermark-read", settings.max_waiting)
         stack.push_async_callback(reading.close)
         await stack.enter_async_context(keyring.watching())
-        await stack.enter_async_context(_purging(registry, writing, retention_s))
+        await stack.enter_async_context(_housekeeping(registry, writing, retention_s))
         servicer = WatermarkServicer(
             settings=settings,
             keyring=keyring,
@@ -66,19 +67,24 @@ async def open_watermark(runtime: Runtime) -> AsyncGenerator[Service]:
 
 
 @contextlib.asynccontextmanager
-async def _purging(registry: Registry, writing: Lane, retention_s: float) -> AsyncGenerator[None]:
-    """Delete once a day what is older than its retention, while the context is open."""
+async def _housekeeping(registry: Registry, writing: Lane, retention_s: float) -> AsyncGenerator[None]:
+    """Index new fingerprints, and once a day delete what is past its retention, while the context is open."""
 
-    async def purge() -> None:
+    async def keep() -> None:
+        purge_at_s = 0.0
         while True:
             try:
-                gone = await writing.run(registry.purge, time.time() - retention_s)
-                log.info("watermark registry purged", entries=gone)
+                while await writing.run(registry.index):
+                    pass
+                if time.monotonic() >= purge_at_s:
+                    gone = await writing.run(registry.purge, time.time() - retention_s)
+                    log.info("watermark registry purged", entries=gone)
+                    purge_at_s = time.monotonic() + _DAY_S
             except Exception:
-                log.exception("watermark registry not purged; trying again tomorrow")
-            await asyncio.sleep(_DAY_S)
+                log.exception("watermark registry: housekeeping failed; trying again")
+            await asyncio.sleep(_INDEX_INTERVAL_S)
 
-    task = asyncio.create_task(purge(), name="watermark-purge")
+    task = asyncio.create_task(keep(), name="watermark-housekeeping")
     try:
         yield
     finally:

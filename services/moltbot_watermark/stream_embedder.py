@@ -25,6 +25,7 @@ _STRUCTURE = re.compile(r"[\n`{\[<$\\]")
 _WORD_END = re.compile(r"[\s`{\[<$\\]")
 _IN_JSON = re.compile(r'["{}\[\]()\n]')  # round ones too: of `[0, 1)`, and of a link's target
 _IN_STRING = re.compile(r'["\\\n]')
+_INDENT = re.compile(r"[ \t]+")
 _IN_SPAN = re.compile(r"[`\n]")
 _IN_TAG = re.compile(r'[">\n]')
 _IN_QUOTE = re.compile(r'["\n]')
@@ -327,6 +328,10 @@ class StreamEmbedder:
     # Regions: code spans, brackets, tags. Each handler ends at a line's end, for a fence may begin there.
 
     def _take_region_prefix(self, text: str, at: int) -> int:
+        if self._mode in {_Mode.JSON, _Mode.SPAN} and not self._escaped:
+            indent = _INDENT.match(text, at)
+            if indent is not None:
+                return indent.end()
         character = text[at]
         if character in "`~":
             self._start_run(character, at_prefix=True)

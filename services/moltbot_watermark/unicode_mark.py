@@ -51,7 +51,6 @@ _SELECTORS = tuple(chr(0xFE00 + value) if value < 16 else chr(0xE0100 + value - 
 _CLASS = "[\ufe00-\ufe0f\U000e0100-\U000e01ef]"
 _RUN = re.compile(f"{_CLASS}{{{FRAME_LENGTH - _PARITY_BYTES},}}")
 _FRAME = re.compile(f"(?<!{_CLASS}){_SELECTORS[VERSION]}{_CLASS}{{{FRAME_LENGTH - 1}}}(?!{_CLASS})")
-_ANY = re.compile(f"{_CLASS}+")
 _CODEC = RSCodec(_PARITY_BYTES)
 
 
@@ -141,11 +140,6 @@ def strip(text: str) -> str:
     Only whole, undamaged frames go; other variation selectors are the text's own.
     """
     return _FRAME.sub(_nothing_if_frame, text)
-
-
-def without_selectors(text: str) -> str:
-    """Remove every variation selector, a frame's and the text's own, for comparing texts."""
-    return _ANY.sub("", text)
 
 
 def _nothing_if_frame(match: re.Match[str]) -> str:

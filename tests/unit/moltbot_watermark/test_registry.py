@@ -99,6 +99,18 @@ def test_what_is_past_its_retention_goes(registry: Registry) -> None:
     assert registry.request_of("acme", 1, mark_id) == ("", 0.0)
 
 
+def test_an_output_registered_after_all_were_purged_is_found(registry: Registry) -> None:
+    text = fingerprint(TEXT, KEY)
+    registry.register(OUTPUT, text)
+    assert registry.index() == 1
+    registry.purge(time.time())
+    registry.register(OUTPUT, text)
+    assert registry.index() == 1
+    assert registry.index() == 0
+    (match,) = registry.similar(fingerprint("Words before it. " + TEXT, KEY), "")
+    assert match.shared > 0
+
+
 def test_the_database_holds_no_text_and_is_for_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "registry.sqlite"
     registry = Registry(path)
