@@ -89,7 +89,10 @@ class Signer:
 
     def sign(self, size: int, root: bytes) -> str:
         """A signed note of a tree head."""
-        body = Checkpoint(self.origin, size, root).body
+        return self.sign_text(Checkpoint(self.origin, size, root).body)
+
+    def sign_text(self, body: str) -> str:
+        """A signed note of any text that begins with the origin and ends with a line feed."""
         signature = _key_id(self.origin, self._public) + self._key.sign(body.encode())
         return f"{body}\n{_DASH} {self.origin} {base64.b64encode(signature).decode()}\n"
 
@@ -113,19 +116,38 @@ def verify(note: str, verifier_key: str) -> Checkpoint:
     Raises:
         DataLoss: It is not a checkpoint of this key.
     """
-    name, key_id, encoded = verifier_key.split("+", 2)
-    public = base64.b64decode(encoded)[1:]
+    verify_text(note, verifier_key)
+    return parse(note)
+
+
+def verify_text(note: str, verifier_key: str) -> str:
+    """Check the signature of a note.
+
+    Returns:
+        Its text.
+
+    Raises:
+        DataLoss: It carries no valid signature of this key.
+        InvalidArgument: The key is not a C2SP verifier key of type Ed25519.
+    """
+    try:
+        name, key_id, encoded = verifier_key.strip().split("+", 2)
+        public = base64.b64decode(encoded, validate=True)
+        key = Ed25519PublicKey.from_public_bytes(public[1:])
+    except ValueError:
+        raise InvalidArgument("the verifier key must read <name>+<key id>+<base64>") from None
+    if public[:1] != _ED25519 or _key_id(name, public[1:]).hex() != key_id:
+        raise InvalidArgument("the verifier key's id is not that of an Ed25519 key with this name")
     body, _, signatures = note.partition("\n\n")
     for line in signatures.splitlines():
         parts = line.split(" ")
         if len(parts) != 3 or parts[0] != _DASH or parts[1] != name:
             continue
-        signature = base64.b64decode(parts[2])
-        if signature[:4].hex() != key_id:
-            continue
         try:
-            Ed25519PublicKey.from_public_bytes(public).verify(signature[4:], (body + "\n").encode())
-        except InvalidSignature:
+            signature = base64.b64decode(parts[2], validate=True)
+            if signature[:4].hex() == key_id:
+                key.verify(signature[4:], (body + "\n").encode())
+                return body + "\n"
+        except (ValueError, InvalidSignature):
             break
-        return parse(note)
-    raise DataLoss(f"the checkpoint carries no valid signature of {name}")
+    raise DataLoss(f"the note carries no valid signature of {name}")

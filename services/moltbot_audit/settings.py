@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -12,11 +12,15 @@ from moltbot_mesh.settings import Section
 class AuditSettings(Section):
     """The log."""
 
-    origin: str = "moltbot.local/audit"
+    origin: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\s+]+$")] = "moltbot.local/audit"
     """Name of the log in its checkpoints (C2SP: a schema-less URL)."""
-    segment_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 32)] = 64 << 20
+    sync: Literal["always", "never"] = "always"
+    """When the disk is waited for. `always`: before a record is acknowledged. `never`: a power failure may cost
+    acknowledged records; a killed process costs none."""
+    segment_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 30)] = 64 << 20
     """Size of a segment file, allocated at once."""
     checkpoint_interval_s: Annotated[float, Field(ge=0.05, le=60)] = 1.0
-    """Least time between two signed checkpoints."""
+    """Least time between two signed checkpoints, in seconds."""
     retention_days: Annotated[int, Field(ge=183)] = 400
-    """Days that records are kept; the Cybersecurity Law asks for six months at least."""
+    """Days that records are kept; the Cybersecurity Law asks for six months at least. Older segments are removed whole,
+    their hashes stay."""

@@ -1,0 +1,77 @@
+"""What may go when it is old: sealed segments. Tiles and checkpoints stay, so every proof stays valid.
+
+The horizon — the first record that must still be there — is signed before anything goes: records that are missing behind
+it were removed by somebody else.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from moltbot_audit import merkle
+from moltbot_audit.checkpoint import verify_text
+from moltbot_audit.integrate import write_durably
+from moltbot_audit.segment import segments
+from moltbot_mesh.errors import DataLoss
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from moltbot_audit.checkpoint import Signer
+
+HORIZON_FILE = "horizon"
+
+
+def read_horizon(directory: Path, verifier_key: str) -> int:
+    """The first record that must still be there.
+
+    Raises:
+        DataLoss: The horizon is not signed by this key.
+    """
+    path = directory / HORIZON_FILE
+    if not path.exists():
+        return 0
+    _, kind, sequence, *_ = [*verify_text(path.read_text(), verifier_key).split("\n"), "", ""]
+    if kind != "horizon" or not sequence.isdigit():
+        raise DataLoss(f"{path.name}: not a signed horizon")
+    return int(sequence)
+
+
+def expire(directory: Path, signer: Signer, covered: int, before_ns: int) -> tuple[int, int]:
+    """Remove sealed segments that were last written before a time.
+
+    Args:
+        directory: The log's.
+        signer: Signs the horizon.
+        covered: Records under the newest checkpoint; only what complete tiles hold may go.
+        before_ns: Nanoseconds since 1970, by this machine's clock.
+
+    Returns:
+        The horizon, and how many records went.
+    """
+    found = segments(directory / "segments")
+    old: list[Path] = []
+    horizon = found[0][0]
+    for (_, path), (following, _) in zip(found, found[1:], strict=False):
+        if following > covered // merkle.TILE_HASHES * merkle.TILE_HASHES or path.stat().st_mtime_ns >= before_ns:
+            break
+        old.append(path)
+        horizon = following
+    if not old:
+        return horizon, 0
+    for number in range(found[0][0] // merkle.TILE_HASHES, -(-horizon // merkle.TILE_HASHES)):
+        _sync(directory / merkle.tile_path(0, number))
+    write_durably(directory / HORIZON_FILE, signer.sign_text(f"{signer.origin}\nhorizon\n{horizon}\n"))
+    _sync(directory)
+    for path in old:
+        path.unlink()
+    return horizon, horizon - found[0][0]
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

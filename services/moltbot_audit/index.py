@@ -1,0 +1,190 @@
+"""The query index: SQLite, written behind the log and rebuilt from it at any time. Truth is the segments."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from moltbot_audit.records import Place
+from moltbot_mesh.errors import DeadlineExceeded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from moltbot_audit.records import Committed, Filter
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS events (
+    sequence INTEGER PRIMARY KEY, event_id BLOB NOT NULL UNIQUE, segment INTEGER NOT NULL, offset INTEGER NOT NULL,
+    time_ns INTEGER NOT NULL, trace_id BLOB NOT NULL, request_id TEXT NOT NULL, tenant TEXT NOT NULL,
+    subject TEXT NOT NULL, model TEXT NOT NULL, type INTEGER NOT NULL, outcome INTEGER NOT NULL,
+    ingress INTEGER NOT NULL) STRICT;
+CREATE INDEX IF NOT EXISTS by_trace ON events (trace_id) WHERE trace_id <> x'';
+CREATE INDEX IF NOT EXISTS by_request ON events (request_id) WHERE request_id <> '';
+CREATE INDEX IF NOT EXISTS by_tenant ON events (tenant, sequence);
+"""
+_COLUMNS = ("tenant", "subject", "model", "request_id", "type", "outcome", "ingress")
+_WIDTH = 13
+_CHUNKS = (512, 64, 8, 1)
+"""Rows of one statement: SQLite inserts them without the interpreter's lock."""
+_QUERY_S = 10.0
+_MOST_OF_A_TRACE = 10_000
+
+
+class Index:
+    """Finds records. One thread adds; any may read.
+
+    Args:
+        path: The database file. One that is damaged is thrown away: `next_sequence` says what to add again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._db = self._open()
+        except sqlite3.DatabaseError:
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            self._db = self._open()
+        path.chmod(0o600)
+        self._reader_lock = threading.Lock()
+        self._reader = self._connect()
+        """For look-ups by id and trace, which are quick; a query gets a connection of its own."""
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, timeout=10.0, isolation_level=None, check_same_thread=False)
+
+    def _open(self) -> sqlite3.Connection:
+        db = self._connect()
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")  # a power failure may cost the newest rows, never the file
+            db.executescript(_SCHEMA)
+            db.execute("SELECT max(sequence), max(event_id) FROM events").fetchone()
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def next_sequence(self) -> int:
+        """The first sequence that is not indexed."""
+        (last,) = self._db.execute("SELECT max(sequence) FROM events").fetchone()
+        return 0 if last is None else int(last) + 1
+
+    def newest_event_id(self) -> bytes:
+        """The largest of all ids; UUIDv7 are ordered by time."""
+        (newest,) = self._db.execute("SELECT max(event_id) FROM events").fetchone()
+        return newest or b""
+
+    def clear_from(self, sequence: int) -> None:
+        """Forget records that the log does not have."""
+        self._db.execute("DELETE FROM events WHERE sequence >= ?", (sequence,))
+
+    def clear_below(self, sequence: int) -> None:
+        """Forget records that have expired."""
+        with contextlib.closing(self._connect()) as db:
+            db.execute("DELETE FROM events WHERE sequence < ?", (sequence,))
+
+    def add(self, batch: Sequence[Committed]) -> None:
+        """Index records: all or none."""
+        self._db.execute("BEGIN")
+        try:
+            start = 0
+            for size in _CHUNKS:
+                while len(batch) - start >= size:
+                    self._insert(batch[start : start + size])
+                    start += size
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _insert(self, batch: Sequence[Committed]) -> None:
+        row = f"({','.join('?' * _WIDTH)})"
+        values: list[object] = []
+        for (sequence, segment, offset), _, r in batch:
+            values += (
+                sequence, r.event_id, segment, offset, r.time_ns, r.trace_id, r.request_id,
+                r.tenant, r.subject, r.model, r.type, r.outcome, r.ingress,
+            )  # fmt: skip
+        self._db.execute(f"INSERT OR IGNORE INTO events VALUES {','.join([row] * len(batch))}", values)  # noqa: S608 - marks
+
+    def places(self, event_ids: Sequence[bytes]) -> dict[bytes, Place]:
+        """Places of those events that are indexed."""
+        found: dict[bytes, Place] = {}
+        for start in range(0, len(event_ids), 500):
+            ids = event_ids[start : start + 500]
+            marks = ",".join("?" * len(ids))
+            statement = f"SELECT event_id, sequence, segment, offset FROM events WHERE event_id IN ({marks})"  # noqa: S608 - marks
+            with self._reader_lock:
+                found |= {row[0]: Place(*row[1:]) for row in self._reader.execute(statement, ids)}
+        return found
+
+    def place_at(self, sequence: int) -> Place | None:
+        """The place of a record."""
+        with self._reader_lock:
+            row = self._reader.execute(
+                "SELECT sequence, segment, offset FROM events WHERE sequence = ?", (sequence,)
+            ).fetchone()
+        return Place(*row) if row else None
+
+    def trace(self, trace_id: bytes) -> list[Place]:
+        """Places of a trace's events in order of time; of the first 10,000."""
+        with self._reader_lock:
+            rows = self._reader.execute(
+                "SELECT sequence, segment, offset FROM events WHERE trace_id = ? AND trace_id <> x''"
+                " ORDER BY time_ns, sequence LIMIT ?",
+                (trace_id, _MOST_OF_A_TRACE),
+            ).fetchall()
+        return [Place(*row) for row in rows]
+
+    def query(self, wanted: Filter, before: int, limit: int) -> list[Place]:
+        """Places of matching events, newest first, with a sequence below `before`.
+
+        Raises:
+            DeadlineExceeded: It took longer than ten seconds.
+        """
+        clauses, values = ["sequence < ?"], [before]
+        for column in _COLUMNS:
+            value = getattr(wanted, column)
+            if value:
+                clauses.append(f"{column} = ?")
+                values.append(value)
+        if wanted.request_id:
+            clauses.append("request_id <> ''")  # so that the partial index is used
+        if wanted.start_ns:
+            clauses.append("time_ns >= ?")
+            values.append(wanted.start_ns)
+        if wanted.end_ns:
+            clauses.append("time_ns < ?")
+            values.append(wanted.end_ns)
+        statement = (
+            f"SELECT sequence, segment, offset FROM events WHERE {' AND '.join(clauses)} "  # noqa: S608 - our columns
+            "ORDER BY sequence DESC LIMIT ?"
+        )
+        with self._bounded() as db:
+            return [Place(*row) for row in db.execute(statement, (*values, limit))]
+
+    @contextlib.contextmanager
+    def _bounded(self) -> Iterator[sqlite3.Connection]:
+        deadline_s = time.monotonic() + _QUERY_S
+        with contextlib.closing(self._connect()) as db:
+            db.set_progress_handler(lambda: time.monotonic() > deadline_s, 10_000)
+            try:
+                yield db
+            except sqlite3.OperationalError as error:
+                if "interrupted" not in str(error):
+                    raise
+                raise DeadlineExceeded(
+                    f"the query took longer than {_QUERY_S:.0f} s; ask for a tenant, a request or a shorter time"
+                ) from None
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._reader_lock:
+            self._reader.close()
+        self._db.close()

@@ -1,0 +1,311 @@
+"""The log: records in, sequences and proofs out."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from moltbot_audit import merkle
+from moltbot_audit.checkpoint import Checkpoint, Signer, parse, verify
+from moltbot_audit.commit import Committer
+from moltbot_audit.expiry import expire, read_horizon
+from moltbot_audit.index import Index
+from moltbot_audit.integrate import Integrator, write_durably
+from moltbot_audit.records import Committed, Filter, Logged, Place, Record
+from moltbot_audit.seen import Seen
+from moltbot_audit.segment import Damage, SegmentWriter, read, read_at, segment_name, segments
+from moltbot_audit.verify import CHECKPOINT_FILE, KEY_FILE, VerifyReport, verify_directory
+from moltbot_mesh.errors import DataLoss, FailedPrecondition, MoltbotError, NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from moltbot_audit.commit import Answer, Done
+
+_INDEX_WAIT_S = 5.0
+_REBUILD_BATCH = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """That a record is in the log."""
+
+    sequence: int
+    size: int
+    """Of the tree."""
+    hashes: tuple[bytes, ...]
+    """From the leaf up, 32 bytes each."""
+    checkpoint: str
+    """The signed tree head."""
+    record: bytes
+
+
+class Ledger:
+    """The log of one installation. Its methods may be called from any thread; all but `submit` block.
+
+    Args:
+        directory: Segments, tiles, checkpoint and index stand below it.
+        signer: Signs checkpoints.
+        decode: Reads a payload's keys, to index it again.
+        segment_bytes: Size of a segment.
+        checkpoint_interval_s: Least time between two checkpoints, in seconds.
+        sync: Whether an acknowledgement waits for the disk.
+
+    Raises:
+        DataLoss: Acknowledged records are damaged or missing.
+        Unavailable: Another process has the log open, or the disk fails.
+        ResourceExhausted: The disk is full.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        signer: Signer,
+        decode: Callable[[bytes], Record],
+        segment_bytes: int = 64 << 20,
+        checkpoint_interval_s: float = 1.0,
+        *,
+        sync: bool = True,
+    ) -> None:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.directory = directory
+        self._segments = directory / "segments"
+        self._signer = signer
+        self._opened = contextlib.ExitStack()
+        _lock(directory, self._opened)
+        try:
+            note, covered = self._read_checkpoint()
+            writer = SegmentWriter(self._segments, segment_bytes, sync=sync)
+            self._writer = self._opened.enter_context(contextlib.closing(writer))
+            self._writer.recover(covered)
+            self._tree = merkle.Tree(directory)
+            self._index = self._opened.enter_context(contextlib.closing(Index(directory / "index.sqlite")))
+            self._catch_up(note, covered, decode)
+            write_durably(directory / KEY_FILE, signer.verifier_key + "\n")
+            self._integrator = Integrator(
+                self._tree, self._index, signer, directory / CHECKPOINT_FILE, note, covered, checkpoint_interval_s
+            )
+        except BaseException as error:
+            self._opened.close()
+            if isinstance(error, OSError):
+                raise Unavailable(f"{directory}: the audit log cannot be opened: {error}") from error
+            raise
+        self._committer = Committer(self._writer, Seen(self._index), self._integrator)
+
+    def _read_checkpoint(self) -> tuple[str, int]:
+        path = self.directory / CHECKPOINT_FILE
+        if not path.exists():
+            return "", 0
+        note = path.read_text()
+        return note, verify(note, self._signer.verifier_key).size
+
+    def _catch_up(self, note: str, covered: int, decode: Callable[[bytes], Record]) -> None:
+        """Bring tree and index to where the segments are."""
+        oldest = segments(self._segments)[0][0]
+        if oldest > read_horizon(self.directory, self._signer.verifier_key):
+            raise DataLoss(f"{self._segments}: records 0 to {oldest - 1} are missing and have not expired")
+        self._index.clear_from(self._writer.next_sequence)
+        try:
+            self._tree.restore(covered)
+            if note and self._tree.root() != parse(note).root:
+                self._tree.restore(oldest)
+        except DataLoss:  # tiles are not synced: a power failure may cost some, the records have them all
+            self._tree.restore(oldest)
+        self._read_from(min(self._tree.size, self._index.next_sequence()), decode)
+        self._tree.publish()
+        if note and self._tree.root(covered) != parse(note).root:
+            raise DataLoss("the audit log does not match its signed checkpoint; `moltbot audit verify` tells more")
+
+    def _read_from(self, start: int, decode: Callable[[bytes], Record]) -> None:
+        hashed, indexed = self._tree.size, self._index.next_sequence()
+        rows: list[Committed] = []
+        found = segments(self._segments)
+        for (first, path), following in zip(found, [*(f for f, _ in found[1:]), self._writer.next_sequence], strict=True):
+            expected = first
+            if following <= start:
+                continue
+            for item in read(path, first):
+                if isinstance(item, Damage):
+                    raise DataLoss(f"the audit log is damaged: {item}; `moltbot audit verify` tells more")
+                expected = item.number + 1
+                if item.number >= hashed:
+                    self._tree.append(merkle.leaf_hash(item.payload))
+                if item.number >= indexed:
+                    rows.append(Committed(Place(item.number, first, item.offset), b"", decode(item.payload)))
+                    if len(rows) >= _REBUILD_BATCH:
+                        self._index.add(rows)
+                        rows = []
+            self._tree.flush()
+            if expected != following:
+                raise DataLoss(f"{path.name}: ends at record {expected}, but {following} follows")
+        self._index.add(rows)
+
+    def submit(self, records: Sequence[Record], done: Done) -> None:
+        """Append records, all or none; never blocks.
+
+        A record whose id stands already with the same bytes gets its first sequence.
+
+        Args:
+            records: At least one.
+            done: Called once, from any thread, with their sequences when they are on disk, or with why they were refused:
+                AlreadyExists (an id stands with another body), InvalidArgument (too large), ResourceExhausted (the disk
+                is full), Unavailable.
+        """
+        self._committer.submit(records, done)
+
+    def append(self, records: Sequence[Record]) -> list[int]:
+        """Append records and wait until they are on disk; see `submit`.
+
+        Raises:
+            MoltbotError: They were refused.
+        """
+        answered = threading.Event()
+        answers: list[Answer] = []
+
+        def done(answer: Answer) -> None:
+            answers.append(answer)
+            answered.set()
+
+        self.submit(records, done)
+        answered.wait()
+        if isinstance(answers[0], MoltbotError):
+            raise answers[0]
+        return answers[0]
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with it now; empty when all is well."""
+        return self._committer.problem or self._integrator.problem
+
+    @property
+    def size(self) -> int:
+        """Records in the log."""
+        return self._writer.next_sequence
+
+    @property
+    def verifier_key(self) -> str:
+        """The key to check checkpoints with."""
+        return self._signer.verifier_key
+
+    def checkpoint(self) -> tuple[str, Checkpoint]:
+        """The newest checkpoint, as it was signed and as it reads."""
+        note = self._integrator.note
+        return note, parse(note)
+
+    def get(self, event_id: bytes) -> Logged:
+        """One event.
+
+        Raises:
+            NotFound: The log does not have it.
+        """
+        self._settle()
+        place = self._index.places([event_id]).get(event_id)
+        if place is None:
+            raise NotFound(f"no event has the id {event_id.hex()}")
+        return self._at(place)
+
+    def at(self, sequence: int) -> Logged:
+        """The record with a sequence.
+
+        Raises:
+            NotFound: The log does not have it.
+        """
+        self._settle()
+        place = self._index.place_at(sequence)
+        if place is None:
+            raise NotFound(f"there is no record {sequence}; the log has {self.size}, the oldest may have expired")
+        return self._at(place)
+
+    def trace(self, trace_id: bytes) -> list[Logged]:
+        """All events of a trace in order of time."""
+        self._settle()
+        return self._all(self._index.trace(trace_id))
+
+    def query(self, wanted: Filter, before: int, limit: int) -> list[Logged]:
+        """Matching events with a sequence below `before`, newest first.
+
+        Raises:
+            DeadlineExceeded: Too much would have to be read.
+        """
+        self._settle()
+        return self._all(self._index.query(wanted, before, limit))
+
+    def _settle(self) -> None:
+        """Wait for the index, so that whatever was acknowledged is found."""
+        if not self._integrator.wait_indexed(self._writer.next_sequence, _INDEX_WAIT_S):
+            raise Unavailable("the audit index is behind; try again", retry_after_s=1.0)
+
+    def _all(self, places: Iterable[Place]) -> list[Logged]:
+        return [self._at(place) for place in places]
+
+    def _at(self, place: Place) -> Logged:
+        path = self._segments / segment_name(place.segment)
+        return Logged(place.sequence, read_at(path, place.sequence, place.offset))
+
+    def inclusion_proof(self, event: bytes | int) -> Proof:
+        """Prove that an event, named by its id or its sequence, is in the newest checkpoint's tree.
+
+        Raises:
+            NotFound: No such event.
+            FailedPrecondition: The checkpoint does not cover it yet.
+        """
+        logged = self.at(event) if isinstance(event, int) else self.get(event)
+        note, head = self.checkpoint()
+        if logged.sequence >= head.size:
+            raise FailedPrecondition("not yet under a checkpoint; try again in a second")
+        with self._integrator.tree_lock:
+            hashes = merkle.inclusion_proof(logged.sequence, head.size, self._tree.node)
+        return Proof(logged.sequence, head.size, tuple(hashes), note, logged.payload)
+
+    def consistency_proof(self, first: int, second: int = 0) -> tuple[int, list[bytes]]:
+        """Prove that the log of `second` records (0: the newest checkpoint's) extends that of `first`.
+
+        Returns:
+            `second` and the proof.
+
+        Raises:
+            FailedPrecondition: No checkpoint covers `second` yet, or `first` is larger.
+        """
+        _, head = self.checkpoint()
+        second = second or head.size
+        if not 0 <= first <= second <= head.size:
+            raise FailedPrecondition(f"asked for {first} to {second}: the sizes must grow and be at most {head.size}")
+        with self._integrator.tree_lock:
+            return second, merkle.consistency_proof(first, second, self._tree.node)
+
+    def verify(self) -> VerifyReport:
+        """Read everything again and check it, against this log's own key."""
+        return verify_directory(self.directory, self.verifier_key)
+
+    def expire(self, before_ns: int) -> int:
+        """Remove sealed segments last written before a time (nanoseconds since 1970); proofs stay.
+
+        Returns:
+            How many records went.
+        """
+        _, head = self.checkpoint()
+        horizon, removed = expire(self.directory, self._signer, head.size, before_ns)
+        if removed:
+            self._index.clear_below(horizon)
+        return removed
+
+    def close(self) -> None:
+        """Write what waits, sign, and close."""
+        self._committer.close()
+        self._integrator.close()
+        self._opened.close()
+
+
+def _lock(directory: Path, opened: contextlib.ExitStack) -> None:
+    file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    opened.callback(os.close, file)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        opened.close()
+        raise Unavailable(f"{directory}: another process has this audit log open") from None

@@ -1,0 +1,67 @@
+"""What the log knows of a record: its keys for finding it, and the bytes it keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One event as it is stored, with the keys it is found by."""
+
+    event_id: bytes
+    """UUIDv7, 16 bytes."""
+    payload: bytes
+    """The event as the producer serialised it; stored and hashed byte for byte."""
+    time_ns: int = 0
+    trace_id: bytes = b""
+    request_id: str = ""
+    tenant: str = ""
+    subject: str = ""
+    model: str = ""
+    type: int = 0
+    outcome: int = 0
+    ingress: int = 0
+
+
+class Place(NamedTuple):
+    """Where a record stands."""
+
+    sequence: int
+    segment: int
+    """First sequence of its segment."""
+    offset: int
+    """In the segment, in bytes."""
+
+
+class Committed(NamedTuple):
+    """A record that is on disk."""
+
+    place: Place
+    leaf: bytes
+    """Its leaf hash."""
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What to look for; an empty field matches all."""
+
+    tenant: str = ""
+    subject: str = ""
+    model: str = ""
+    request_id: str = ""
+    type: int = 0
+    outcome: int = 0
+    ingress: int = 0
+    start_ns: int = 0
+    end_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A record and its place in the log."""
+
+    sequence: int
+    payload: bytes

@@ -1,0 +1,60 @@
+"""Whether an event stands in the log already.
+
+Ids are UUIDv7, ordered by time: one that is newer than every id this has forgotten, and is not remembered, is new. Only
+the others are looked for in the index. Any clock may be wrong: that costs look-ups, never an answer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from moltbot_audit.index import Index
+    from moltbot_audit.records import Committed, Place
+
+_GENERATION = 20_000
+
+
+class Seen:
+    """The newest ids and their places. For one thread.
+
+    Args:
+        index: Knows the others; nothing in the log is missing in it now.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._forgotten = index.newest_event_id()
+        """No id that was forgotten is larger."""
+        self._young: dict[bytes, Place] = {}
+        self._old: dict[bytes, Place] = {}
+
+    def find(self, event_ids: Iterable[bytes]) -> dict[bytes, Place]:
+        """The places of those that stand in the log."""
+        found: dict[bytes, Place] = {}
+        unsure: list[bytes] = []
+        young, old, forgotten = self._young, self._old, self._forgotten
+        for event_id in event_ids:
+            place = young.get(event_id) or old.get(event_id)
+            if place is not None:
+                found[event_id] = place
+            elif event_id <= forgotten:
+                unsure.append(event_id)
+        return found | self._index.places(unsure) if unsure else found
+
+    def add(self, batch: Iterable[Committed], indexed: int) -> None:
+        """Remember records.
+
+        Args:
+            batch: The records.
+            indexed: All below this sequence are in the index, so they may be forgotten.
+        """
+        self._young.update((committed.record.event_id, committed.place) for committed in batch)
+        if len(self._young) < _GENERATION:
+            return
+        if self._old and next(reversed(self._old.values())).sequence >= indexed:
+            return
+        self._forgotten = max(self._forgotten, max(self._old, default=b""))
+        self._old, self._young = self._young, {}

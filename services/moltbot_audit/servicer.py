@@ -1,0 +1,220 @@
+"""AuditService: wire to core and back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from moltbot.audit.v1 import audit_pb2 as pb
+from moltbot.audit.v1 import audit_pb2_grpc
+from moltbot_audit.event import decode
+from moltbot_audit.records import Filter, Logged
+from moltbot_audit.verify import verify_steps
+from moltbot_mesh.call import acting_tenant, current_call
+from moltbot_mesh.errors import InvalidArgument, MoltbotError, NotFound, PermissionDenied
+from moltbot_mesh.paging import DEFAULT_PAGE_SIZE, offset_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from moltbot_audit.commit import Answer
+    from moltbot_audit.ledger import Ledger
+
+_PIPELINE = 64
+_END = 1 << 62
+
+
+class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
+    """See `protos/moltbot/audit/v1/audit.proto`.
+
+    Args:
+        ledger: The log.
+        log_read: Logs a read of the log: the method, what was read, and why it was refused (empty if it was not). The
+            answer waits for it.
+    """
+
+    def __init__(self, ledger: Ledger, log_read: Callable[[str, str, str], Awaitable[object]]) -> None:
+        self._ledger = ledger
+        self._log_read = log_read
+
+    async def AppendStream(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[pb.AppendStreamRequest],
+        context: Any,  # noqa: ARG002
+    ) -> AsyncIterator[pb.AppendStreamResponse]:
+        """Append batches; up to 64 are under way at a time, acknowledged in order."""
+        waiting: asyncio.Queue[tuple[int, asyncio.Future[list[int]]] | None] = asyncio.Queue(_PIPELINE)
+
+        async def receive() -> None:
+            try:
+                async for request in request_iterator:
+                    await waiting.put((request.batch_id, self._submit(request)))
+            finally:
+                await waiting.put(None)
+
+        receiving = asyncio.create_task(receive(), name="audit-receive")
+        try:
+            while (item := await waiting.get()) is not None:
+                batch_id, appended = item
+                yield pb.AppendStreamResponse(batch_id=batch_id, sequences=await appended)
+            await receiving
+        finally:
+            receiving.cancel()
+            while not receiving.done() or not waiting.empty():
+                # Room for what `receive` still puts; nobody asks for these batches any more.
+                while not waiting.empty():
+                    left = waiting.get_nowait()
+                    if left is not None:
+                        left[1].cancel()
+                await asyncio.wait([receiving], timeout=0.01)
+            if not receiving.cancelled():
+                receiving.exception()
+
+    def _submit(self, request: pb.AppendStreamRequest) -> asyncio.Future[list[int]]:
+        loop = asyncio.get_running_loop()
+        appended: asyncio.Future[list[int]] = loop.create_future()
+
+        def settle(answer: Answer) -> None:
+            if appended.done():
+                return
+            if isinstance(answer, MoltbotError):
+                appended.set_exception(answer)
+            else:
+                appended.set_result(answer)
+
+        try:
+            if not request.events:
+                raise InvalidArgument("events: a batch has at least one")
+            records = [decode(event) for event in request.events]
+        except MoltbotError as error:
+            settle(error)
+        else:
+            self._ledger.submit(records, lambda answer: loop.call_soon_threadsafe(settle, answer))
+        return appended
+
+    async def GetEvent(self, request: pb.GetEventRequest, context: Any) -> pb.GetEventResponse:  # noqa: ARG002, N802
+        """Return one event."""
+        async with self._recorded("GetEvent", request.event_id):
+            return pb.GetEventResponse(event=_shown(await self._find(request.event_id)))
+
+    async def Query(self, request: pb.QueryRequest, context: Any) -> pb.QueryResponse:  # noqa: ARG002, N802
+        """Find events."""
+        async with self._recorded("Query", f"tenant={request.tenant}"):
+            wanted = Filter(
+                _only_own(request.tenant),
+                request.subject,
+                request.model,
+                request.request_id,
+                request.type,
+                request.outcome,
+                request.ingress,
+                request.start_time.ToNanoseconds() if request.HasField("start_time") else 0,
+                request.end_time.ToNanoseconds() if request.HasField("end_time") else 0,
+            )
+            size = request.page_size or DEFAULT_PAGE_SIZE
+            before = offset_of(request.page_token) or _END
+            found = await asyncio.to_thread(self._ledger.query, wanted, before, size + 1)
+            token = str(found[size - 1].sequence) if len(found) > size else ""
+            return pb.QueryResponse(events=[_shown(logged) for logged in found[:size]], next_page_token=token)
+
+    async def GetTrace(self, request: pb.GetTraceRequest, context: Any) -> pb.GetTraceResponse:  # noqa: ARG002, N802
+        """Return a trace."""
+        async with self._recorded("GetTrace", request.trace_id):
+            try:
+                trace_id = bytes.fromhex(request.trace_id)
+            except ValueError:
+                raise InvalidArgument("trace_id: 32 hex digits are asked for") from None
+            tenant = _only_own("")
+            found = [_shown(logged) for logged in await asyncio.to_thread(self._ledger.trace, trace_id)]
+            found = [logged for logged in found if not tenant or logged.event.tenant == tenant]
+            if not found:
+                raise NotFound(f"no event of trace {request.trace_id}")
+            return pb.GetTraceResponse(events=found)
+
+    async def GetCheckpoint(  # noqa: N802
+        self,
+        request: pb.GetCheckpointRequest,  # noqa: ARG002
+        context: Any,  # noqa: ARG002
+    ) -> pb.GetCheckpointResponse:
+        """Return the newest checkpoint."""
+        note, head = self._ledger.checkpoint()
+        return pb.GetCheckpointResponse(checkpoint=note, tree_size=head.size, verifier_key=self._ledger.verifier_key)
+
+    async def GetInclusionProof(  # noqa: N802
+        self,
+        request: pb.GetInclusionProofRequest,
+        context: Any,  # noqa: ARG002
+    ) -> pb.GetInclusionProofResponse:
+        """Prove that an event is in the log."""
+        async with self._recorded("GetInclusionProof", request.event_id):
+            logged = await self._find(request.event_id)
+            proof = await asyncio.to_thread(self._ledger.inclusion_proof, logged.sequence)
+            return pb.GetInclusionProofResponse(
+                sequence=proof.sequence,
+                tree_size=proof.size,
+                hashes=proof.hashes,
+                checkpoint=proof.checkpoint,
+                record=proof.record,
+            )
+
+    async def GetConsistencyProof(  # noqa: N802
+        self,
+        request: pb.GetConsistencyProofRequest,
+        context: Any,  # noqa: ARG002
+    ) -> pb.GetConsistencyProofResponse:
+        """Prove that the log only grew."""
+        second, hashes = await asyncio.to_thread(self._ledger.consistency_proof, request.first, request.second)
+        return pb.GetConsistencyProofResponse(second=second, hashes=hashes)
+
+    async def Verify(  # noqa: N802
+        self,
+        request: pb.VerifyRequest,  # noqa: ARG002
+        context: Any,  # noqa: ARG002
+    ) -> AsyncIterator[pb.VerifyResponse]:
+        """Check the whole log."""
+        steps = verify_steps(self._ledger.directory, self._ledger.verifier_key)
+        while (step := await asyncio.to_thread(next, steps, None)) is not None:
+            total = max(step.covered, step.records)
+            yield pb.VerifyResponse(records=step.records, total=total, done=step.done, problems=step.problems)
+
+    async def _find(self, name: str) -> Logged:
+        """The event with an id or a sequence, if the caller may see it."""
+        if name.isascii() and name.isdigit() and len(name) < 20:
+            logged = await asyncio.to_thread(self._ledger.at, int(name))
+        else:
+            try:
+                event_id = uuid.UUID(name).bytes
+            except ValueError:
+                raise InvalidArgument(f"event_id: {name!r} is neither a UUID nor a sequence") from None
+            logged = await asyncio.to_thread(self._ledger.get, event_id)
+        tenant = _only_own("")
+        if tenant and pb.AuditEvent.FromString(logged.payload).tenant != tenant:
+            raise NotFound(f"no event is named {name}")
+        return logged
+
+    @contextlib.asynccontextmanager
+    async def _recorded(self, method: str, target: str) -> AsyncIterator[None]:
+        try:
+            yield
+        except MoltbotError as error:
+            await self._log_read(method, target, error.reason)
+            raise
+        await self._log_read(method, target, "")
+
+
+def _only_own(asked: str) -> str:
+    """The tenant to look at: a key with the role admin any (empty), everybody else the one it acts for."""
+    call = current_call()
+    if call is None or "admin" in call.principal.roles:
+        return asked
+    tenant = acting_tenant(asked)
+    if not tenant and call.principal.kind != "service":
+        raise PermissionDenied("this key belongs to no tenant")
+    return tenant
+
+
+def _shown(logged: Logged) -> pb.LoggedEvent:
+    event = pb.AuditEvent.FromString(logged.payload)
+    return pb.LoggedEvent(sequence=logged.sequence, event=event, record=logged.payload)
