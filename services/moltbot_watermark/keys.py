@@ -174,11 +174,16 @@ class Keyring:
                 await task
 
     def _take(self, entries: dict[str, bytes]) -> None:
-        tenants: dict[str, dict[int, _Stored]] = {}
+        # Epochs are never deleted and never un-revoked, so what is known here stands, however late the news comes.
         for key, value in entries.items():
             tenant, _, epoch = key.removeprefix(_PREFIX).rpartition("/")
-            tenants.setdefault(tenant, {})[int(epoch)] = msgspec.json.decode(value, type=_Stored)
-        self._tenants = tenants
+            self._note(tenant, int(epoch), msgspec.json.decode(value, type=_Stored))
+
+    def _note(self, tenant: str, epoch: int, stored: _Stored) -> None:
+        epochs = self._tenants.setdefault(tenant, {})
+        known = epochs.get(epoch)
+        if known is None or known.revoke_time_s is None:
+            epochs[epoch] = stored
 
     async def issue(self, tenant: str) -> Epoch:
         """Create the tenant's first epoch, or return the active one.
@@ -231,7 +236,7 @@ class Keyring:
         if epochs[epoch].revoke_time_s is None:
             revoked = msgspec.structs.replace(epochs[epoch], revoke_time_s=time.time())
             await self._store.put(f"{_PREFIX}{tenant}/{epoch}", msgspec.json.encode(revoked))
-            self._tenants.setdefault(tenant, {})[epoch] = revoked
+            self._note(tenant, epoch, revoked)
         return self._shown(tenant, epoch)
 
     def active(self, tenant: str) -> Epoch:
@@ -302,7 +307,7 @@ class Keyring:
     async def _create(self, tenant: str, epoch: int) -> None:
         stored = _Stored(time.time())
         await self._store.create(f"{_PREFIX}{tenant}/{epoch}", msgspec.json.encode(stored))
-        self._tenants.setdefault(tenant, {})[epoch] = stored
+        self._note(tenant, epoch, stored)
 
     async def _refresh(self) -> None:
         self._take(await self._store.list(_PREFIX))

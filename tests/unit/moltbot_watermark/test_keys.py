@@ -151,3 +151,13 @@ async def test_another_instance_sees_a_rotation(store: MemoryKeyValueStore, keyr
         while len(other.epochs("acme")) < 2:
             await asyncio.sleep(0)
         assert other.key("acme", 2, "unicode") == keyring.key("acme", 2, "unicode")
+
+
+async def test_late_news_do_not_undo_what_is_known(store: MemoryKeyValueStore) -> None:
+    keyring = Keyring(MasterKey(SECRET), store, YEAR_S)
+    await keyring.issue("acme")
+    before = await store.list("")
+    await keyring.rotate("acme")
+    await keyring.revoke("acme", 1)
+    keyring._take(before)
+    assert [epoch.state for epoch in keyring.epochs("acme")] == [State.REVOKED, State.ACTIVE]
