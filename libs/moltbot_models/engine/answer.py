@@ -1,0 +1,75 @@
+"""From the tokens of one sequence to the deltas its caller gets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moltbot_models.engine.detokenize import Detokenizer, StopStrings
+from moltbot_models.engine.tool_calls import CLOSE, OPEN, HermesToolCalls
+from moltbot_models.generation import Delta
+
+if TYPE_CHECKING:
+    from moltbot_models.engine.model_directory import ModelDirectory
+    from moltbot_models.engine.prompting import Prompt
+    from moltbot_models.generation import FinishReason, GenerationRequest, TokenLogprob, ToolCallDelta, Usage
+
+
+class Answer:
+    """Detokenises, watches for stop strings, and finds tool calls."""
+
+    def __init__(self, directory: ModelDirectory, request: GenerationRequest, prompt: Prompt) -> None:
+        shown: frozenset[int] = frozenset()
+        self._calls: HermesToolCalls | None = None
+        self._pieces: list[ToolCallDelta] = []
+        if prompt.parses_tool_calls:
+            # Some tokenizers mark the tags as special; here they are read.
+            tags = (directory.tokenizer.token_to_id(tag) for tag in (OPEN, CLOSE))
+            shown = frozenset(tag for tag in tags if tag is not None)
+            self._calls = HermesToolCalls()
+            _, self._pieces = self._calls.push(prompt.opening)
+        self._detokenizer = Detokenizer(directory.vocabulary, shown)
+        self._stops = StopStrings(request.sampling.stop)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has come."""
+        return self._stops.stopped
+
+    def push(self, token: int, logprob: TokenLogprob | None) -> Delta | None:
+        """Return what this token lets the caller see, None if that is nothing yet."""
+        text = self._parse(self._stops.push(self._detokenizer.push(token)))
+        pieces = self._taken()
+        logprobs = () if logprob is None else (logprob,)
+        return Delta(text, pieces, logprobs) if text or pieces or logprobs else None
+
+    def finish(self, last: Delta | None, reason: FinishReason, usage: Usage) -> Delta:
+        """Return the closing delta, with all that was held back.
+
+        Args:
+            last: What `push` gave for the final token, so that one step makes one delta.
+            reason: Why the answer ends.
+            usage: Tokens counted.
+        """
+        text = ""
+        if not self._stops.stopped:
+            text = self._parse(self._stops.push(self._detokenizer.finish()))
+            text += self._parse(self._stops.finish())
+        if self._calls is not None:
+            rest, pieces = self._calls.finish()
+            text += rest
+            self._pieces += pieces
+            if self._calls.calls and reason == "stop":
+                reason = "tool_calls"
+        last = last or Delta()
+        return Delta(last.text + text, (*last.tool_calls, *self._taken()), last.logprobs, reason, usage)
+
+    def _parse(self, text: str) -> str:
+        if self._calls is None or not text:
+            return text
+        plain, pieces = self._calls.push(text)
+        self._pieces += pieces
+        return plain
+
+    def _taken(self) -> tuple[ToolCallDelta, ...]:
+        taken, self._pieces = tuple(self._pieces), []
+        return taken

@@ -1,0 +1,128 @@
+"""Renders a conversation with the model's own Jinja template, as transformers does."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from moltbot_models.engine.config import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from jinja2 import Template
+    from jinja2.parser import Parser
+
+    from moltbot_models.generation import Message, ToolSpec
+
+
+class _GenerationTag(Extension):
+    """Lets `{% generation %}` through: training marks the assistant's words with it, here it says nothing."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
+
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+        next(parser.stream)
+        return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
+
+
+class ChatTemplate:
+    """The compiled templates of one model: a default one, and one for tools where the model has it."""
+
+    def __init__(self, source: str | Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
+        """Compile in a sandbox that can neither import nor change what it is given.
+
+        Args:
+            source: The template, or templates by name (`default`, `tool_use`).
+            special_tokens: `bos_token`, `eos_token` and the like, which templates refer to.
+
+        Raises:
+            EngineError: `MODEL_INVALID` if a template is not valid Jinja.
+        """
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
+        )
+        environment.filters["tojson"] = _tojson
+        environment.globals.update({"raise_exception": _raise_exception, "strftime_now": _strftime_now})  # pyright: ignore[reportArgumentType, reportCallIssue] - jinja2 types its own globals alone
+        sources = {"default": source} if isinstance(source, str) else dict(source)
+        self.text = "\n".join(sources.values())
+        """All sources, for telling which dialect of tool calls the model speaks."""
+        self._special = dict(special_tokens)
+        try:
+            self._templates: dict[str, Template] = {
+                name: environment.from_string(text) for name, text in sources.items()
+            }
+        except TemplateError as error:
+            raise EngineError("MODEL_INVALID", f"the chat template is not valid Jinja: {error}") from error
+
+    def render(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> str:
+        """Return the prompt text, ready for the assistant's answer.
+
+        Raises:
+            EngineError: `INVALID_ARGUMENT` if the template refuses the conversation.
+        """
+        template = self._templates.get("tool_use") if tools else None
+        template = template or self._templates.get("default") or next(iter(self._templates.values()))
+        try:
+            return template.render(
+                messages=[self._message(message) for message in messages],
+                tools=[_tool(tool) for tool in tools] or None,
+                documents=None,
+                add_generation_prompt=True,
+                **self._special,
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            raise EngineError("INVALID_ARGUMENT", f"the model's chat template refuses the messages: {error}") from error
+
+    def _message(self, message: Message) -> dict[str, Any]:
+        role: str = message.role
+        if role == "developer" and "developer" not in self.text:
+            role = "system"
+        out: dict[str, Any] = {"role": role, "content": message.content}
+        if message.name:
+            out["name"] = message.name
+        if message.tool_call_id:
+            out["tool_call_id"] = message.tool_call_id
+        if message.tool_calls:
+            out["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _json(call.arguments)}}
+                for call in message.tool_calls
+            ]
+        return out
+
+
+def _tool(tool: ToolSpec) -> dict[str, Any]:
+    function = {"name": tool.name, "description": tool.description, "parameters": _json(tool.parameters)}
+    return {"type": "function", "function": function}
+
+
+def _json(text: str) -> Any:
+    # Templates walk through arguments and schemas; what is not JSON is shown as the model wrote it.
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # Jinja's own filter escapes HTML, which no model was trained on.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.now().strftime(form)  # noqa: DTZ005 - local time, as transformers
+
+
+def _raise_exception(message: str) -> None:
+    raise TemplateError(message)

@@ -1,0 +1,114 @@
+"""What a caller sets, what the engine reports, and the one error it raises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+WeightPrecision = Literal["u8", "i8", "f32", "bf16"]
+ComputePrecision = Literal["f32", "bf16"]
+CachePrecision = Literal["u8", "bf16", "f32"]
+ErrorReason = Literal[
+    "MODEL_UNSUPPORTED",
+    "MODEL_INVALID",
+    "REQUEST_TOO_LARGE",
+    "QUEUE_FULL",
+    "INVALID_ARGUMENT",
+    "ENGINE_FAILED",
+    "ENGINE_CLOSED",
+]
+
+
+class EngineError(Exception):
+    """A refusal or a failure, with a reason that a machine can read.
+
+    Attributes:
+        reason: One of `ErrorReason`.
+    """
+
+    def __init__(self, reason: ErrorReason, message: str) -> None:
+        super().__init__(message)
+        self.reason: ErrorReason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """How a model is compiled and scheduled."""
+
+    weights: WeightPrecision = "u8"
+    """Storage of the matrices: per-row 8 bit (asymmetric `u8`, symmetric `i8`), or as floating point."""
+    compute: ComputePrecision = "f32"
+    """Arithmetic: `f32` is quicker for few short streams, `bf16` for many streams and long prompts."""
+    kv: CachePrecision = "u8"
+    """Storage of keys and values. `f32` needs `compute="f32"`, `bf16` needs `compute="bf16"`."""
+    threads: int = 0
+    """Threads of the matrix arithmetic; 0 lets OpenVINO take every core."""
+    step_tokens: int = 256
+    """Tokens computed in one step: 128 keeps the time between tokens low, 512 favours batch work."""
+    kv_cache_bytes: int = 256 << 20
+    """Memory for keys and values; it is touched as it fills."""
+    max_queue: int = 256
+    """Requests that may wait to be admitted; more are refused with `QUEUE_FULL`."""
+    context_length: int | None = None
+    """Tokens of prompt and answer together; None takes the model's own limit."""
+    deterministic: bool = False
+    """The same seed gives the same text whatever else runs in the batch.
+
+    Forces `f32` arithmetic and cache, turns dynamic quantisation of activations off, cuts prompts at fixed places and
+    reserves every block at admission.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Counters since load, and the state at this moment."""
+
+    running: int
+    waiting: int
+    blocks_total: int
+    blocks_free: int
+    """Blocks that hold nothing."""
+    blocks_cached: int
+    """Blocks that no request uses but whose content a later prompt may find."""
+    steps: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    """Prompt tokens found in the prefix cache."""
+    preemptions: int
+    failures: int
+    """Requests that ended with an error of the engine's."""
+    parameters: int
+    context_length: int
+    load_seconds: float
+
+
+def checked(config: EngineConfig) -> EngineConfig:
+    """Return the configuration with the deterministic mode's demands applied.
+
+    Raises:
+        EngineError: `INVALID_ARGUMENT` for settings that cannot go together.
+    """
+    if config.step_tokens < 1 or config.max_queue < 1 or config.kv_cache_bytes < 1:
+        raise EngineError("INVALID_ARGUMENT", "step_tokens, max_queue and kv_cache_bytes must be at least 1")
+    if config.context_length is not None and config.context_length < 2:
+        raise EngineError("INVALID_ARGUMENT", "context_length must be at least 2 (one token of prompt, one of answer)")
+    if config.deterministic:
+        if config.compute != "f32":
+            raise EngineError("INVALID_ARGUMENT", 'deterministic needs compute="f32": bf16 sums depend on the batch')
+        return EngineConfig(
+            weights=config.weights,
+            compute="f32",
+            kv="f32",
+            threads=config.threads,
+            step_tokens=config.step_tokens,
+            kv_cache_bytes=config.kv_cache_bytes,
+            max_queue=config.max_queue,
+            context_length=config.context_length,
+            deterministic=True,
+        )
+    if config.kv not in {"u8", config.compute}:
+        raise EngineError(
+            "INVALID_ARGUMENT", f'kv="{config.kv}" needs compute="{config.kv}", not "{config.compute}"; or set kv="u8"'
+        )
+    return config

@@ -1,0 +1,293 @@
+"""The engine: one thread that computes steps, and a thread-safe way to hand it requests."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from moltbot_models.engine.answer import Answer
+from moltbot_models.engine.architecture import read_architecture
+from moltbot_models.engine.blocks import BlockPool
+from moltbot_models.engine.config import EngineConfig, EngineError, EngineStats, checked
+from moltbot_models.engine.graph import build_graph
+from moltbot_models.engine.model_directory import read_model_directory
+from moltbot_models.engine.paged_attention import BLOCK_TOKENS
+from moltbot_models.engine.paged_model import PagedModel, Slice
+from moltbot_models.engine.prompting import build_prompt
+from moltbot_models.engine.safetensors import Checkpoint
+from moltbot_models.engine.sampler import Sampler, SamplingContext, draw_settings
+from moltbot_models.engine.sampling_step import Row, sample_rows
+from moltbot_models.engine.scheduler import Scheduler, Sequence
+from moltbot_models.generation import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from moltbot_models.engine.architecture import Architecture
+    from moltbot_models.engine.model_directory import ModelDirectory
+    from moltbot_models.engine.sampler import SamplerHook
+    from moltbot_models.engine.scheduler import Chunk
+    from moltbot_models.generation import Delta, FinishReason, GenerationRequest
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    request: GenerationRequest
+    sequence: Sequence
+    answer: Answer
+    sampler: Sampler
+    hook: SamplerHook | None
+    on_delta: Callable[[Delta], None]
+    on_error: Callable[[EngineError], None]
+    done: bool = False
+
+    def usage(self) -> Usage:
+        sequence = self.sequence
+        answered = len(sequence.tokens) - sequence.prompt_length
+        return Usage(sequence.prompt_length, answered, sequence.cached_prompt)
+
+
+class GenerationHandle:
+    """A request under way."""
+
+    def __init__(self, cancel: Callable[[], None]) -> None:
+        self._cancel = cancel
+
+    def cancel(self) -> None:
+        """End the request soon; its stream ends with `cancelled`. Harmless when it has ended already."""
+        self._cancel()
+
+
+class TextEngine:
+    """Serves one model on this machine's CPU. Made by `load`."""
+
+    def __init__(
+        self, directory: ModelDirectory, architecture: Architecture, model: PagedModel, config: EngineConfig
+    ) -> None:
+        self._directory, self._architecture, self._model, self._config = directory, architecture, model, config
+        self._pool = BlockPool(model.blocks)
+        self._scheduler = Scheduler(self._pool, config.step_tokens, fixed_chunks=config.deterministic)
+        self._jobs: dict[int, _Job] = {}
+        self._wake = threading.Condition()
+        # Under the condition's lock: what other threads hand over.
+        self._incoming: list[_Job] = []
+        self._cancelled: list[_Job] = []
+        self._closing = False
+        self._steps = self._prompt_tokens = self._completion_tokens = self._cached_tokens = self._failures = 0
+        self._parameters = 0
+        self._load_seconds = 0.0
+        self._thread = threading.Thread(target=self._run, name="text-engine", daemon=True)
+
+    @classmethod
+    def load(cls, path: Path, config: EngineConfig = EngineConfig()) -> TextEngine:  # noqa: B008 - immutable
+        """Read a Hugging Face directory, compile it and start the engine's thread. Blocks for about a second.
+
+        Args:
+            path: Directory with config.json, safetensors and tokenizer.json.
+            config: How to compile and schedule.
+
+        Raises:
+            EngineError: `MODEL_UNSUPPORTED` naming what is not built, `MODEL_INVALID` for a damaged directory,
+                `INVALID_ARGUMENT` for settings that do not fit, `ENGINE_FAILED` if OpenVINO refuses the model.
+        """
+        started = time.monotonic()
+        config = checked(config)
+        directory = read_model_directory(path)
+        architecture = read_architecture(directory.config, config.context_length)
+        checkpoint = Checkpoint(path)
+        try:
+            model = PagedModel(build_graph(architecture, checkpoint, config.weights), config)
+        except RuntimeError as error:
+            raise EngineError("ENGINE_FAILED", f"OpenVINO cannot compile the model in {path}: {error}") from error
+        engine = cls(directory, architecture, model, config)
+        engine._parameters = checkpoint.parameters
+        engine._load_seconds = time.monotonic() - started
+        engine._thread.start()
+        return engine
+
+    def submit(
+        self,
+        request: GenerationRequest,
+        on_delta: Callable[[Delta], None],
+        *,
+        on_error: Callable[[EngineError], None],
+        hook: SamplerHook | None = None,
+    ) -> GenerationHandle:
+        """Queue a request; thread-safe. The prompt is rendered and tokenised in the calling thread.
+
+        Args:
+            request: What is asked. `max_tokens` is cut to what the context and the cache can hold.
+            on_delta: Called from the engine's thread, at most once a step; must not block. The last delta has
+                `finish_reason` and `usage`.
+            on_error: Called from the engine's thread instead of a last delta if the request fails on its way.
+            hook: Takes part in sampling.
+
+        Raises:
+            EngineError: At once, if the request cannot be served: `INVALID_ARGUMENT`, `REQUEST_TOO_LARGE`,
+                `QUEUE_FULL`, `ENGINE_CLOSED`.
+        """
+        prompt = build_prompt(self._directory, request, self._architecture.vocabulary)
+        length = len(prompt.tokens)
+        limit = min(self._architecture.context_length, self._pool.count * BLOCK_TOKENS)
+        if length >= limit:
+            raise EngineError(
+                "REQUEST_TOO_LARGE", f"the prompt has {length} tokens, prompt and answer together may have {limit}"
+            )
+        wanted = request.sampling.max_tokens
+        sequence = Sequence(
+            tokens=prompt.tokens,
+            prompt_length=length,
+            max_length=limit if wanted is None else min(limit, length + wanted),
+            tenant=request.tenant,
+        )
+        settings = draw_settings(request.sampling, self._directory.generation)
+        answer = Answer(self._directory, request, prompt)
+        job = _Job(request, sequence, answer, Sampler(settings), hook, on_delta, on_error)
+        with self._wake:
+            if self._closing:
+                raise EngineError("ENGINE_CLOSED", "the engine is closed")
+            if len(self._incoming) + len(self._scheduler.waiting) >= self._config.max_queue:
+                raise EngineError("QUEUE_FULL", f"{self._config.max_queue} requests wait already; try again later")
+            self._incoming.append(job)
+            self._wake.notify()
+        return GenerationHandle(lambda: self._cancel(job))
+
+    def stats(self) -> EngineStats:
+        """Return counters and the present state; thread-safe."""
+        with self._wake:
+            return EngineStats(
+                running=len(self._scheduler.running),
+                waiting=len(self._scheduler.waiting) + len(self._incoming),
+                blocks_total=self._pool.count,
+                blocks_free=self._pool.free,
+                blocks_cached=self._pool.cached,
+                steps=self._steps,
+                prompt_tokens=self._prompt_tokens,
+                completion_tokens=self._completion_tokens,
+                cached_tokens=self._cached_tokens,
+                preemptions=self._scheduler.preemptions,
+                failures=self._failures,
+                parameters=self._parameters,
+                context_length=self._architecture.context_length,
+                load_seconds=self._load_seconds,
+            )
+
+    def close(self) -> None:
+        """Stop the thread; requests under way end with `ENGINE_CLOSED`. May be called twice."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _cancel(self, job: _Job) -> None:
+        with self._wake:
+            if not job.done and not self._closing:
+                self._cancelled.append(job)
+                self._wake.notify()
+
+    def _run(self) -> None:
+        while self._take_orders():
+            chunks = self._scheduler.plan()
+            if not chunks:
+                continue
+            try:
+                self._step(chunks)
+            except Exception as error:  # noqa: BLE001 - the thread outlives a bad step
+                # The cache may hold half a step: nobody under way can be trusted to go on, later requests can.
+                _log.exception("a step failed; its requests are ended")
+                self._fail_all(EngineError("ENGINE_FAILED", f"the step failed: {type(error).__name__}"))
+                self._pool.forget_all()
+        with self._wake:
+            late, self._incoming = self._incoming, []
+        for job in late:
+            self._jobs[id(job.sequence)] = job
+        self._fail_all(EngineError("ENGINE_CLOSED", "the engine was closed"))
+
+    def _take_orders(self) -> bool:
+        """Wait for work and take over what other threads handed in; False when the engine closes."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._closing or self._incoming or self._cancelled or self._jobs)
+            if self._closing:
+                return False
+            incoming, self._incoming = self._incoming, []
+            cancelled, self._cancelled = self._cancelled, []
+        for job in incoming:
+            self._jobs[id(job.sequence)] = job
+            self._scheduler.add(job.sequence)
+        for job in cancelled:
+            if not job.done:
+                self._finish(job, None, "cancelled")
+        return True
+
+    def _step(self, chunks: list[Chunk]) -> None:
+        logits = self._model.forward(
+            [
+                Slice(chunk.sequence.tokens[chunk.begin : chunk.end], chunk.begin, chunk.sequence.blocks, chunk.samples)
+                for chunk in chunks
+            ]
+        )
+        self._steps += 1
+        rows: list[Row] = []
+        jobs: list[_Job] = []
+        for chunk in chunks:
+            sequence, samples = chunk.sequence, chunk.samples
+            if chunk.begin < sequence.prompt_length:
+                self._prompt_tokens += min(chunk.end, sequence.prompt_length) - chunk.begin
+            self._scheduler.complete(chunk)
+            if samples:
+                job = self._jobs[id(sequence)]
+                prompt, output = sequence.tokens[: sequence.prompt_length], sequence.tokens[sequence.prompt_length :]
+                context = SamplingContext(job.request, prompt, output, job.sampler.settings)
+                rows.append(Row(logits[len(rows)], job.sampler, job.hook, context))
+                jobs.append(job)
+        for job, drawn in zip(jobs, sample_rows(rows, self._directory.vocabulary), strict=True):
+            if isinstance(drawn, EngineError):
+                self._fail(job, drawn)
+                continue
+            job.sequence.tokens.append(drawn.token)
+            self._completion_tokens += 1
+            ended = drawn.token in self._directory.end_tokens and not job.request.sampling.ignore_eos
+            last = None if ended and drawn.logprob is None else job.answer.push(drawn.token, drawn.logprob)
+            if ended or job.answer.stopped:
+                self._finish(job, last, "stop")
+            elif len(job.sequence.tokens) >= job.sequence.max_length:
+                self._finish(job, last, "length")
+            elif last is not None:
+                self._deliver(job, last)
+
+    def _finish(self, job: _Job, last: Delta | None, reason: FinishReason) -> None:
+        self._leave(job)
+        self._cached_tokens += job.sequence.cached_prompt
+        self._deliver(job, job.answer.finish(last, reason, job.usage()))
+
+    def _fail(self, job: _Job, error: EngineError) -> None:
+        self._leave(job)
+        self._failures += 1
+        try:
+            job.on_error(error)
+        except Exception:  # noqa: BLE001 - a caller's mistake ends its own request alone
+            _log.exception("on_error raised")
+
+    def _fail_all(self, error: EngineError) -> None:
+        for job in list(self._jobs.values()):
+            self._fail(job, error)
+
+    def _leave(self, job: _Job) -> None:
+        job.done = True
+        self._jobs.pop(id(job.sequence), None)
+        self._scheduler.remove(job.sequence)
+
+    def _deliver(self, job: _Job, delta: Delta) -> None:
+        try:
+            job.on_delta(delta)
+        except Exception:  # noqa: BLE001 - as above
+            _log.exception("on_delta raised; its request is ended")
+            if not job.done:
+                self._leave(job)
