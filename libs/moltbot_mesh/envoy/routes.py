@@ -1,0 +1,101 @@
+"""Envoy's routes: gRPC services by their prefix, everything else to the transcoder.
+
+A REST request is routed twice: by the path as it came, where it meets the last route and gets the headers for the
+audit, and again as the gRPC call that the transcoder made of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moltbot_mesh.envoy.clusters import Node, cluster_names, seconds, typed
+from moltbot_mesh.envoy.config import GATEWAY, GATEWAY_PASSES
+
+if TYPE_CHECKING:
+    from moltbot_mesh.envoy.config import EnvoyConfig
+
+HEADER_MUTATION = "envoy.filters.http.header_mutation"
+MESH_PATH = "x-mesh-path"
+MESH_METHOD = "x-mesh-method"
+_PATH_LENGTH = 1024
+
+
+def exposed_services(config: EnvoyConfig) -> list[str]:
+    """Full names of the gRPC services that have an upstream."""
+    return [name for service in cluster_names(config) for name in config.services[service]]
+
+
+def route_configuration(config: EnvoyConfig) -> Node:
+    """The one virtual host."""
+    clusters = cluster_names(config)
+    routes = [
+        _grpc_route(config, name, clusters[service]) for service in clusters for name in config.services[service]
+    ]
+    routes += [_grpc_route(config, name, clusters[GATEWAY]) for name in GATEWAY_PASSES]
+    host: Node = {"name": "public", "domains": ["*"], "routes": [*routes, _unknown_grpc(), _rest()]}
+    if config.cors_origins:
+        host["typed_per_filter_config"] = {"envoy.filters.http.cors": _cors(config)}
+    return {
+        "name": "public",
+        "virtual_hosts": [host],
+        # A client's own id was dropped if it was not one; see `status.lua`.
+        "request_headers_to_add": [
+            {"header": {"key": "x-request-id", "value": "%UNIQUE_ID%"}, "append_action": "ADD_IF_ABSENT"}
+        ],
+    }
+
+
+def _grpc_route(config: EnvoyConfig, service: str, cluster: str) -> Node:
+    action: Node = {
+        "cluster": cluster,
+        "timeout": seconds(config.request_timeout_s),
+        "idle_timeout": seconds(config.stream_idle_timeout_s),
+    }
+    if any(len(targets) > 1 for targets in config.upstreams.values()):
+        # Only what no server has seen is tried again: answering is not idempotent.
+        action["retry_policy"] = {"retry_on": "connect-failure,refused-stream", "num_retries": 2}
+    return {"name": service, "match": {"prefix": f"/{service}/", "grpc": {}}, "route": action}
+
+
+def _unknown_grpc() -> Node:
+    return {
+        "name": "unknown-grpc",
+        "match": {"prefix": "/", "grpc": {}},
+        "direct_response": {"status": 404, "body": {"inline_string": "no such service"}},
+    }
+
+
+def _rest() -> Node:
+    return {
+        "name": "rest",
+        "match": {"prefix": "/"},
+        # Reached only by what the transcoder does not take, which is nothing while OpenAIService.Refuse is there.
+        "direct_response": {"status": 404},
+        "typed_per_filter_config": {
+            HEADER_MUTATION: typed(
+                "envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute",
+                mutations={
+                    "request_mutations": [
+                        _set(MESH_METHOD, "%REQ(:METHOD)%"),
+                        # Without the query: it may hold what the audit log must not.
+                        _set(MESH_PATH, f"%PATH(NQ:PATH):{_PATH_LENGTH}%"),
+                    ]
+                },
+            )
+        },
+    }
+
+
+def _set(name: str, value: str) -> Node:
+    return {"append": {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
+
+
+def _cors(config: EnvoyConfig) -> Node:
+    return typed(
+        "envoy.extensions.filters.http.cors.v3.CorsPolicy",
+        allow_origin_string_match=[{"exact": origin} for origin in config.cors_origins],
+        allow_methods="GET, POST, DELETE, OPTIONS",
+        allow_headers="authorization, content-type, x-request-id, x-api-key, x-grpc-web, x-user-agent, grpc-timeout",
+        expose_headers="x-request-id, x-moltbot-receipt, x-moltbot-model, retry-after, grpc-status, grpc-message",
+        max_age="600",
+    )
