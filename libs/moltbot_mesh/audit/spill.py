@@ -1,0 +1,291 @@
+"""A producer's events on disk, in order, from when they are spilled until the log has them.
+
+Files of frames, each named after the position of its first; a file goes when all in it is acknowledged. A crash may leave
+acknowledged events in the oldest file: they are sent again, and the log knows them by their ids.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import structlog
+
+from moltbot_mesh.audit import frames
+from moltbot_mesh.errors import DataLoss, ResourceExhausted, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+log = structlog.get_logger("moltbot.audit")
+
+_FILE_BYTES = 1 << 20
+_IDENTITY_FILE = "producer"
+_ID_BYTES = 16
+
+
+class Position(NamedTuple):
+    """A place between two events."""
+
+    file: int
+    """The file, by the position of its first event."""
+    offset: int
+    """In it, in bytes."""
+    number: int
+    """Of the next event."""
+
+
+class Spill:
+    """One producer's spill. Any thread may append; one at a time reads and releases.
+
+    Args:
+        directory: Its own; made if it is not there.
+        limit_bytes: Most that may wait on disk.
+
+    Raises:
+        Unavailable: Another process uses the directory, or it cannot be written.
+        DataLoss: The producer's identity is damaged.
+    """
+
+    def __init__(self, directory: Path, limit_bytes: int) -> None:
+        self._directory = directory
+        self._limit_bytes = limit_bytes
+        self._file_bytes = min(_FILE_BYTES, limit_bytes // 8)
+        self._lock = threading.Lock()
+        self._append_lock = threading.Lock()
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock_file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.producer_id, self.epoch = self._start_epoch()
+            """Who spills; the epoch grows with each start."""
+            self._sizes = {int(path.stem): path.stat().st_size for path in sorted(directory.glob("*.spill"))}
+            self._next = self._find_end()
+        except BlockingIOError:
+            raise Unavailable(f"{directory}: another process has this spill open") from None
+        except OSError as error:
+            raise Unavailable(f"{directory}: the audit spill cannot be opened: {error.strerror}") from error
+        self._file = -1
+        """The newest file, if it is open for appending."""
+        self._first = self._next
+        self._end = 0
+        self._writing = False
+        self._named = False
+        """Whether the newest file's name is on disk."""
+
+    def _start_epoch(self) -> tuple[bytes, int]:
+        path = self._directory / _IDENTITY_FILE
+        if path.exists():
+            identity, _, epoch = path.read_text().strip().partition(" ")
+            if len(identity) != 2 * _ID_BYTES or not epoch.isdigit():
+                raise DataLoss(f"{path}: not a producer's identity; remove it when the spill beside it is empty")
+        else:
+            identity, epoch = os.urandom(_ID_BYTES).hex(), "0"
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("w") as file:
+            file.write(f"{identity} {int(epoch) + 1}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        self._sync_directory()
+        return bytes.fromhex(identity), int(epoch) + 1
+
+    def _sync_directory(self) -> None:
+        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def _find_end(self) -> int:
+        if not self._sizes:
+            return 0
+        first = max(self._sizes)
+        last = first
+        for item in frames.read(self._path(first).read_bytes(), 0, first):
+            if isinstance(item, frames.Frame):
+                last = item.number + 1
+        return max(last, first + 1)  # a file without an intact event keeps its name to itself
+
+    def _path(self, first: int) -> Path:
+        return self._directory / f"{first:020d}.spill"
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk."""
+        with self._lock:
+            return sum(self._sizes.values())
+
+    @property
+    def start(self) -> Position:
+        """Before the oldest event."""
+        with self._lock:
+            first = min(self._sizes, default=self._next)
+        return Position(first, 0, first)
+
+    @property
+    def end(self) -> int:
+        """Number that the next event gets."""
+        return self._next
+
+    def append(self, payloads: Sequence[bytes], *, sync: bool, reserve_bytes: int = 0) -> None:
+        """Write events: all or none. They outlive the process when this returns.
+
+        Args:
+            payloads: Serialised events.
+            sync: Whether they must also outlive the machine.
+            reserve_bytes: Room that must stay.
+
+        Raises:
+            ResourceExhausted: The spill is full.
+            Unavailable: The disk fails.
+        """
+        with self._append_lock:
+            self._append(payloads, sync=sync, reserve_bytes=reserve_bytes)
+
+    def _append(self, payloads: Sequence[bytes], *, sync: bool, reserve_bytes: int) -> None:
+        data = b"".join(frames.encode(self._next, payloads, commit=True))
+        if self.size_bytes + len(data) + reserve_bytes > self._limit_bytes:
+            raise ResourceExhausted(
+                f"the audit spill is full ({self._limit_bytes} bytes): the audit service does not take events",
+                reason="AUDIT_UNAVAILABLE",
+            )
+        with self._lock:
+            self._writing = True
+        try:
+            self._write(data, sync=sync)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                if self._file >= 0:
+                    os.ftruncate(self._file, self._end)
+            raise Unavailable(
+                f"{self._directory}: the audit spill cannot be written: {error.strerror}", reason="AUDIT_UNAVAILABLE"
+            ) from error
+        else:
+            with self._lock:
+                self._end += len(data)
+                self._sizes[self._first] = self._end
+                self._next += len(payloads)
+        finally:
+            with self._lock:
+                self._writing = False
+
+    def _write(self, data: bytes, *, sync: bool) -> None:
+        if self._file < 0 or self._end >= self._file_bytes:
+            file = os.open(self._path(self._next), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+            with self._lock:
+                if self._file >= 0:
+                    os.close(self._file)
+                self._file, self._first, self._end = file, self._next, 0
+                self._sizes[self._first] = 0
+            self._named = False
+        if sync and not self._named:
+            self._sync_directory()
+            self._named = True
+        view, written = memoryview(data), 0
+        while written < len(data):
+            written += os.pwrite(self._file, view[written:], self._end + written)
+        if sync:
+            os.fdatasync(self._file)
+
+    def read(self, start: Position, most: int, most_bytes: int) -> tuple[list[bytes], Position]:
+        """Read events.
+
+        Args:
+            start: From where.
+            most: How many at most.
+            most_bytes: Of how many bytes at most, unless the first alone has more.
+
+        Returns:
+            The events, none if there are no more, and the place behind them.
+
+        Raises:
+            OSError: The disk fails.
+        """
+        while True:
+            with self._lock:
+                size = self._sizes.get(start.file)
+                following = min((first for first in self._sizes if first > start.file), default=None)
+            found: list[bytes] = []
+            if size is not None and size > start.offset:
+                found, start = self._read_file(start, size, most, most_bytes)
+            if found or following is None:
+                return found, start
+            start = Position(following, 0, following)
+
+    def _read_file(self, start: Position, size: int, most: int, most_bytes: int) -> tuple[list[bytes], Position]:
+        with self._path(start.file).open("rb") as file:
+            file.seek(start.offset)
+            data = file.read(size - start.offset)
+        found: list[bytes] = []
+        number, offset, total = start.number, size, 0
+        for item in frames.read(data, 0, start.number):
+            if isinstance(item, frames.Damage):
+                log.error("spilled audit event damaged", file=self._path(start.file).name, what=item.what)
+                continue
+            total += len(item.payload)
+            if found and total > most_bytes:
+                offset = start.offset + item.offset
+                break
+            found.append(item.payload)
+            number, offset = item.number + 1, start.offset + item.end
+            if len(found) == most:
+                break
+        return found, Position(start.file, offset, number)
+
+    def release(self, until: Position) -> None:
+        """Forget the files of which all events are acknowledged.
+
+        Args:
+            until: All before it is acknowledged.
+
+        Raises:
+            OSError: The disk fails.
+        """
+        with self._lock:
+            done = [first for first in self._sizes if first < until.file]
+            idle = self._file < 0 or not self._writing
+            all_read = until.file in self._sizes and until.offset >= self._sizes[until.file]
+            if idle and all_read and until.file == max(self._sizes):
+                if self._file >= 0 and self._first == until.file:
+                    if self._end < self._file_bytes // 4:
+                        all_read = False  # a file a batch would cost more than it frees
+                    else:
+                        os.close(self._file)
+                        self._file = -1
+                if all_read:
+                    done.append(until.file)
+            for first in done:
+                self._path(first).unlink(missing_ok=True)
+                del self._sizes[first]
+
+    def reject(self, payload: bytes) -> None:
+        """Keep an event that the log will not take, in `rejected/`.
+
+        Raises:
+            OSError: The disk fails.
+        """
+        directory = self._directory / "rejected"
+        directory.mkdir(mode=0o700, exist_ok=True)
+        with (directory / f"{time.time_ns()}.binpb").open("xb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def close(self, acknowledged: Position | None = None) -> None:
+        """Close the files; if all was acknowledged, nothing stays to be sent again.
+
+        Raises:
+            OSError: The disk fails.
+        """
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        if acknowledged is not None:
+            self.release(acknowledged)
+        os.close(self._lock_file)
