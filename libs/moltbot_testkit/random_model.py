@@ -42,7 +42,7 @@ def model_config(family: str, **changes: Any) -> dict[str, Any]:
         "num_attention_heads": 6,
         "num_key_value_heads": 2,
         "head_dim": 32,
-        "vocab_size": 320,
+        "vocab_size": 256 + len(SPECIAL_TOKENS),
         "max_position_embeddings": 512,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from moltbot_models.engine import EngineError, TextEngine
+from moltbot_models.generation import GenerationRequest, Message, Sampling, ToolSpec
+
+TOOLS = (ToolSpec("add", "Adds.", '{"type": "object"}'),)
+
+
+class Scripted:
+    """A hook that makes a random model say a text."""
+
+    def __init__(self, engine, text, end="<|im_end|>"):
+        self.tokens = engine._directory.tokenizer.encode(text + end).ids
+
+    def alter(self, logits, contexts):
+        for row, context in zip(logits, contexts, strict=True):
+            row[self.tokens[len(context.output_tokens)]] = 1e4
+
+    def choose(self, candidates, contexts):
+        return [None] * len(contexts)
+
+
+class GumbelMark:
+    """The plain Gumbel function: noise from a key and the last token chooses."""
+
+    def alter(self, logits, contexts):
+        pass
+
+    def choose(self, candidates, contexts):
+        return [self.one(*pair) for pair in zip(candidates, contexts, strict=True)]
+
+    def one(self, candidates, context):
+        tokens = candidates.tokens
+        noise = self.noise(context.prompt_tokens, context.output_tokens)
+        noise = noise[: candidates.log_weights.size] if tokens is None else noise[tokens]
+        return candidates.token_at(int((candidates.log_weights + noise).argmax()))
+
+    @staticmethod
+    def noise(prompt, output):
+        last = output[-1] if output else prompt[-1]
+        return np.random.default_rng(1000 + last).gumbel(size=259)
+
+
+USER = (Message("user", "go"),)
+
+
+def say(engine, new_answer, text, *, messages=USER, tools=(), tool_choice="auto", **sampling):
+    answer = new_answer()
+    request = GenerationRequest("m", messages, tools=tools, tool_choice=tool_choice, sampling=Sampling(**sampling))
+    answer.handle = engine.submit(request, answer.put, on_error=answer.fail, hook=Scripted(engine, text))
+    return answer.wait()
+
+
+def test_an_answer_ends_at_the_end_token_with_usage(engine, new_answer):
+    answer = say(engine, new_answer, "Grüße, 世界!")
+    assert answer.text == "Grüße, 世界!"
+    assert answer.last.finish_reason == "stop"
+    assert answer.last.usage.completion_tokens == len("Grüße, 世界!".encode()) + 1
+    assert all("\ufffd" not in delta.text for delta in answer.deltas)
+
+
+def test_max_tokens_ends_an_answer(engine, ask):
+    answer = ask(engine, "go", max_tokens=5, ignore_eos=True).wait()
+    assert answer.last.finish_reason == "length"
+    assert answer.last.usage.completion_tokens == 5
+
+
+def test_an_answer_without_a_limit_ends_with_the_context(engine, ask):
+    answer = ask(engine, "g" * 500, ignore_eos=True).wait()
+    assert answer.last.finish_reason == "length"
+    assert answer.last.usage.prompt_tokens + answer.last.usage.completion_tokens == 512
+
+
+def test_stop_strings_end_an_answer_and_are_not_part_of_it(engine, new_answer):
+    answer = say(engine, new_answer, "one two STOP three", stop=("STOP",))
+    assert (answer.text, answer.last.finish_reason) == ("one two ", "stop")
+    assert say(engine, new_answer, "one two STO", stop=("STOP",)).text == "one two STO"
+
+
+def test_tool_calls_come_as_pieces_with_an_id(engine, new_answer):
+    answer = say(
+        engine, new_answer, 'Let me.\n<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>', tools=TOOLS
+    )
+    pieces = [piece for delta in answer.deltas for piece in delta.tool_calls]
+    assert answer.text == "Let me."
+    assert pieces[0].name == "add"
+    assert pieces[0].id.startswith("call_")
+    assert "".join(piece.arguments for piece in pieces) == '{"a": 1}'
+    assert answer.last.finish_reason == "tool_calls"
+
+
+def test_tags_are_plain_text_when_no_tools_are_offered(engine, new_answer):
+    text = '<tool_call>{"name": "add", "arguments": {}}</tool_call>'
+    for offer in ({}, {"tools": TOOLS, "tool_choice": "none"}):
+        answer = say(engine, new_answer, text, **offer)
+        assert (answer.text, answer.last.finish_reason) == (text, "stop")
+
+
+@pytest.mark.parametrize(
+    ("choice", "rest"),
+    [("add", ' {"a": 1}}\n</tool_call>'), ("required", 'add", "arguments": {"a": 1}}\n</tool_call>')],
+)
+def test_a_demanded_tool_call_is_begun_for_the_model(engine, new_answer, choice, rest):
+    answer = say(engine, new_answer, rest, tools=TOOLS, tool_choice=choice)
+    pieces = [piece for delta in answer.deltas for piece in delta.tool_calls]
+    assert answer.text == ""
+    assert [piece.name for piece in pieces if piece.name] == ["add"]
+    assert "".join(piece.arguments for piece in pieces).strip() == '{"a": 1}'
+
+
+def test_log_probabilities_come_for_each_token(engine, ask):
+    answer = ask(engine, "go", max_tokens=4, ignore_eos=True, logprobs=True, top_logprobs=3).wait()
+    found = [logprob for delta in answer.deltas for logprob in delta.logprobs]
+    assert len(found) == 4
+    for logprob in found:
+        assert len(logprob.top) == 3
+        assert logprob.top[0].logprob == pytest.approx(logprob.logprob), "greedy takes the most likely"
+        assert logprob.top[0].logprob >= logprob.top[1].logprob >= logprob.top[2].logprob
+
+
+def test_a_hook_chooses_and_the_choice_can_be_detected(engine, ask):
+    prompt = "mark this"
+    answer = ask(
+        engine, prompt, hook=GumbelMark(), max_tokens=60, temperature=1.5, ignore_eos=True, logprobs=True
+    ).wait()
+    tokenizer, vocabulary = engine._directory.tokenizer, engine._directory.vocabulary
+    ids_of = {vocabulary.bytes_of(token): token for token in range(259)}
+    output = [ids_of[raw] for raw in answer.raw]
+    before = [tokenizer.encode(prompt).ids[-1], *output[:-1]]
+    scores = [GumbelMark.noise([last], [])[token] for last, token in zip(before, output, strict=True)]
+    # Without a mark the mean of Gumbel noise is 0.577.
+    assert np.mean(scores) > 1.5
+
+
+def test_a_hook_can_forbid_tokens(engine, ask):
+    class OnlyVowels:
+        allowed = engine._directory.tokenizer.encode("aeiou").ids
+
+        def alter(self, logits, contexts):
+            for row in logits:
+                kept = row[self.allowed].copy()
+                row[:] = -np.inf
+                row[self.allowed] = kept
+
+        def choose(self, candidates, contexts):
+            return [None] * len(contexts)
+
+    answer = ask(engine, "go", hook=OnlyVowels(), max_tokens=30, temperature=2.0, top_p=0.95, seed=3).wait()
+    assert set(answer.text) <= set("aeiou")
+
+
+def test_a_hook_that_fails_ends_its_own_request_alone(engine, ask):
+    class Broken:
+        def alter(self, logits, contexts):
+            raise RuntimeError("no")
+
+        def choose(self, candidates, contexts):
+            return [None]
+
+    healthy = ask(engine, "go", max_tokens=20, ignore_eos=True)
+    broken = ask(engine, "go", hook=Broken(), max_tokens=20)
+    assert broken.wait().error.reason == "ENGINE_FAILED"
+    assert healthy.wait().last.finish_reason == "length"
+
+
+def test_cancelling_ends_a_stream_and_frees_its_blocks(engine, ask):
+    answer = ask(engine, "go", max_tokens=500, ignore_eos=True, logprobs=True)
+    answer.started.wait(10)
+    answer.handle.cancel()
+    answer.handle.cancel()
+    assert answer.wait().last.finish_reason == "cancelled"
+    assert answer.last.usage.completion_tokens > 0
+    stats = engine.stats()
+    assert stats.running == stats.waiting == 0
+    assert stats.blocks_free + stats.blocks_cached == stats.blocks_total
+
+
+def test_a_callback_that_raises_ends_its_own_request(engine, ask):
+    def broken(_delta):
+        raise RuntimeError("consumer is gone")
+
+    request = GenerationRequest("m", prompt="go", sampling=Sampling(max_tokens=400, ignore_eos=True))
+    engine.submit(request, broken, on_error=lambda _error: None)
+    assert ask(engine, "go", max_tokens=3, ignore_eos=True).wait().last.finish_reason == "length"
+    assert engine.stats().running == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"prompt": "g" * 512}, "REQUEST_TOO_LARGE"),
+        ({"prompt": ""}, "INVALID_ARGUMENT"),
+        ({"prompt": None}, "INVALID_ARGUMENT"),
+        ({"messages": (Message("user", "x"),)}, "INVALID_ARGUMENT"),
+        ({"sampling": Sampling(temperature=-1.0)}, "INVALID_ARGUMENT"),
+        ({"sampling": Sampling(top_p=1.5)}, "INVALID_ARGUMENT"),
+        ({"sampling": Sampling(max_tokens=0)}, "INVALID_ARGUMENT"),
+        (
+            {"prompt": None, "messages": (Message("user", "x"),), "tools": TOOLS, "tool_choice": "sub"},
+            "INVALID_ARGUMENT",
+        ),
+    ],
+)
+def test_what_can_never_be_served_is_refused_at_once(engine, changes, reason):
+    request = replace(GenerationRequest("m", prompt="go"), **changes)
+    with pytest.raises(EngineError) as refused:
+        engine.submit(request, lambda _delta: None, on_error=lambda _error: None)
+    assert refused.value.reason == reason
+
+
+def test_a_full_queue_refuses_and_closing_ends_what_runs(llama_directory, exact, ask):
+    engine = TextEngine.load(llama_directory, replace(exact, step_tokens=1, max_queue=2))
+    running = ask(engine, "go", max_tokens=500, ignore_eos=True)
+    running.started.wait(10)
+    waiting = [ask(engine, "go", max_tokens=5) for _ in range(2)]
+    with pytest.raises(EngineError) as refused:
+        ask(engine, "go", max_tokens=5)
+    assert refused.value.reason == "QUEUE_FULL"
+    engine.close()
+    engine.close()
+    assert {answer.wait().error.reason for answer in [running, *waiting]} == {"ENGINE_CLOSED"}
+    with pytest.raises(EngineError) as refused:
+        ask(engine, "go")
+    assert refused.value.reason == "ENGINE_CLOSED"
+
+
+def test_many_threads_may_submit_and_cancel_at_once(engine, ask):
+    answers = []
+
+    def client(number):
+        for turn in range(5):
+            answer = ask(engine, f"client {number} " * (turn + 1), max_tokens=10, ignore_eos=True)
+            answers.append(answer)
+            if (number + turn) % 3 == 0:
+                answer.handle.cancel()
+            answer.wait()
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(answers) == 40
+    for answer in answers:
+        assert answer.error is None
+        assert [delta.finish_reason for delta in answer.deltas[:-1]] == [None] * (len(answer.deltas) - 1)
+        assert answer.last.finish_reason in {"length", "cancelled"}
+    assert engine.stats().running == 0
+
+
+def test_a_failed_step_ends_its_requests_and_the_engine_goes_on(llama_directory, exact, ask, monkeypatch):
+    engine = TextEngine.load(llama_directory, exact)
+    try:
+        forward = engine._model.forward
+
+        def fail(_batch):
+            monkeypatch.setattr(engine._model, "forward", forward)
+            raise RuntimeError("out of memory")
+
+        monkeypatch.setattr(engine._model, "forward", fail)
+        assert ask(engine, "go", max_tokens=3).wait().error.reason == "ENGINE_FAILED"
+        assert ask(engine, "go", max_tokens=3, ignore_eos=True).wait().last.finish_reason == "length"
+        assert engine.stats().failures == 1
+    finally:
+        engine.close()
