@@ -66,11 +66,13 @@ class Signer:
             pem = Ed25519PrivateKey.generate().private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            temporary = path.with_name(path.name + ".tmp")
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(pem)
                 file.flush()
                 os.fsync(file.fileno())
+            temporary.replace(path)
         if path.stat().st_mode & 0o077:
             raise InvalidArgument(f"{path}: others may read the audit key; run `chmod 600 {path}`")
         try:

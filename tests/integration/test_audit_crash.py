@@ -1,0 +1,212 @@
+"""Real processes, killed with SIGKILL at random points: what was acknowledged is there, once.
+
+`MOLTBOT_AUDIT_KILLS` sets how many kills (10 by default); run as a command, this file prints what it found:
+`python tests/integration/test_audit_crash.py 1000`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from moltbot.audit.v1 import audit_pb2, audit_pb2_grpc
+from moltbot_audit.checkpoint import Signer
+from moltbot_audit.event import decode
+from moltbot_audit.ledger import Ledger
+from moltbot_audit.segment import read, segments
+from moltbot_audit.servicer import AuditServicer
+from moltbot_mesh.audit.frames import Frame
+from moltbot_mesh.audit.producer import AuditProducer
+from moltbot_mesh.inprocess import InProcessChannel
+from moltbot_mesh.interceptors import HandlerTable
+from moltbot_mesh.uuid7 import uuid7
+
+KILLS = int(os.environ.get("MOLTBOT_AUDIT_KILLS", "10"))
+SEGMENT_BYTES = 1 << 17
+ACKNOWLEDGED = struct.Struct("<16sQ")
+THREADS = 4
+
+
+def event(**fields) -> audit_pb2.AuditEvent:
+    return audit_pb2.AuditEvent(
+        event_id=uuid7(),
+        time_unix_ns=time.time_ns(),
+        type=audit_pb2.EVENT_TYPE_TOOL_CALL,
+        outcome=audit_pb2.OUTCOME_SUCCESS,
+        subject="key-1",
+        action="call",
+        object="x" * random.randrange(300),
+        **fields,
+    )
+
+
+def open_ledger(directory: Path) -> Ledger:
+    signer = Signer.load(directory / "log.key", "test/log")
+    return Ledger(directory / "log", signer, decode, SEGMENT_BYTES, checkpoint_interval_s=0.05)
+
+
+# The processes that are killed. Each writes what was acknowledged to its standard output.
+
+
+def write_log(directory: Path) -> None:
+    ledger = open_ledger(directory)
+    os.write(1, ACKNOWLEDGED.pack(bytes(16), ledger.size))
+
+    def work() -> None:
+        batch: list = []
+        while True:
+            records = [decode(event().SerializeToString()) for _ in range(random.randrange(1, 40))]
+            again = random.sample(batch, len(batch) // 4)  # replays: not to be written twice
+            sequences = ledger.append(records + again)
+            os.write(1, b"".join(ACKNOWLEDGED.pack(r.event_id, s) for r, s in zip(records + again, sequences, strict=True)))
+            batch = records
+
+    for _ in range(THREADS):
+        threading.Thread(target=work).start()
+
+
+@contextlib.asynccontextmanager
+async def producing(directory: Path, drain_s: float):
+    async def unrecorded(*_: str) -> None:
+        """Nothing is read here."""
+
+    ledger = await asyncio.to_thread(open_ledger, directory)
+    table = HandlerTable()
+    audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(ledger, unrecorded), table)
+    stub = audit_pb2_grpc.AuditServiceStub(InProcessChannel(table.handlers))
+    producer = AuditProducer(stub, directory / "spill", "tool", "tool-1", drain_s=drain_s)
+    async with producer.running():
+        yield producer, ledger
+    ledger.close()
+
+
+async def produce(directory: Path) -> None:
+    async def work(producer: AuditProducer) -> None:
+        while True:
+            for _ in range(random.randrange(20)):
+                producer.emit(event())
+            durable = event()
+            await producer.emit_durable(durable)
+            os.write(1, ACKNOWLEDGED.pack(durable.event_id, 0))
+
+    async with producing(directory, 1.0) as (producer, ledger):
+        os.write(1, ACKNOWLEDGED.pack(bytes(16), ledger.size))
+        await asyncio.gather(*(work(producer) for _ in range(THREADS)))
+
+
+# The process that kills.
+
+
+def run_and_kill(mode: str, directory: Path) -> tuple[list[tuple[bytes, int]], float]:
+    """Start a process, kill it while it writes; what it was told, and how long it took to open in seconds."""
+    path = os.pathsep.join(sys.path)
+    started_s = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, __file__, mode, str(directory)], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert process.stdout is not None
+    data = bytearray()
+    try:
+        ready = process.stdout.read(ACKNOWLEDGED.size)
+        assert len(ready) == ACKNOWLEDGED.size, f"the writer ended by itself: {process.wait(10)}"
+        opened_s = time.perf_counter() - started_s
+        kill_at = time.monotonic() + random.uniform(0.0, 0.15)
+        killer = threading.Timer(max(0.0, kill_at - time.monotonic()), process.send_signal, (signal.SIGKILL,))
+        killer.start()
+        while chunk := process.stdout.read1():
+            data += chunk
+        killer.join()
+    finally:
+        process.kill()
+        process.wait(10)
+        process.stdout.close()
+    whole = len(data) // ACKNOWLEDGED.size * ACKNOWLEDGED.size
+    return list(ACKNOWLEDGED.iter_unpack(bytes(data[:whole]))), opened_s
+
+
+def stored(directory: Path) -> list[audit_pb2.AuditEvent]:
+    found = [item for first, path in segments(directory / "log" / "segments") for item in read(path, first)]
+    assert all(isinstance(item, Frame) for item in found)
+    assert [item.number for item in found] == list(range(len(found)))
+    return [audit_pb2.AuditEvent.FromString(item.payload) for item in found]
+
+
+def crash_log(directory: Path, kills: int) -> str:
+    acknowledged: dict[bytes, int] = {}
+    opened: list[float] = []
+    for _ in range(kills):
+        told, opened_s = run_and_kill("log", directory)
+        opened.append(opened_s)
+        for event_id, sequence in told:
+            assert acknowledged.setdefault(event_id, sequence) == sequence, "an event was told two sequences"
+    ledger = open_ledger(directory)
+    ledger.close()
+    report = ledger.verify()
+    assert report.ok, report.problems
+    ids = [one.event_id for one in stored(directory)]
+    assert len(set(ids)) == len(ids), "a duplicate"
+    lost = [event_id for event_id, sequence in acknowledged.items() if sequence >= len(ids) or ids[sequence] != event_id]
+    assert not lost, f"{len(lost)} acknowledged records lost"
+    assert acknowledged
+    return (
+        f"{kills} kills, {len(acknowledged)} acknowledged, {len(ids)} stored, 0 lost, 0 duplicates, "
+        f"process up and log open in {max(opened):.2f} s at most"
+    )
+
+
+def crash_producer(directory: Path, kills: int) -> str:
+    durable: set[bytes] = set()
+    for _ in range(kills):
+        told, _ = run_and_kill("producer", directory)
+        durable |= {event_id for event_id, _ in told}
+
+    async def drain() -> None:
+        async with producing(directory, 20.0):
+            pass
+
+    asyncio.run(drain())
+    events = stored(directory)
+    ids = [one.event_id for one in events]
+    assert len(set(ids)) == len(ids), "a duplicate"
+    assert durable
+    assert durable <= set(ids), f"{len(durable - set(ids))} durable events lost"
+    places: dict[int, list[int]] = {}
+    for one in events:
+        places.setdefault(one.producer.epoch, []).append(one.producer.counter)
+    for epoch, counters in places.items():
+        assert counters == list(range(1, len(counters) + 1)), f"a gap or another order in epoch {epoch}"
+    return f"{kills} kills, {len(durable)} durable, {len(ids)} stored, 0 lost, 0 duplicates, no gap in {len(places)} epochs"
+
+
+def test_a_killed_writer_loses_no_acknowledged_record_and_writes_none_twice(tmp_path):
+    print(crash_log(tmp_path, KILLS))
+
+
+def test_a_killed_producer_loses_no_durable_event_and_leaves_no_gap(tmp_path):
+    print(crash_producer(tmp_path, max(1, KILLS // 2)))
+
+
+def main() -> None:
+    mode, *rest = sys.argv[1:]
+    if mode == "log":
+        write_log(Path(rest[0]))
+    elif mode == "producer":
+        asyncio.run(produce(Path(rest[0])))
+    else:
+        for crash in (crash_log, crash_producer):
+            with tempfile.TemporaryDirectory() as directory:
+                print(f"{crash.__name__}: {crash(Path(directory), int(mode))}")
+
+
+if __name__ == "__main__":
+    main()
