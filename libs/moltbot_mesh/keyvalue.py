@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import os
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import quote, unquote
 
-from moltbot_mesh.errors import AlreadyExists
+from moltbot_mesh.keyvalue_files import Bell, FileKeyValueStore, already_exists, file_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-_POLL_S = 0.25
+    from moltbot_mesh.etcd import EtcdClient
+
+__all__ = ["EtcdKeyValueStore", "FileKeyValueStore", "KeyValueStore", "MemoryKeyValueStore"]
 
 
 class KeyValueStore(Protocol):
@@ -26,18 +23,23 @@ class KeyValueStore(Protocol):
         ...
 
     async def list(self, prefix: str) -> dict[str, bytes]:
-        """All keys that begin with the prefix."""
+        """All keys that begin with the prefix; all there are for an empty one."""
         ...
 
     async def put(self, key: str, value: bytes) -> None:
-        """Set a value, durably."""
+        """Set a value, durably.
+
+        Raises:
+            InvalidArgument: The key is empty or too long.
+        """
         ...
 
     async def create(self, key: str, value: bytes) -> None:
-        """Set a value where none stands.
+        """Set a value where none stands; of several who try at once, one succeeds.
 
         Raises:
             AlreadyExists: One stands.
+            InvalidArgument: The key is empty or too long.
         """
         ...
 
@@ -46,7 +48,10 @@ class KeyValueStore(Protocol):
         ...
 
     def watch(self, prefix: str) -> AsyncIterator[dict[str, bytes]]:
-        """Yield all keys with the prefix, now and after each change."""
+        """Yield all keys with the prefix, now and after each change.
+
+        Changes that come close together may come as one. The store not being there for a while is waited out.
+        """
         ...
 
 
@@ -55,7 +60,7 @@ class MemoryKeyValueStore:
 
     def __init__(self) -> None:
         self._values: dict[str, bytes] = {}
-        self._changed = asyncio.Condition()
+        self._bell = Bell()
 
     async def get(self, key: str) -> bytes | None:
         """See `KeyValueStore.get`."""
@@ -63,136 +68,82 @@ class MemoryKeyValueStore:
 
     async def list(self, prefix: str) -> dict[str, bytes]:
         """See `KeyValueStore.list`."""
-        return {key: value for key, value in self._values.items() if key.startswith(prefix)}
+        return {key: value for key, value in sorted(self._values.items()) if key.startswith(prefix)}
 
     async def put(self, key: str, value: bytes) -> None:
         """See `KeyValueStore.put`."""
-        async with self._changed:
-            self._values[key] = value
-            self._changed.notify_all()
+        file_name(key)  # refuse what the others refuse
+        self._values[key] = value
+        self._bell.ring()
 
     async def create(self, key: str, value: bytes) -> None:
         """See `KeyValueStore.create`."""
         if key in self._values:
-            raise AlreadyExists(f"{key} stands already")
+            raise already_exists(key)
         await self.put(key, value)
 
     async def delete(self, key: str) -> bool:
         """See `KeyValueStore.delete`."""
-        async with self._changed:
-            found = self._values.pop(key, None) is not None
-            self._changed.notify_all()
+        found = self._values.pop(key, None) is not None
+        self._bell.ring()
         return found
 
     async def watch(self, prefix: str) -> AsyncIterator[dict[str, bytes]]:
         """See `KeyValueStore.watch`."""
         last: dict[str, bytes] | None = None
         while True:
-            async with self._changed:
-                now = await self.list(prefix)
-                while now == last:
-                    await self._changed.wait()
-                    now = await self.list(prefix)
-            last = now
-            yield now
+            bell = self._bell.next()
+            now = await self.list(prefix)
+            if now != last:
+                last = now
+                yield dict(now)
+            else:
+                await bell.wait()
 
 
-class FileKeyValueStore:
-    """One file a key; other processes' changes are seen within a quarter of a second.
+class EtcdKeyValueStore:
+    """Keys under one prefix of an etcd cluster.
 
     Args:
-        directory: Made if it is not there, mode 0700.
+        client: Not closed by this.
+        prefix: Goes before each key; ends with a slash.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-
-    def _path(self, key: str) -> Path:
-        return self._directory / quote(key, safe="")
+    def __init__(self, client: EtcdClient, prefix: str = "/moltbot/store/") -> None:
+        if not prefix.endswith("/"):
+            raise ValueError(f"prefix {prefix!r} does not end with a slash: another prefix may begin with it")
+        self._client = client
+        self._prefix = prefix
 
     async def get(self, key: str) -> bytes | None:
         """See `KeyValueStore.get`."""
-        with contextlib.suppress(FileNotFoundError):
-            return self._path(key).read_bytes()
-        return None
+        found = await self._client.get(self._key(key))
+        return None if found is None else found.value
 
     async def list(self, prefix: str) -> dict[str, bytes]:
         """See `KeyValueStore.list`."""
-        found: dict[str, bytes] = {}
-        for key, path in self._entries(prefix):
-            with contextlib.suppress(FileNotFoundError):  # removed in between
-                found[key] = path.read_bytes()
-        return found
-
-    def _entries(self, prefix: str) -> list[tuple[str, Path]]:
-        try:
-            names = sorted(os.listdir(self._directory))
-        except FileNotFoundError:
-            return []
-        keys = ((unquote(name), name) for name in names if not name.startswith(".tmp"))
-        return [(key, self._directory / name) for key, name in keys if key.startswith(prefix)]
+        listing = await self._client.get_prefix(self._prefix + prefix)
+        return {key.removeprefix(self._prefix): value.value for key, value in listing.values.items()}
 
     async def put(self, key: str, value: bytes) -> None:
         """See `KeyValueStore.put`."""
-        with self._written(value) as temporary:
-            os.replace(temporary, self._path(key))
-        self._sync_directory()
+        await self._client.put(self._key(key), value)
 
     async def create(self, key: str, value: bytes) -> None:
         """See `KeyValueStore.create`."""
-        with self._written(value) as temporary:
-            try:
-                os.link(temporary, self._path(key))
-            except FileExistsError:
-                raise AlreadyExists(f"{key} stands already") from None
-            finally:
-                temporary.unlink()
-        self._sync_directory()
-
-    @contextlib.contextmanager
-    def _written(self, value: bytes):  # noqa: ANN202 - a context of a path
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=".tmp", dir=self._directory)  # mode 0600
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(value)
-            file.flush()
-            os.fsync(file.fileno())
-        yield Path(name)
-
-    def _sync_directory(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        if not await self._client.put_if(self._key(key), value, mod_revision=0):
+            raise already_exists(key)
 
     async def delete(self, key: str) -> bool:
         """See `KeyValueStore.delete`."""
-        try:
-            self._path(key).unlink()
-        except FileNotFoundError:
-            return False
-        self._sync_directory()
-        return True
+        return await self._client.delete(self._key(key))
 
     async def watch(self, prefix: str) -> AsyncIterator[dict[str, bytes]]:
         """See `KeyValueStore.watch`."""
-        seen: object = None
-        last: dict[str, bytes] | None = None
-        while True:
-            stamp = self._stamp(prefix)
-            if stamp != seen:
-                seen = stamp
-                now = await self.list(prefix)
-                if now != last:
-                    last = now
-                    yield now
-            await asyncio.sleep(_POLL_S)
+        async with contextlib.aclosing(self._client.watch_prefix(self._prefix + prefix)) as changes:
+            async for change in changes:
+                yield {key.removeprefix(self._prefix): value.value for key, value in change.values.items()}
 
-    def _stamp(self, prefix: str) -> list[tuple[str, int, int]]:
-        found: list[tuple[str, int, int]] = []
-        for key, path in self._entries(prefix):
-            with contextlib.suppress(FileNotFoundError):
-                stat = path.stat()
-                found.append((key, stat.st_mtime_ns, stat.st_ino))
-        return found
+    def _key(self, key: str) -> str:
+        file_name(key)  # refuse what the others refuse
+        return self._prefix + key
