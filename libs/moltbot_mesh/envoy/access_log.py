@@ -35,8 +35,8 @@ _FIELDS: dict[str, str] = {
     "user_agent": "%REQ(USER-AGENT):128%",
 }
 
-# A request is the gateway's to record once the gateway has it. What Envoy answers without it has no `via_upstream`. What
-# the client or the gateway broke off was begun; so was what timed out, but for a request that never came whole (408).
+# A request is the gateway's to record once the gateway has it. What Envoy answers without it has no `via_upstream`.
+# What the client or the gateway broke off was begun; so was what timed out, unless it never came whole (408).
 _REFUSED_BY_ENVOY = (
     "(response.code >= 400 || response.grpc_status > 0)"
     " && response.code_details != 'via_upstream'"
@@ -61,9 +61,7 @@ def _json_lines(where: str) -> Node:
     if where == "stderr":
         return {
             "name": "envoy.access_loggers.stderr",
-            "typed_config": typed(
-                "envoy.extensions.access_loggers.stream.v3.StderrAccessLog", log_format=log_format
-            ),
+            "typed_config": typed("envoy.extensions.access_loggers.stream.v3.StderrAccessLog", log_format=log_format),
         }
     return {
         "name": "envoy.access_loggers.file",

@@ -31,9 +31,7 @@ def bootstrap(config: EnvoyConfig) -> Node:
     found: Node = {
         "node": {"id": "moltbot", "cluster": "moltbot"},
         "application_log_config": {
-            "log_format": {
-                "json_format": {"time": "%Y-%m-%dT%T.%eZ", "level": "%l", "logger": "%n", "message": "%j"}
-            }
+            "log_format": {"json_format": {"time": "%Y-%m-%dT%T.%eZ", "level": "%l", "logger": "%n", "message": "%j"}}
         },
         "static_resources": {"listeners": [_listener(config)], "clusters": clusters(config)},
         "overload_manager": _overload_manager(config),

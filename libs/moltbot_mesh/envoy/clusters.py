@@ -30,7 +30,7 @@ def seconds(value: float) -> str:
 
 
 def cluster_names(config: EnvoyConfig) -> dict[str, str]:
-    """The cluster of each mesh service. Services in the same place share the one of the first, the gateway before all."""
+    """The cluster of each mesh service; services in the same place share one, the gateway's before any other's."""
     by_targets: dict[tuple[str, ...], str] = {}
     names: dict[str, str] = {}
     for service in sorted(config.upstreams, key=lambda name: (name != GATEWAY, name)):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moltbot_mesh.errors import InvalidArgument
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
 GATEWAY = "gateway"
-"""The upstream that answers what belongs to no other: unknown routes, health, reflection, and refusals to be audited."""
+"""The upstream that has what belongs to no other: unknown routes, health, reflection, refusals to be audited."""
 
 EXPOSED: Mapping[str, tuple[str, ...]] = {
     GATEWAY: (
@@ -89,11 +92,15 @@ class EnvoyConfig:
 
     def __post_init__(self) -> None:
         if not self.upstreams.get(GATEWAY):
-            raise InvalidArgument(f"envoy: no upstream for {GATEWAY!r}; without it no request can be answered or refused")
+            raise InvalidArgument(
+                f"envoy: no upstream for {GATEWAY!r}; without it no request can be answered or refused"
+            )
         for service, targets in self.upstreams.items():
             if service not in self.services:
                 there = ", ".join(self.services)
-                raise InvalidArgument(f"envoy: {service!r} has nothing that clients may call; upstreams can be: {there}")
+                raise InvalidArgument(
+                    f"envoy: {service!r} has nothing that clients may call; upstreams can be: {there}"
+                )
             for target in targets:
                 _check_target(service, target)
         if (self.tls_certificate is None) != (self.tls_key is None):

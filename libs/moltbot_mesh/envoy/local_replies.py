@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moltbot_mesh.envoy.clusters import Node
 from moltbot_mesh.envoy.routes import MESH_PATH
 
 if TYPE_CHECKING:
+    from moltbot_mesh.envoy.clusters import Node
     from moltbot_mesh.envoy.config import EnvoyConfig
+
+_WHY = "(%RESPONSE_CODE_DETAILS%): %LOCAL_REPLY_BODY%"
 
 
 def local_replies(config: EnvoyConfig) -> Node:
     """The `local_reply_config`; the first mapper that matches decides."""
     limit = config.body_limit_bytes
     known = (
-        (400, "invalid_request_error", "malformed_request", "the request is malformed: %LOCAL_REPLY_BODY%"),
+        (400, "invalid_request_error", "malformed_request", f"the request is malformed {_WHY}"),
+        (403, "invalid_request_error", "refused", "protocol upgrades are not taken; use HTTP, SSE or gRPC"),
         (404, "invalid_request_error", "not_found", "no such route; the API reference lists them"),
         (
             408,
@@ -29,6 +32,7 @@ def local_replies(config: EnvoyConfig) -> Node:
             "request_too_large",
             f"the body is too large; at most {limit} bytes are taken",
         ),
+        (426, "invalid_request_error", "http_version", "HTTP/1.1 or HTTP/2 is needed"),
         (
             431,
             "invalid_request_error",
@@ -41,11 +45,11 @@ def local_replies(config: EnvoyConfig) -> Node:
     mappers = [_for_grpc()]
     for status, kind, code, message in known:
         mappers.append({"filter": _status("EQ", status), "body_format_override": _body(message, kind, code)})
-    server_error = _body("the request failed: %LOCAL_REPLY_BODY%", "server_error", "internal_error")
+    server_error = _body(f"the request failed {_WHY}", "server_error", "internal_error")
     mappers.append({"filter": _status("GE", 500), "body_format_override": server_error})
     return {
         "mappers": mappers,
-        "body_format": _body("the request was refused: %LOCAL_REPLY_BODY%", "invalid_request_error", "refused"),
+        "body_format": _body(f"the request was refused {_WHY}", "invalid_request_error", "refused"),
     }
 
 

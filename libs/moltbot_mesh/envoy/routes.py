@@ -19,6 +19,9 @@ MESH_PATH = "x-mesh-path"
 MESH_METHOD = "x-mesh-method"
 _PATH_LENGTH = 1024
 
+# Not Envoy's own `grpc: {}`: the route is chosen before gRPC-Web (`application/grpc-web+proto`) has become gRPC.
+_GRPC: Node = {"headers": [{"name": "content-type", "string_match": {"prefix": "application/grpc"}}]}
+
 
 def exposed_services(config: EnvoyConfig) -> list[str]:
     """Full names of the gRPC services that have an upstream."""
@@ -28,9 +31,7 @@ def exposed_services(config: EnvoyConfig) -> list[str]:
 def route_configuration(config: EnvoyConfig) -> Node:
     """The one virtual host."""
     clusters = cluster_names(config)
-    routes = [
-        _grpc_route(config, name, clusters[service]) for service in clusters for name in config.services[service]
-    ]
+    routes = [_grpc_route(config, name, clusters[service]) for service in clusters for name in config.services[service]]
     routes += [_grpc_route(config, name, clusters[GATEWAY]) for name in GATEWAY_PASSES]
     host: Node = {"name": "public", "domains": ["*"], "routes": [*routes, _unknown_grpc(), _rest()]}
     if config.cors_origins:
@@ -54,13 +55,13 @@ def _grpc_route(config: EnvoyConfig, service: str, cluster: str) -> Node:
     if any(len(targets) > 1 for targets in config.upstreams.values()):
         # Only what no server has seen is tried again: answering is not idempotent.
         action["retry_policy"] = {"retry_on": "connect-failure,refused-stream", "num_retries": 2}
-    return {"name": service, "match": {"prefix": f"/{service}/", "grpc": {}}, "route": action}
+    return {"name": service, "match": {"prefix": f"/{service}/", **_GRPC}, "route": action}
 
 
 def _unknown_grpc() -> Node:
     return {
         "name": "unknown-grpc",
-        "match": {"prefix": "/", "grpc": {}},
+        "match": {"prefix": "/", **_GRPC},
         "direct_response": {"status": 404, "body": {"inline_string": "no such service"}},
     }
 

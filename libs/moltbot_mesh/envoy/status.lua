@@ -7,6 +7,14 @@ end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
+  if headers:get(":method") == "CONNECT" then
+    -- The transcoder would wait for the end of a body that never ends.
+    handle:respond(
+      { [":status"] = "405", ["content-type"] = "application/json" },
+      '{"error":{"message":"CONNECT is not taken","type":"invalid_request_error","param":null,"code":"method_not_allowed"}}'
+    )
+    return
+  end
   local id = headers:get("x-request-id")
   if id ~= nil and (#id > 128 or id:find("^[%w._:-]+$") == nil) then
     headers:remove("x-request-id")
