@@ -113,10 +113,14 @@ def write_safetensors(file: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
             stream.write(np.ascontiguousarray(tensor).tobytes())
 
 
-def byte_tokenizer() -> Tokenizer:
-    """Return a byte-level tokenizer without merges: token n is byte n of GPT-2's alphabet, then the special tokens."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={char: number for number, char in enumerate(alphabet)}, merges=[]))
+def byte_tokenizer(size: int = 259) -> Tokenizer:
+    """Return a byte-level tokenizer without merges: the 256 bytes, the special tokens, then words up to `size`.
+
+    Text is encoded as bytes alone; the words can only be answered, so that a random model says something at each step.
+    """
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *SPECIAL_TOKENS]
+    pieces += [f"w{number}" for number in range(len(pieces), size)]
+    tokenizer = Tokenizer(models.BPE(vocab={piece: number for number, piece in enumerate(pieces)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
@@ -131,6 +135,6 @@ def write_model(
     (directory / "config.json").write_text(json.dumps(dict(config)))
     (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [256, 258], **generation}))
     (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": CHATML, "eos_token": "<|im_end|>"}))
-    byte_tokenizer().save(str(directory / "tokenizer.json"))
+    byte_tokenizer(config["vocab_size"]).save(str(directory / "tokenizer.json"))
     write_safetensors(directory / "model.safetensors", weights)
     return directory

@@ -21,7 +21,7 @@ from moltbot_models.engine.safetensors import Checkpoint
 from moltbot_models.engine.sampler import Sampler, SamplingContext, draw_settings
 from moltbot_models.engine.sampling_step import Row, sample_rows
 from moltbot_models.engine.scheduler import Scheduler, Sequence
-from moltbot_models.generation import Usage
+from moltbot_models.generation import Delta, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from moltbot_models.engine.model_directory import ModelDirectory
     from moltbot_models.engine.sampler import SamplerHook
     from moltbot_models.engine.scheduler import Chunk
-    from moltbot_models.generation import Delta, FinishReason, GenerationRequest
+    from moltbot_models.generation import FinishReason, GenerationRequest
 
 _log = logging.getLogger(__name__)
 
@@ -254,7 +254,9 @@ class TextEngine:
             job.sequence.tokens.append(drawn.token)
             self._completion_tokens += 1
             ended = drawn.token in self._directory.end_tokens and not job.request.sampling.ignore_eos
-            last = None if ended and drawn.logprob is None else job.answer.push(drawn.token, drawn.logprob)
+            # The end token is counted and has a probability, but is never text, special or not.
+            shown = None if drawn.logprob is None else Delta(logprobs=(drawn.logprob,))
+            last = shown if ended else job.answer.push(drawn.token, drawn.logprob)
             if ended or job.answer.stopped:
                 self._finish(job, last, "stop")
             elif len(job.sequence.tokens) >= job.sequence.max_length:
