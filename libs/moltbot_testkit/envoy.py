@@ -72,7 +72,7 @@ async def running_envoy(
     try:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_START_S):
-                while child.returncode is None and not await process.ready():
+                while child.returncode is None and not await process.ready():  # noqa: ASYNC110 - it sends no event
                     await asyncio.sleep(_POLL_S)
         if not await process.ready():
             raise AssertionError(f"Envoy (exit {child.returncode}) is not ready:\n{log.read_text()}")

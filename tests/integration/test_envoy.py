@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import io
 import json
+import ssl
 import struct
 import tempfile
 import time
@@ -16,6 +18,9 @@ from typing import Any
 import aiohttp
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from google.api.httpbody_pb2 import HttpBody
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
@@ -141,7 +146,7 @@ class Front:
 
 
 @contextlib.asynccontextmanager
-async def gateway(seen: Seen, socket: Path):
+async def gateway(seen: Seen, *addresses: str):
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", 24 << 20)])
     openai_pb2_grpc.add_OpenAIServiceServicer_to_server(OpenAI(seen), server)
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(Gateway(seen), server)
@@ -149,10 +154,10 @@ async def gateway(seen: Seen, socket: Path):
     health = health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection(["moltbot.gateway.v1.GatewayService"], server)
-    server.add_insecure_port(f"unix:{socket}")
+    ports = [server.add_insecure_port(address) for address in addresses]
     await server.start()
     try:
-        yield
+        yield ports
     finally:
         await server.stop(0)
 
@@ -165,7 +170,7 @@ async def front():
         upstreams = dict.fromkeys(EXPOSED, (f"unix:{socket}",))
         upstreams["router"] = (f"unix:{name}/nobody.sock",)
         async with (
-            gateway(seen, socket),
+            gateway(seen, f"unix:{socket}"),
             running_envoy(Path(name), DESCRIPTORS, upstreams) as envoy,
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as http,
         ):
@@ -418,3 +423,58 @@ async def test_grpc_web_to_an_unknown_service_is_unimplemented(front):
         assert response.headers["grpc-status"] == "12"
     (refused,) = await front.refusals()
     assert refused.path == "/a.B/C"
+
+
+async def test_with_two_gateways_one_of_them_dead_every_request_is_answered(tmp_path):
+    seen = Seen()
+    async with gateway(seen, "127.0.0.1:0") as (port,), aiohttp.ClientSession() as http:
+        upstreams = {"gateway": ("127.0.0.1:1", f"127.0.0.1:{port}")}
+        async with running_envoy(tmp_path, DESCRIPTORS, upstreams) as envoy:
+            for _ in range(20):
+                async with http.post(envoy.url + CHAT, data=b"{}") as response:
+                    assert response.status == 200
+    assert seen.refused == []
+
+
+async def test_the_port_speaks_tls_and_answers_the_allowed_origin_alone(tmp_path):
+    key, certificate = self_signed(tmp_path)
+    seen = Seen()
+    settings = {"tls_certificate": certificate, "tls_key": key, "cors_origins": ("https://chat.example",)}
+    trust = ssl.create_default_context(cafile=str(certificate))
+    async with gateway(seen, "127.0.0.1:0") as (port,), aiohttp.ClientSession() as http:
+        upstreams = {"gateway": (f"127.0.0.1:{port}",)}
+        async with running_envoy(tmp_path, DESCRIPTORS, upstreams, **settings) as envoy:
+            url = f"https://localhost:{envoy.port}{CHAT}"
+            async with http.post(url, data=b"{}", ssl=trust) as response:
+                assert response.status == 200
+            for origin, allowed in (("https://chat.example", "https://chat.example"), ("https://evil.example", None)):
+                asked = {"origin": origin, "access-control-request-method": "POST"}
+                async with http.options(url, headers=asked, ssl=trust) as response:
+                    assert response.headers.get("access-control-allow-origin") == allowed
+            credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
+            async with grpc.aio.secure_channel(f"localhost:{envoy.port}", credentials) as channel:
+                stub = gateway_pb2_grpc.GatewayServiceStub(channel)
+                assert (await stub.Chat(gateway_pb2.ChatRequest(model="tls"), timeout=5)).message.content == "tls"
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A key and a certificate for `localhost`."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(private.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(private, hashes.SHA256())
+    )
+    key, certificate = folder / "tls.key", folder / "tls.crt"
+    plain = serialization.NoEncryption()
+    key.write_bytes(private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    return key, certificate

@@ -38,8 +38,7 @@ _FIELDS: dict[str, str] = {
 # A request is the gateway's to record once the gateway has it. What Envoy answers without it has no `via_upstream`.
 # What the client or the gateway broke off was begun; so was what timed out, unless it never came whole (408).
 _REFUSED_BY_ENVOY = (
-    "(response.code >= 400 || response.grpc_status > 0)"
-    " && response.code_details != 'via_upstream'"
+    "response.code_details != 'via_upstream'"
     " && !response.code_details.startsWith('downstream_')"
     " && !response.code_details.contains('remote_reset')"
     " && !(response.code_details.contains('timeout') && response.code != 408)"
@@ -74,14 +73,8 @@ def _json_lines(where: str) -> Node:
 def _refusals(config: EnvoyConfig) -> Node:
     return {
         "name": "envoy.access_loggers.http_grpc",
-        "filter": {
-            "extension_filter": {
-                "name": "envoy.access_loggers.extension_filters.cel",
-                "typed_config": typed(
-                    "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter", expression=_REFUSED_BY_ENVOY
-                ),
-            }
-        },
+        # The cheap question first: an expression costs 15 µs, and most requests succeed.
+        "filter": {"and_filter": {"filters": [_failed(), _cel(_REFUSED_BY_ENVOY)]}},
         "typed_config": typed(
             "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig",
             common_config={
@@ -92,4 +85,21 @@ def _refusals(config: EnvoyConfig) -> Node:
             },
             additional_request_headers_to_log=[MESH_METHOD, MESH_PATH, "traceparent"],
         ),
+    }
+
+
+def _failed() -> Node:
+    status = {"op": "GE", "value": {"default_value": 400, "runtime_key": "moltbot.refusals.status"}}
+    grpc = {"grpc_status_filter": {"statuses": ["OK"], "exclude": True}}
+    return {"or_filter": {"filters": [{"status_code_filter": {"comparison": status}}, grpc]}}
+
+
+def _cel(expression: str) -> Node:
+    return {
+        "extension_filter": {
+            "name": "envoy.access_loggers.extension_filters.cel",
+            "typed_config": typed(
+                "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter", expression=expression
+            ),
+        }
     }

@@ -80,6 +80,8 @@ def _transcoder(config: EnvoyConfig) -> Node:
         proto_descriptor=str(config.descriptor_set),
         services=exposed_services(config),
         convert_grpc_status=True,
+        # No request goes on untranscoded: a gRPC server would answer it without a record.
+        request_validation_options={"reject_unknown_method": True},
         # OpenAI's clients may add parameters that only OpenAI knows.
         ignore_unknown_query_parameters=True,
         # A model's id may have slashes, which clients write as %2F.

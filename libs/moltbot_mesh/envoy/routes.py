@@ -33,7 +33,7 @@ def route_configuration(config: EnvoyConfig) -> Node:
     clusters = cluster_names(config)
     routes = [_grpc_route(config, name, clusters[service]) for service in clusters for name in config.services[service]]
     routes += [_grpc_route(config, name, clusters[GATEWAY]) for name in GATEWAY_PASSES]
-    host: Node = {"name": "public", "domains": ["*"], "routes": [*routes, _unknown_grpc(), _rest()]}
+    host: Node = {"name": "public", "domains": ["*"], "routes": [*routes, _unknown_grpc(), _rest(clusters[GATEWAY])]}
     if config.cors_origins:
         host["typed_per_filter_config"] = {"envoy.filters.http.cors": _cors(config)}
     return {
@@ -66,12 +66,12 @@ def _unknown_grpc() -> Node:
     }
 
 
-def _rest() -> Node:
+def _rest(cluster: str) -> Node:
     return {
         "name": "rest",
         "match": {"prefix": "/"},
-        # Reached only by what the transcoder does not take, which is nothing while OpenAIService.Refuse is there.
-        "direct_response": {"status": 404},
+        # Nothing is sent this way: the transcoder routes anew or refuses. CORS asks for a route to somewhere.
+        "route": {"cluster": cluster},
         "typed_per_filter_config": {
             HEADER_MUTATION: typed(
                 "envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute",
