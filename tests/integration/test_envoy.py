@@ -37,6 +37,11 @@ from moltbot_testkit.envoy import RunningEnvoy, running_envoy
 
 DESCRIPTORS = Path(__file__).parents[2] / "libs/protos/moltbot/descriptor_set.binpb"
 LIMIT = 16 << 20
+SERVER_OPTIONS = [
+    ("grpc.max_receive_message_length", 24 << 20),
+    ("grpc.max_metadata_size", 32 << 10),
+    ("grpc.absolute_max_metadata_size", 64 << 10),
+]
 CHAT = "/v1/chat/completions"
 
 
@@ -147,7 +152,7 @@ class Front:
 
 @contextlib.asynccontextmanager
 async def gateway(seen: Seen, *addresses: str):
-    server = grpc.aio.server(options=[("grpc.max_receive_message_length", 24 << 20)])
+    server = grpc.aio.server(options=SERVER_OPTIONS)
     openai_pb2_grpc.add_OpenAIServiceServicer_to_server(OpenAI(seen), server)
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(Gateway(seen), server)
     accesslog_pb2_grpc.add_AccessLogServiceServicer_to_server(AccessLog(seen), server)
@@ -275,6 +280,12 @@ async def test_errors_of_typed_routes_are_google_rpc_status(front):
 async def test_a_large_body_passes(front, size):
     async with front.http.post(front.chat, data=io.BytesIO(bytes(size))) as response:
         assert await response.json() == {"size": size}
+
+
+async def test_headers_just_under_the_limit_pass(front):
+    async with front.http.post(front.chat, data=b"{}", headers={"cookie": "a" * 15_000}) as response:
+        assert response.status == 200
+    assert len(front.seen.headers["cookie"]) == 15_000
 
 
 async def test_a_body_past_the_limit_is_refused_and_told_to_the_gateway_once(front):
