@@ -1,5 +1,6 @@
-"""Group commit: one thread takes all that waits, writes it, syncs once, and answers. There is no linger: a batch waits only
-while the one before it is being synced.
+"""Group commit: one thread takes all that waits, writes it, syncs once, and answers.
+
+There is no linger: a batch waits only while the one before it is being synced.
 """
 
 from __future__ import annotations
@@ -121,14 +122,14 @@ class Committer:
     def _commit(self, group: Sequence[_Job]) -> None:
         try:
             answers, batch = self._write(group)
-        except Exception as error:  # noqa: BLE001 - whoever waits must be answered, whatever it was
-            log.error("audit records refused", records=sum(len(job.records) for job in group), exc_info=error)
+        except Exception:  # whoever waits must be answered, whatever it was
+            log.exception("audit records refused", records=sum(len(job.records) for job in group))
             self.problem = "the audit log failed; its own log has the rest"
             answers, batch = [Internal(self.problem, reason="AUDIT_UNAVAILABLE")] * len(group), []
         for job, answer in zip(group, answers, strict=True):
             try:
                 job.done(answer)
-            except Exception as error:  # noqa: BLE001 - such as a loop that was closed: the others still wait
+            except Exception as error:  # such as a loop that was closed: the others still wait
                 log.warning("nobody took an acknowledgement", exc_info=error)
         if batch:
             self._integrator.feed(batch)
@@ -150,7 +151,7 @@ class Committer:
             places = self._writer.append([record.payload for record in records])
         except MoltbotError as error:
             if not self.problem:
-                log.error("audit records refused", error=error.message, records=len(records))
+                log.critical("audit records refused", error=error.message, records=len(records))
             self.problem = error.message
             return [error if not isinstance(answer, MoltbotError) else answer for answer in answers], []
         if self.problem:
@@ -184,7 +185,8 @@ class Committer:
                 continue
             if stands != record.payload:
                 raise AlreadyExists(
-                    f"event {event_id.hex()} stands with another body as record {sequence}", reason="IDEMPOTENCY_CONFLICT"
+                    f"event {event_id.hex()} stands with another body, as record {sequence}",
+                    reason="IDEMPOTENCY_CONFLICT",
                 )
             sequences.append(sequence)
         fresh.update(new)

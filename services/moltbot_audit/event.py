@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from google.protobuf.message import DecodeError
-
 from moltbot.audit.v1 import audit_pb2
+
 from moltbot_audit.records import Record
 from moltbot_mesh.errors import InvalidArgument
 
@@ -28,7 +28,7 @@ def decode(payload: bytes) -> Record:
         len(event_id) != 16 or not 0 < time_ns < 1 << 63 or not event.type or not event.outcome
         or not event.subject or not event.action or len(trace_id) not in (0, 16)
     ):  # fmt: skip
-        raise InvalidArgument(f"events: an event lacks or misstates {', '.join(_wrong(event))}; every event must have them")
+        raise InvalidArgument(f"events: an event lacks or misstates {', '.join(_wrong(event))}")
     return Record(
         event_id, payload, time_ns, trace_id, event.request_id, event.tenant, event.subject, event.model, event.type,
         event.outcome, event.ingress,

@@ -1,11 +1,12 @@
 """What may go when it is old: sealed segments. Tiles and checkpoints stay, so every proof stays valid.
 
-The horizon — the first record that must still be there — is signed before anything goes: records that are missing behind
-it were removed by somebody else.
+The horizon — the first record that must still be there — is signed before anything goes: records that are missing
+behind it were removed by somebody else.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,7 @@ def expire(directory: Path, signer: Signer, covered: int, before_ns: int) -> tup
     found = segments(directory / "segments")
     old: list[Path] = []
     horizon = found[0][0]
-    for (_, path), (following, _) in zip(found, found[1:], strict=False):
+    for (_, path), (following, _) in itertools.pairwise(found):
         if following > covered // merkle.TILE_HASHES * merkle.TILE_HASHES or path.stat().st_mtime_ns >= before_ns:
             break
         old.append(path)

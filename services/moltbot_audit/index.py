@@ -12,7 +12,7 @@ from moltbot_audit.records import Place
 from moltbot_mesh.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
     from moltbot_audit.records import Committed, Filter
@@ -63,6 +63,8 @@ class Index:
         try:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")  # a power failure may cost the newest rows, never the file
+            db.execute("PRAGMA cache_size=-32768")  # KiB; ids of traces are random: their index must not be read again
+            db.execute("PRAGMA wal_autocheckpoint=16384")  # pages; each checkpoint waits for the disk
             db.executescript(_SCHEMA)
             db.execute("SELECT max(sequence), max(event_id) FROM events").fetchone()
         except BaseException:
@@ -111,7 +113,7 @@ class Index:
                 sequence, r.event_id, segment, offset, r.time_ns, r.trace_id, r.request_id,
                 r.tenant, r.subject, r.model, r.type, r.outcome, r.ingress,
             )  # fmt: skip
-        self._db.execute(f"INSERT OR IGNORE INTO events VALUES {','.join([row] * len(batch))}", values)  # noqa: S608 - marks
+        self._db.execute(f"INSERT OR IGNORE INTO events VALUES {','.join([row] * len(batch))}", values)  # noqa: S608 - marks and our own names
 
     def places(self, event_ids: Sequence[bytes]) -> dict[bytes, Place]:
         """Places of those events that are indexed."""
@@ -119,7 +121,7 @@ class Index:
         for start in range(0, len(event_ids), 500):
             ids = event_ids[start : start + 500]
             marks = ",".join("?" * len(ids))
-            statement = f"SELECT event_id, sequence, segment, offset FROM events WHERE event_id IN ({marks})"  # noqa: S608 - marks
+            statement = f"SELECT event_id, sequence, segment, offset FROM events WHERE event_id IN ({marks})"  # noqa: S608 - marks and our own names
             with self._reader_lock:
                 found |= {row[0]: Place(*row[1:]) for row in self._reader.execute(statement, ids)}
         return found
@@ -163,14 +165,14 @@ class Index:
             clauses.append("time_ns < ?")
             values.append(wanted.end_ns)
         statement = (
-            f"SELECT sequence, segment, offset FROM events WHERE {' AND '.join(clauses)} "  # noqa: S608 - our columns
+            f"SELECT sequence, segment, offset FROM events WHERE {' AND '.join(clauses)} "  # noqa: S608 - marks and our own names
             "ORDER BY sequence DESC LIMIT ?"
         )
         with self._bounded() as db:
             return [Place(*row) for row in db.execute(statement, (*values, limit))]
 
     @contextlib.contextmanager
-    def _bounded(self) -> Iterator[sqlite3.Connection]:
+    def _bounded(self) -> Generator[sqlite3.Connection]:
         deadline_s = time.monotonic() + _QUERY_S
         with contextlib.closing(self._connect()) as db:
             db.set_progress_handler(lambda: time.monotonic() > deadline_s, 10_000)

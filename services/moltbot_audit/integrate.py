@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger("moltbot.audit")
 
 _MOST_BEHIND = 100_000
-_INDEX_BATCH = 4096
+_INDEX_BATCH = 2048
+_HASH_BATCH = 128
 _RETRY_S = 1.0
 
 
@@ -50,7 +51,7 @@ class Integrator:
     """
 
     def __init__(
-        self, tree: Tree, index: Index, signer: Signer, path: Path, note: str, signed: int, interval_s: float
+        self, tree: Tree, index: Index, signer: Signer, path: Path, *, note: str, signed: int, interval_s: float
     ) -> None:
         self.tree_lock = threading.Lock()
         self.note = note
@@ -115,17 +116,22 @@ class Integrator:
                 return
 
     def _hash(self) -> None:
-        while self._to_hash:
+        """Let the tree grow by about as much as the index is filled by in one turn."""
+        hashed = 0
+        while self._to_hash and hashed < _INDEX_BATCH:
             batch = self._to_hash.popleft()
-            with self.tree_lock:
-                for committed in batch:
-                    self._tree.append(committed.leaf)
+            hashed += len(batch)
+            for start in range(0, len(batch), _HASH_BATCH):
+                with self.tree_lock:
+                    for committed in batch[start : start + _HASH_BATCH]:
+                        self._tree.append(committed.leaf)
+                time.sleep(0)  # the committing thread waits for the interpreter's lock, and a client for it
             self._to_index.extend(batch)
             try:
                 with self.tree_lock:
                     self._tree.flush()
             except OSError as error:  # tried again with the next batch or checkpoint
-                log.error("tiles not written", error=str(error))
+                log.warning("tiles not written; trying again", error=str(error))
             if batch[-1].place.segment != self._segment:
                 self._sign_now = self._segment >= 0
                 self._segment = batch[-1].place.segment
@@ -135,7 +141,7 @@ class Integrator:
             self._sign()
         except OSError as error:
             self.problem = f"no checkpoint can be written: {error}"
-            log.error("checkpoint not written; trying again", error=str(error))
+            log.warning("checkpoint not written; trying again", error=str(error))
         else:
             self._sign_now = False
             self.problem = ""
@@ -157,7 +163,7 @@ class Integrator:
         except sqlite3.Error as error:
             self._to_index.extendleft(reversed(batch))
             self.problem = f"the index cannot be written: {error}"
-            log.error("index not written; trying again", error=str(error))
+            log.warning("index not written; trying again", error=str(error))
             return False
         with self._went:
             self.indexed = batch[-1].place.sequence + 1

@@ -88,7 +88,13 @@ class Ledger:
             self._catch_up(note, covered, decode)
             write_durably(directory / KEY_FILE, signer.verifier_key + "\n")
             self._integrator = Integrator(
-                self._tree, self._index, signer, directory / CHECKPOINT_FILE, note, covered, checkpoint_interval_s
+                self._tree,
+                self._index,
+                signer,
+                directory / CHECKPOINT_FILE,
+                note=note,
+                signed=covered,
+                interval_s=checkpoint_interval_s,
             )
         except BaseException as error:
             self._opened.close()
@@ -125,7 +131,8 @@ class Ledger:
         hashed, indexed = self._tree.size, self._index.next_sequence()
         rows: list[Committed] = []
         found = segments(self._segments)
-        for (first, path), following in zip(found, [*(f for f, _ in found[1:]), self._writer.next_sequence], strict=True):
+        ends = [*(first for first, _ in found[1:]), self._writer.next_sequence]
+        for (first, path), following in zip(found, ends, strict=True):
             expected = first
             if following <= start:
                 continue
@@ -152,9 +159,9 @@ class Ledger:
 
         Args:
             records: At least one.
-            done: Called once, from any thread, with their sequences when they are on disk, or with why they were refused:
-                AlreadyExists (an id stands with another body), InvalidArgument (too large), ResourceExhausted (the disk
-                is full), Unavailable.
+            done: Called once, from any thread, with their sequences when they are on disk, or with why they were
+                refused: AlreadyExists (an id stands with another body), InvalidArgument (too large), ResourceExhausted
+                (the disk is full), Unavailable.
         """
         self._committer.submit(records, done)
 

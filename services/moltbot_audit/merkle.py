@@ -1,7 +1,8 @@
 """The Merkle tree over the records: hashing, proofs and their verification.
 
 Nodes are kept as tiles of 256 hashes on disk; the newest, incomplete tile of each level is in memory. Tiles can be made
-again from the records, so they are not synced: after a power failure a tree that does not give the signed root is rebuilt.
+again from the records, so they are not synced: after a power failure a tree that does not give the signed root is made
+again.
 
 Source: RFC 6962 section 2.1, RFC 9162 section 2.1; C2SP tlog-tiles (https://c2sp.org/tlog-tiles).
 """
@@ -159,7 +160,7 @@ def tile_path(level: int, number: int, width: int = TILE_HASHES) -> str:
 
 
 Tile = list[list[bytes]]
-"""The nodes of a tile by their height in it, 0 to 8: `tile[0]` has up to 256 hashes, `tile[8]` the root of a full one."""
+"""The nodes of a tile by their height in it: `tile[0]` has up to 256 hashes, `tile[8]` the root of a full one."""
 
 
 def _new_tile(hashes: Iterable[bytes] = ()) -> Tile:
@@ -192,7 +193,7 @@ def read_tile(directory: Path, level: int, number: int, width: int = TILE_HASHES
     else:
         raise DataLoss(f"{name}: the tile is missing")
     if len(data) < width * HASH_BYTES or len(data) % HASH_BYTES:
-        raise DataLoss(f"{path.relative_to(directory)}: the tile has {len(data)} bytes instead of {width * HASH_BYTES}")
+        raise DataLoss(f"{path.relative_to(directory)}: {len(data)} bytes instead of {width * HASH_BYTES}")
     return [data[i : i + HASH_BYTES] for i in range(0, width * HASH_BYTES, HASH_BYTES)]
 
 

@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 import structlog
-
 from moltbot.audit.v1 import audit_pb2, audit_pb2_grpc
+
 from moltbot_audit.checkpoint import Signer
 from moltbot_audit.event import decode
 from moltbot_audit.ledger import Ledger
@@ -21,7 +21,7 @@ from moltbot_mesh.module import Access, Module, Registration, Runtime, Service
 from moltbot_mesh.uuid7 import uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
 log = structlog.get_logger("moltbot.audit")
 
@@ -30,7 +30,7 @@ _DAY_S = 86_400
 
 
 @contextlib.asynccontextmanager
-async def open_audit(runtime: Runtime) -> AsyncIterator[Service]:
+async def open_audit(runtime: Runtime) -> AsyncGenerator[Service]:
     """Recover the log and serve."""
     settings = runtime.settings(AuditSettings)
     signer = Signer.load(runtime.data_dir / "log.key", settings.origin)
@@ -81,7 +81,7 @@ class _Journal:
         event.attributes["records"] = str(records)
         await self._append(event)
 
-    def _event(self, kind: audit_pb2.EventType, action: str, target: str) -> audit_pb2.AuditEvent:
+    def _event(self, kind: audit_pb2.EventType.ValueType, action: str, target: str) -> audit_pb2.AuditEvent:
         call = current_call()
         return audit_pb2.AuditEvent(
             event_id=uuid7(),
@@ -113,7 +113,7 @@ async def _expire_daily(ledger: Ledger, journal: _Journal, retention_days: int) 
                 log.info("audit records expired", records=records)
                 await journal.expired(records)
         except (OSError, MoltbotError) as error:
-            log.error("expired segments not removed; trying again tomorrow", error=str(error))
+            log.warning("expired segments not removed; trying again tomorrow", error=str(error))
         await asyncio.sleep(_DAY_S)
 
 

@@ -1,7 +1,7 @@
 """The log's bytes: preallocated files of framed records, and nothing else.
 
-A file is named after its first sequence and begins with a header that says it too. Preallocation finds a full disk before
-a record is half written.
+A file is named after its first sequence and begins with a header that says it too. Preallocation finds a full disk
+before a record is half written.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class SegmentWriter:
         """Write records and sync them: all or none. None is empty or larger than `max_payload_bytes`.
 
         Returns:
-            For each its segment (named by the first sequence) and offset. Their sequences begin at `next_sequence` as it
+            For each its segment (named by the first sequence) and offset. Their sequences begin at what `next_sequence`
             was before.
 
         Raises:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from moltbot.audit.v1 import audit_pb2 as pb
 from moltbot.audit.v1 import audit_pb2_grpc
+
 from moltbot_audit.event import decode
 from moltbot_audit.records import Filter, Logged
 from moltbot_audit.verify import verify_steps
@@ -17,7 +18,7 @@ from moltbot_mesh.errors import InvalidArgument, MoltbotError, NotFound, Permiss
 from moltbot_mesh.paging import DEFAULT_PAGE_SIZE, offset_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
     from moltbot_audit.commit import Answer
     from moltbot_audit.ledger import Ledger
@@ -91,7 +92,11 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
         except MoltbotError as error:
             settle(error)
         else:
-            self._ledger.submit(records, lambda answer: loop.call_soon_threadsafe(settle, answer))
+
+            def answered(answer: Answer) -> None:
+                loop.call_soon_threadsafe(settle, answer)
+
+            self._ledger.submit(records, answered)
         return appended
 
     async def GetEvent(self, request: pb.GetEventRequest, context: Any) -> pb.GetEventResponse:  # noqa: ARG002, N802
@@ -195,7 +200,7 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
         return logged
 
     @contextlib.asynccontextmanager
-    async def _recorded(self, method: str, target: str) -> AsyncIterator[None]:
+    async def _recorded(self, method: str, target: str) -> AsyncGenerator[None]:
         try:
             yield
         except MoltbotError as error:

@@ -48,9 +48,7 @@ def verify_directory(directory: Path, verifier_key: str = "") -> VerifyReport:
         verifier_key: The C2SP verifier key that checkpoints must be signed with; if empty the one beside the log, which
             proves less: whoever could change the log could change that too.
     """
-    report = VerifyReport(0, 0)
-    for report in verify_steps(directory, verifier_key):  # noqa: B007 - the last one is asked for
-        pass
+    *_, report = verify_steps(directory, verifier_key)
     return report
 
 
@@ -101,7 +99,7 @@ class _Checker:
         """Check everything; yields how many records were read."""
         found = segments(self._directory / "segments")
         if found and found[0][0] > horizon:
-            self.report(f"records {horizon} to {found[0][0] - 1} are missing: their segments are gone before their time")
+            self.report(f"records {horizon} to {found[0][0] - 1} are missing: gone before their time")
         for number, (first, path) in enumerate(found):
             if first < self._next:
                 self.report(f"{path.name}: begins at record {first}, which stands in the segment before it")

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 from moltbot.audit.v1 import audit_pb2, audit_pb2_grpc
+
 from moltbot_audit.checkpoint import Signer
 from moltbot_audit.event import decode
 from moltbot_audit.ledger import Ledger
@@ -68,7 +69,8 @@ def write_log(directory: Path) -> None:
             records = [decode(event().SerializeToString()) for _ in range(random.randrange(1, 40))]
             again = random.sample(batch, len(batch) // 4)  # replays: not to be written twice
             sequences = ledger.append(records + again)
-            os.write(1, b"".join(ACKNOWLEDGED.pack(r.event_id, s) for r, s in zip(records + again, sequences, strict=True)))
+            told = zip(records + again, sequences, strict=True)
+            os.write(1, b"".join(ACKNOWLEDGED.pack(record.event_id, sequence) for record, sequence in told))
             batch = records
 
     for _ in range(THREADS):
@@ -108,7 +110,7 @@ async def produce(directory: Path) -> None:
 
 
 def run_and_kill(mode: str, directory: Path) -> tuple[list[tuple[bytes, int]], float]:
-    """Start a process, kill it while it writes; what it was told, and how long it took to open in seconds."""
+    """Start a process, kill it while it writes; what was acknowledged, and how long it took to open in seconds."""
     path = os.pathsep.join(sys.path)
     started_s = time.perf_counter()
     process = subprocess.Popen(
@@ -155,7 +157,7 @@ def crash_log(directory: Path, kills: int) -> str:
     assert report.ok, report.problems
     ids = [one.event_id for one in stored(directory)]
     assert len(set(ids)) == len(ids), "a duplicate"
-    lost = [event_id for event_id, sequence in acknowledged.items() if sequence >= len(ids) or ids[sequence] != event_id]
+    lost = [event_id for event_id, at in acknowledged.items() if at >= len(ids) or ids[at] != event_id]
     assert not lost, f"{len(lost)} acknowledged records lost"
     assert acknowledged
     return (
@@ -185,7 +187,8 @@ def crash_producer(directory: Path, kills: int) -> str:
         places.setdefault(one.producer.epoch, []).append(one.producer.counter)
     for epoch, counters in places.items():
         assert counters == list(range(1, len(counters) + 1)), f"a gap or another order in epoch {epoch}"
-    return f"{kills} kills, {len(durable)} durable, {len(ids)} stored, 0 lost, 0 duplicates, no gap in {len(places)} epochs"
+    found = f"{kills} kills, {len(durable)} durable, {len(ids)} stored"
+    return f"{found}, 0 lost, 0 duplicates, no gap in {len(places)} epochs"
 
 
 def test_a_killed_writer_loses_no_acknowledged_record_and_writes_none_twice(tmp_path):

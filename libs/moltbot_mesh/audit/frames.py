@@ -1,7 +1,7 @@
 """Framed records in a file: how both the log and a producer's spill lie on disk.
 
-A frame is `u32 crc | u32 length, its highest bit set where a commit begins | u64 number | payload | zeros to a multiple of
-8`, little-endian; zeros after the last one end the file. The CRC covers all but itself, so a record that was
+A frame is `u32 crc | u32 length, its highest bit set where a commit begins | u64 number | payload | zeros to a multiple
+of 8`, little-endian; zeros after the last one end the file. The CRC covers all but itself, so a record that was
 moved is found as one that was changed. A commit begins only after the commit before it was synced: an intact beginning
 behind a damaged place therefore proves that the damage is no torn write.
 

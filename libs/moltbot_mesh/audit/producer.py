@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import structlog
-
 from moltbot.audit.v1 import audit_pb2
+
 from moltbot_mesh.audit.sender import AppendsEvents, Sender
 from moltbot_mesh.audit.spill import Spill
 from moltbot_mesh.errors import InvalidArgument, MoltbotError, Unavailable
@@ -97,8 +97,8 @@ class AuditProducer:
         queue_events: Most events in memory.
         spill_bytes: Most bytes on disk; a tenth of it is reserved for durable events.
         on_full: What a full spill stops.
-        drain_s: How long closing waits for acknowledgements, in seconds; what is not acknowledged then is sent after the
-            next start.
+        drain_s: How long closing waits for acknowledgements, in seconds; what is not acknowledged then is sent after
+            the next start.
     """
 
     def __init__(

@@ -8,8 +8,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import structlog
-
 from moltbot.audit.v1 import audit_pb2
+
 from moltbot_mesh.errors import AlreadyExists, InvalidArgument, MoltbotError, Unavailable
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class AppendsEvents(Protocol):
     """The part of an `AuditServiceAsyncStub` that is used."""
 
     @property
-    def AppendStream(self) -> Callable[..., Any]:  # noqa: N802 - the RPC's name
+    def AppendStream(self) -> Callable[..., Any]:  # noqa: N802
         """Takes an async iterator of requests, returns one of responses."""
         ...
 
@@ -135,7 +135,7 @@ class Sender:
             try:
                 payloads, position = await self._in_thread(self._spill.read, position, _BATCH, _BATCH_BYTES)
             except OSError as error:
-                log.error("audit spill not read; trying again", error=str(error))
+                log.warning("audit spill not read; trying again", error=str(error))
                 await asyncio.sleep(_LAST_RETRY_S)
                 continue
             if payloads:
@@ -147,7 +147,7 @@ class Sender:
         try:
             await self._in_thread(self._spill.release, until)
         except OSError as error:
-            log.error("acknowledged audit events not removed from the spill", error=str(error))
+            log.warning("acknowledged audit events not removed from the spill", error=str(error))
 
     async def _isolate_first(self) -> None:
         """A batch was refused as not valid, the first unacknowledged one: find which of its events it is."""

@@ -1,6 +1,6 @@
 """A producer's events on disk, in order, from when they are spilled until the log has them.
 
-Files of frames, each named after the position of its first; a file goes when all in it is acknowledged. A crash may leave
+Files of frames, each named after the number of its first; a file goes when all in it is acknowledged. A crash may leave
 acknowledged events in the oldest file: they are sent again, and the log knows them by their ids.
 """
 
@@ -33,7 +33,7 @@ class Position(NamedTuple):
     """A place between two events."""
 
     file: int
-    """The file, by the position of its first event."""
+    """The file, by the number of its first event."""
     offset: int
     """In it, in bytes."""
     number: int

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-
 from moltbot.audit.v1 import audit_pb2
+
 from moltbot_audit.checkpoint import Signer
 from moltbot_audit.event import decode
 from moltbot_audit.ledger import Ledger
-from moltbot_audit.records import Record
 from moltbot_mesh.uuid7 import uuid7
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from moltbot_audit.records import Record
 
 _times = itertools.count(1_700_000_000_000_000_000, 1_000)
 
@@ -61,5 +65,5 @@ def open_ledger(tmp_path, directory) -> Iterator[Callable[..., Ledger]]:
         return ledger
 
     yield make
-    for ledger in list(opened):
-        ledger.close()
+    while opened:
+        opened[-1].close()

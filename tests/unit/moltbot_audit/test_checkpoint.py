@@ -5,7 +5,7 @@ import base64
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from moltbot_audit.checkpoint import Signer, parse, verify
+from moltbot_audit.checkpoint import Signer, parse, verify, verify_text
 from moltbot_audit.merkle import EMPTY_ROOT
 from moltbot_mesh.errors import DataLoss, InvalidArgument
 
@@ -15,7 +15,8 @@ GO_NOTE = (
     "If you think cryptography is the answer to your problem,\n"
     "then you don't know what your problem is.\n"
     "\n"
-    "\N{EM DASH} PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n"
+    "\N{EM DASH} PeterNeumann "
+    "x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n"
 )
 
 
@@ -33,14 +34,12 @@ def test_a_checkpoint_reads_as_the_specification_says():
 
 
 def test_a_note_signed_by_another_implementation_verifies():
-    from moltbot_audit.checkpoint import verify_text
-
     assert verify_text(GO_NOTE, GO_KEY).startswith("If you think")
     with pytest.raises(DataLoss):
         verify_text(GO_NOTE.replace("problem is", "problem was"), GO_KEY)
 
 
-@pytest.mark.parametrize("change", [("\n3\n", "\n4\n"), ("example.com/log\n", "example.com/other\n"), ("\N{EM DASH}", "-")])
+@pytest.mark.parametrize("change", [("\n3\n", "\n4\n"), ("log\n", "other\n"), ("\N{EM DASH}", "-")])
 def test_a_changed_checkpoint_is_refused(change):
     note = signer().sign(3, EMPTY_ROOT).replace(*change, 1)
     with pytest.raises(DataLoss):

@@ -3,12 +3,20 @@ from __future__ import annotations
 import time
 
 import pytest
-
 from moltbot.audit.v1 import audit_pb2
+
 from moltbot_audit import merkle
 from moltbot_audit.checkpoint import verify
 from moltbot_audit.records import Filter
-from moltbot_mesh.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from moltbot_mesh.errors import (
+    AlreadyExists,
+    DataLoss,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
 from moltbot_mesh.uuid7 import uuid7
 
 END = 1 << 62
@@ -110,7 +118,8 @@ def test_every_record_can_be_proven_under_the_signed_checkpoint(open_ledger, rec
     for index in (0, 255, 256, 599):
         proof = ledger.inclusion_proof(records[index].event_id)
         head = verify(proof.checkpoint, ledger.verifier_key)
-        assert merkle.verify_inclusion(merkle.leaf_hash(records[index].payload), index, head.size, proof.hashes, head.root)
+        leaf = merkle.leaf_hash(records[index].payload)
+        assert merkle.verify_inclusion(leaf, index, head.size, proof.hashes, head.root)
         assert ledger.inclusion_proof(index) == proof
 
 
@@ -188,8 +197,6 @@ def test_a_log_that_lost_acknowledged_records_does_not_open(open_ledger, directo
 
 
 def test_a_tenant_cannot_be_queried_past_the_deadline(open_ledger, record, monkeypatch):
-    from moltbot_mesh.errors import DeadlineExceeded
-
     monkeypatch.setattr("moltbot_audit.index._QUERY_S", -1.0)
     ledger = open_ledger()
     ledger.append([record() for _ in range(9000)])

@@ -101,7 +101,7 @@ def test_fewer_records_than_a_checkpoint_covers_are_a_loss(tmp_path):
 
 @pytest.mark.parametrize("call", ["pwrite", "fdatasync", "posix_fallocate"])
 @pytest.mark.parametrize(("number", "refusal"), [(errno.ENOSPC, ResourceExhausted), (errno.EIO, Unavailable)])
-def test_a_failing_disk_refuses_all_of_a_batch_and_is_used_again_when_it_works(tmp_path, monkeypatch, call, number, refusal):
+def test_a_failing_disk_refuses_all_of_a_batch_and_is_used_again(tmp_path, monkeypatch, call, number, refusal):
     writer = opened(tmp_path, segment_bytes=1 << 10)
     writer.append([b"before"] * 20)
     real, left = getattr(os, call), 1

@@ -5,15 +5,16 @@ import time
 import uuid
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-
 from moltbot.audit.v1 import audit_pb2 as pb
 from moltbot.audit.v1 import audit_pb2_grpc
+
 from moltbot_audit import merkle
 from moltbot_audit.checkpoint import verify
 from moltbot_audit.module import MODULE
+from moltbot_audit.servicer import _only_own
 from moltbot_audit.settings import AuditSettings
 from moltbot_mesh.audit.producer import AuditProducer
 from moltbot_mesh.call import Call, Principal, enter_call, leave_call
@@ -23,6 +24,9 @@ from moltbot_mesh.identity import MeshIdentity
 from moltbot_mesh.inprocess import InProcessChannel
 from moltbot_mesh.interceptors import Surroundings, wrapped_handlers
 from moltbot_mesh.telemetry import Metrics, Telemetry, TelemetrySettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KEY = b"k" * 32
 
@@ -207,8 +211,6 @@ async def test_a_tenant_sees_its_own_events_alone(stub, event):
 
 
 async def test_a_key_without_a_tenant_sees_nothing():
-    from moltbot_audit.servicer import _only_own
-
     async with as_key_of(""):
         with pytest.raises(PermissionDenied):
             _only_own("")

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from moltbot_audit import merkle
 from moltbot_audit.segment import read, segments
 from moltbot_audit.verify import verify_directory
 from moltbot_mesh.audit import frames
@@ -64,8 +65,6 @@ def test_a_record_rewritten_with_a_right_checksum_is_found(log, sequence):
 
 
 def test_a_record_rewritten_together_with_its_tiles_is_found(log):
-    from moltbot_audit import merkle
-
     path, found = segment_of(log, 300)
     rewrite(path, [(f.number, b"forged" if f.number == 300 else f.payload) for f in found])
     leaves = [merkle.leaf_hash(f.payload) for first, p in segments(log / "segments") for f in read(p, first)]

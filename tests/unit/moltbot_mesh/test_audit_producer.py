@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 
 import grpc
 import pytest
-
 from moltbot.audit.v1 import audit_pb2, audit_pb2_grpc
+
 from moltbot_mesh.audit.frames import Frame, read
 from moltbot_mesh.audit.producer import AuditProducer
+from moltbot_mesh.channel import MeshChannel, as_channel, open_channel
 from moltbot_mesh.errors import AlreadyExists, InvalidArgument, Unavailable
+from moltbot_mesh.identity import MeshIdentity
 
 
 class Log:
@@ -26,7 +28,7 @@ class Log:
         self.acknowledge = True
 
     @property
-    def AppendStream(self):
+    def AppendStream(self):  # noqa: N802
         return lambda requests: _Call(self._answers(requests))
 
     async def _answers(self, requests):
@@ -75,6 +77,17 @@ def producer_of(log, tmp_path, **options):
     return AuditProducer(log, tmp_path / "spill", "gateway", "gateway-1", **({"drain_s": 2.0} | options))
 
 
+async def flood(producer):
+    for _ in range(100):
+        producer.emit(event())
+        await asyncio.sleep(0.001)
+
+
+async def fill(producer):
+    for _ in range(20):
+        await producer.emit_durable(event("administer"))
+
+
 async def until(condition, timeout_s=5.0):
     async with asyncio.timeout(timeout_s):
         while not condition():
@@ -92,7 +105,8 @@ async def test_what_is_emitted_reaches_the_log_in_order_and_numbered(log, tmp_pa
         ids = [producer.emit(event()) for _ in range(1500)]
     assert [str(uuid.UUID(bytes=found.event_id)) for found in log.events] == ids
     assert log.counters() == list(range(1, 1501))
-    assert {(found.service, found.instance, found.producer.epoch) for found in log.events} == {("gateway", "gateway-1", 1)}
+    told = {(found.service, found.instance, found.producer.epoch) for found in log.events}
+    assert told == {("gateway", "gateway-1", 1)}
     assert all(found.time_unix_ns for found in log.events)
     assert producer.stats.acknowledged == producer.stats.emitted == 1500
     assert not list((tmp_path / "spill").glob("*.spill"))
@@ -160,13 +174,10 @@ async def test_a_full_spill_refuses_durable_events_and_drops_others_counted_with
     log.down = True
     producer = producer_of(log, tmp_path, queue_events=10, spill_bytes=3000)
     async with producer.running():
-        for _ in range(100):
-            producer.emit(event())
-            await asyncio.sleep(0.001)
+        await flood(producer)
         await until(lambda: producer.problem)
         with pytest.raises(Unavailable, match="cannot be recorded"):
-            for _ in range(20):
-                await producer.emit_durable(event("administer"))
+            await fill(producer)
         dropped = producer.stats.dropped
         assert dropped > 0
         log.down = False
@@ -185,9 +196,7 @@ async def test_room_is_kept_for_durable_events_when_ordinary_ones_wait(log, tmp_
     log.down = True
     producer = producer_of(log, tmp_path, queue_events=10, spill_bytes=6000, drain_s=0.05)
     async with producer.running():
-        for _ in range(100):
-            producer.emit(event())
-            await asyncio.sleep(0.001)
+        await flood(producer)
         await until(lambda: producer.problem)
         await producer.emit_durable(event("administer"))
 
@@ -198,9 +207,7 @@ async def test_the_strict_policy_refuses_ordinary_events_too(log, tmp_path):
     async with producer.running():
         producer.admit()
         with pytest.raises(Unavailable):
-            for _ in range(100):
-                producer.emit(event())
-                await asyncio.sleep(0.001)
+            await flood(producer)
         with pytest.raises(Unavailable):
             producer.admit()
 
@@ -276,13 +283,10 @@ async def test_it_works_over_a_real_channel_whose_server_comes_late(tmp_path):
     class Servicer(audit_pb2_grpc.AuditServiceServicer):
         got = 0
 
-        async def AppendStream(self, request_iterator, context):
+        async def AppendStream(self, request_iterator, context):  # noqa: N802
             async for request in request_iterator:
                 self.got += len(request.events)
                 yield audit_pb2.AppendStreamResponse(batch_id=request.batch_id, sequences=[0] * len(request.events))
-
-    from moltbot_mesh.channel import MeshChannel, as_channel, open_channel
-    from moltbot_mesh.identity import MeshIdentity
 
     path = tmp_path / "s"
     channel = MeshChannel(open_channel(f"unix:{path}"), MeshIdentity(b"k" * 32, "gateway"), "audit")

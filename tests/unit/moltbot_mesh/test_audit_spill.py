@@ -21,7 +21,7 @@ def drain(spill, start=None, most=10):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.lists(st.binary(min_size=1, max_size=400), min_size=1, max_size=20), max_size=15), st.integers(1, 30))
+@given(st.lists(st.lists(st.binary(min_size=1, max_size=400), min_size=1, max_size=20)), st.integers(1, 30))
 def test_events_come_out_in_order_also_after_a_restart(tmp_path_factory, batches, most):
     directory = tmp_path_factory.mktemp("spill")
     spill = Spill(directory, 1 << 20)

@@ -1,0 +1,265 @@
+"""The audit log beside a raw fdatasync and SQLite, in the same run: the disk varies more than anything here.
+
+`python benchmarks/audit.py [--seconds 3] [--directory .]`, or `make bench-audit`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import queue
+import sqlite3
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import grpc
+from moltbot.audit.v1 import audit_pb2, audit_pb2_grpc
+
+from moltbot_audit import merkle
+from moltbot_audit.checkpoint import Signer, verify
+from moltbot_audit.event import decode
+from moltbot_audit.ledger import Ledger
+from moltbot_audit.servicer import AuditServicer
+from moltbot_audit.verify import verify_directory
+from moltbot_mesh.audit.producer import AuditProducer
+from moltbot_mesh.inprocess import InProcessChannel
+from moltbot_mesh.interceptors import HandlerTable
+from moltbot_mesh.uuid7 import uuid7
+
+
+def event() -> audit_pb2.AuditEvent:
+    """As the gateway records a request: about 430 bytes."""
+    return audit_pb2.AuditEvent(
+        event_id=uuid7(),
+        time_unix_ns=time.time_ns(),
+        type=audit_pb2.EVENT_TYPE_REQUEST,
+        outcome=audit_pb2.OUTCOME_SUCCESS,
+        tenant="acme",
+        subject="key-0123456789",
+        action="POST /v1/chat/completions",
+        object="local-large",
+        ingress=audit_pb2.INGRESS_CLASS_REMOTE,
+        request_id="req-0123456789abcdef",
+        trace_id=os.urandom(16),
+        span_id=b"s" * 8,
+        service="gateway",
+        instance="host-1-abcdef",
+        model="local-large",
+        prompt_tokens=812,
+        completion_tokens=244,
+        duration_us=812_233,
+        input_commitment=b"i" * 32,
+        output_commitment=b"o" * 32,
+        peer="10.1.2.3",
+        http_status=200,
+        attributes={"task_type": "chat", "rule": "default"},
+        producer=audit_pb2.Producer(producer_id=b"p" * 16, epoch=3, counter=12345),
+    )
+
+
+def row(name: str, count: float, seconds: float, latencies_s: list[float], unit: str = "records/s") -> None:
+    latencies_s.sort()
+    marks = "".join(
+        f"  {p} {latencies_s[min(len(latencies_s) - 1, int(len(latencies_s) * q))] * 1e3:8.3f} ms"
+        for p, q in (("p50", 0.5), ("p99", 0.99))
+        if latencies_s
+    )
+    print(f"{name:<52}{count / seconds:>12,.0f} {unit}{marks}", flush=True)
+
+
+def raw_fdatasync(directory: Path, seconds: float, size: int, records: int) -> None:
+    file = os.open(directory / "raw", os.O_RDWR | os.O_CREAT)
+    os.posix_fallocate(file, 0, 256 << 20)
+    os.fsync(file)
+    latencies, offset, data = [], 0, os.urandom(size * records)
+    started = time.perf_counter()
+    while time.perf_counter() - started < seconds and offset + len(data) < 256 << 20:
+        before = time.perf_counter()
+        os.pwrite(file, data, offset)
+        os.fdatasync(file)
+        offset += len(data)
+        latencies.append(time.perf_counter() - before)
+    name = f"raw pwrite + fdatasync, {records} at a time"
+    row(name, len(latencies) * records, time.perf_counter() - started, latencies)
+    os.close(file)
+
+
+def sqlite_wal(directory: Path, seconds: float, records: int) -> None:
+    db = sqlite3.connect(directory / f"baseline-{records}.sqlite", isolation_level=None)
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=FULL")
+    db.execute("CREATE TABLE log (id BLOB PRIMARY KEY, body BLOB) WITHOUT ROWID")
+    body, latencies = event().SerializeToString(), []
+    started = time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        rows = [(uuid7(), body) for _ in range(records)]
+        before = time.perf_counter()
+        db.execute("BEGIN")
+        db.executemany("INSERT INTO log VALUES (?,?)", rows)
+        db.execute("COMMIT")
+        latencies.append(time.perf_counter() - before)
+    row(f"SQLite WAL, synchronous=FULL, {records} at a time", len(latencies) * records, sum(latencies), latencies)
+    db.close()
+
+
+def in_process(ledger: Ledger, clients: int, batch: int, prepared: list) -> None:
+    """Clients that each have one batch under way, records made beforehand."""
+    answers: queue.SimpleQueue = queue.SimpleQueue()
+    latencies: list[float] = []
+    batches = [prepared[start : start + batch] for start in range(0, len(prepared) - batch + 1, batch)]
+    gc.collect()
+    gc.freeze()  # the prepared records are the benchmark's, not the log's
+    started = time.perf_counter()
+    sent = 0
+
+    def submit() -> None:
+        nonlocal sent
+        before = time.perf_counter()
+        ledger.submit(batches[sent], lambda answer: answers.put((before, answer)))
+        sent += 1
+
+    for _ in range(min(clients, len(batches))):
+        submit()
+    for _ in batches:
+        before, answer = answers.get()
+        assert isinstance(answer, list), answer
+        latencies.append(time.perf_counter() - before)
+        if sent < len(batches):
+            submit()
+    name = f"ledger in process, {clients} clients x {batch}"
+    row(name, len(batches) * batch, time.perf_counter() - started, latencies)
+    gc.unfreeze()
+
+
+async def over_grpc(
+    ledger: Ledger, directory: Path, payloads: list[bytes], *, streams: int, window: int, batch: int
+) -> None:
+    async def unrecorded(*_: str) -> None:
+        """Nothing is read here."""
+
+    server = grpc.aio.server()
+    audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(ledger, unrecorded), server)
+    server.add_insecure_port(f"unix:{directory}/socket")
+    await server.start()
+    latencies: list[float] = []
+    share = len(payloads) // streams
+
+    async def one(mine: list[bytes]) -> None:
+        async with grpc.aio.insecure_channel(f"unix:{directory}/socket") as channel:
+            room, before = asyncio.Semaphore(window), {}
+
+            async def requests():
+                for batch_id, start in enumerate(range(0, len(mine), batch)):
+                    await room.acquire()
+                    before[batch_id] = time.perf_counter()
+                    yield audit_pb2.AppendStreamRequest(batch_id=batch_id, events=mine[start : start + batch])
+
+            async for response in audit_pb2_grpc.AuditServiceStub(channel).AppendStream(requests()):
+                latencies.append(time.perf_counter() - before.pop(response.batch_id))
+                room.release()
+
+    started = time.perf_counter()
+    await asyncio.gather(*(one(payloads[n * share : (n + 1) * share]) for n in range(streams)))
+    name = f"over gRPC, client too, {streams} streams x {window} x {batch}"
+    row(name, share * streams, time.perf_counter() - started, latencies)
+    await server.stop(0)
+
+
+async def producer(ledger: Ledger, directory: Path, count: int) -> None:
+    async def unrecorded(*_: str) -> None:
+        """Nothing is read here."""
+
+    table = HandlerTable()
+    audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(ledger, unrecorded), table)
+    stub = audit_pb2_grpc.AuditServiceStub(InProcessChannel(table.handlers))
+    recorder = AuditProducer(stub, directory / "spill", "gateway", "g1", queue_events=count + 1, drain_s=60)
+    events = [event() for _ in range(count)]
+    for one in events:
+        one.ClearField("producer")
+    async with recorder.running():
+        cpu = time.thread_time()
+        for one in events:
+            recorder.emit(one)
+        emit_us = (time.thread_time() - cpu) / count * 1e6
+        before, started = time.process_time(), time.perf_counter()
+        while recorder.stats.acknowledged < count:
+            await asyncio.sleep(0.005)
+        cpu_us = (time.process_time() - before) / count * 1e6
+        seconds = time.perf_counter() - started
+    print(f"{'producer: emit() on the request path':<52}{emit_us:>12.2f} us CPU an event")
+    print(f"{'producer + ledger behind it, until acknowledged':<52}{cpu_us:>12.2f} us CPU an event")
+    row("producer to ledger, in process", count, seconds, [])
+    latencies: list[float] = []
+    async with AuditProducer(stub, directory / "spill", "gateway", "g1").running() as recorder:
+        for _ in range(300):
+            before = time.perf_counter()
+            await recorder.emit_durable(event())
+            latencies.append(time.perf_counter() - before)
+    row("producer: emit_durable, one after the other", len(latencies), sum(latencies), latencies)
+
+
+def proofs(ledger: Ledger, directory: Path, count: int) -> None:
+    tree = merkle.Tree(directory / "tree")
+    started = time.perf_counter()
+    leaf = os.urandom(32)
+    for _ in range(count):
+        tree.append(leaf)
+    print(f"{'tree: append':<52}{(time.perf_counter() - started) / count * 1e6:>12.2f} us a leaf")
+    tree.publish()
+    root, rounds = tree.root(), range(0, count, count // 1000)
+    for index in rounds:
+        merkle.inclusion_proof(index, count, tree.node)  # reads the tiles
+    started = time.perf_counter()
+    found = [(index, merkle.inclusion_proof(index, count, tree.node)) for index in list(rounds)[-400:]]
+    built = (time.perf_counter() - started) / len(found)
+    started = time.perf_counter()
+    assert all(merkle.verify_inclusion(leaf, index, count, proof, root) for index, proof in found)
+    checked = (time.perf_counter() - started) / len(found)
+    print(f"{f'inclusion proof at {count:,} leaves, tiles in memory':<52}{built * 1e6:>12.2f} us to build")
+    print(f"{'':<52}{checked * 1e6:>12.2f} us to verify")
+    verify(ledger.checkpoint()[0], ledger.verifier_key)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each baseline")
+    parser.add_argument("--records", type=int, default=150_000, help="of each run in process")
+    parser.add_argument("--directory", type=Path, default=Path.cwd(), help="on the disk to measure")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=given.directory) as name:
+        directory = Path(name)
+        size = len(event().SerializeToString())
+        print(f"records of {size} bytes, {os.cpu_count()} cores, {threading.active_count()} thread at start\n")
+        for records in (1, 64, 1024):
+            raw_fdatasync(directory, given.seconds, size, records)
+        for records in (1, 64, 1024):
+            sqlite_wal(directory, given.seconds / 2, records)
+        signer = Signer.load(directory / "key", "bench/log")
+        ledger = Ledger(directory / "log", signer, decode)
+        most = given.records
+        for clients, batch, count in ((1, 1, 2000), (64, 1, 50_000), (256, 1, 100_000), (16, 64, most), (8, 512, most)):
+            in_process(ledger, clients, batch, [decode(event().SerializeToString()) for _ in range(count)])
+        for streams, window, batch in ((4, 8, 32), (2, 4, 256)):
+            payloads = [event().SerializeToString() for _ in range(given.records // 3)]
+            asyncio.run(over_grpc(ledger, directory, payloads, streams=streams, window=window, batch=batch))
+        asyncio.run(producer(ledger, directory, 50_000))
+        started = time.perf_counter()
+        ledger.close()
+        print(f"{'close: index, tiles, checkpoint':<52}{time.perf_counter() - started:>12.2f} s")
+        started = time.perf_counter()
+        report = verify_directory(directory / "log")
+        assert report.ok, report.problems
+        row("full verification", report.records, time.perf_counter() - started, [])
+        started = time.perf_counter()
+        ledger = Ledger(directory / "log", signer, decode)
+        print(f"{'open again':<52}{time.perf_counter() - started:>12.2f} s")
+        proofs(ledger, directory, 1_000_000)
+        ledger.close()
+
+
+if __name__ == "__main__":
+    main()
