@@ -27,7 +27,7 @@ async def test_nothing_temporary_is_left_behind(tmp_path: Path) -> None:
     store = FileKeyValueStore(tmp_path)
     await store.put("a", b"1")
     await store.create("b", b"2")
-    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
 async def test_what_a_killed_writer_left_is_removed_by_a_later_write(tmp_path: Path) -> None:
