@@ -20,6 +20,10 @@ def steady(request, tmp_path_factory):
     engine.close()
 
 
+def probabilities(answer):
+    return [logprob.logprob for delta in answer.deltas for logprob in delta.logprobs]
+
+
 def test_a_seed_gives_the_same_text_alone_and_in_a_full_batch(steady, ask):
     prompt = "the same words every time, over more than one chunk of the prompt; " * 3
     alone = ask(steady, prompt, **SAMPLED).wait()
@@ -27,6 +31,7 @@ def test_a_seed_gives_the_same_text_alone_and_in_a_full_batch(steady, ask):
     crowded = ask(steady, prompt, **SAMPLED)
     more = [ask(steady, f"{number} late " * 9, **SAMPLED | {"seed": number}) for number in range(6)]
     assert crowded.wait().raw == alone.raw
+    assert probabilities(crowded) == probabilities(alone), "equal to the last bit, not by luck of the draw"
     for answer in crowd + more:
         answer.wait()
 
