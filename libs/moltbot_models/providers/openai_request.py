@@ -1,0 +1,107 @@
+"""Requests as the OpenAI API takes them.
+
+Source: OpenAI API reference, chat/completions, completions and embeddings. `top_k`, `min_p` and `ignore_eos` are vLLM's
+and SGLang's additions, sent only when they were asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from moltbot_models.generation import EmbeddingRequest, GenerationRequest, Message, Sampling
+
+Body = dict[str, Any]
+
+
+def chat_body(request: GenerationRequest, *, stream: bool) -> Body:
+    """The body for chat/completions."""
+    sampling = request.sampling
+    body: Body = {"model": request.model, "messages": [_message(message) for message in request.messages]}
+    _add_sampling(body, sampling)
+    if sampling.logprobs:
+        body["logprobs"] = True
+        if sampling.top_logprobs:
+            body["top_logprobs"] = sampling.top_logprobs
+    if request.tools:
+        body["tools"] = [
+            {
+                "type": "function",
+                "function": {
+                    "name": tool.name,
+                    "description": tool.description,
+                    "parameters": msgspec.Raw(tool.parameters.encode()),
+                },
+            }
+            for tool in request.tools
+        ]
+        choice = request.tool_choice
+        if choice in {"none", "required"}:
+            body["tool_choice"] = choice
+        elif choice != "auto":
+            body["tool_choice"] = {"type": "function", "function": {"name": choice}}
+    return _streamed(body, stream=stream)
+
+
+def completion_body(request: GenerationRequest, prompt: str, *, stream: bool) -> Body:
+    """The body for completions."""
+    body: Body = {"model": request.model, "prompt": prompt}
+    _add_sampling(body, request.sampling)
+    if request.sampling.logprobs:
+        body["logprobs"] = request.sampling.top_logprobs
+    return _streamed(body, stream=stream)
+
+
+def embedding_body(request: EmbeddingRequest) -> Body:
+    """The body for embeddings."""
+    body: Body = {"model": request.model, "input": request.inputs, "encoding_format": "float"}
+    if request.dimensions is not None:
+        body["dimensions"] = request.dimensions
+    return body
+
+
+def flattened(messages: tuple[Message, ...]) -> str:
+    """A conversation as plain text to continue, for upstreams that know no chat template."""
+    turns = [f"{message.role.capitalize()}: {message.content}" for message in messages]
+    return "\n".join([*turns, "Assistant:"])
+
+
+def _streamed(body: Body, *, stream: bool) -> Body:
+    body["stream"] = stream
+    if stream:
+        body["stream_options"] = {"include_usage": True}
+    return body
+
+
+def _add_sampling(body: Body, sampling: Sampling) -> None:
+    asked: Body = {
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": sampling.seed,
+        "stop": sampling.stop or None,
+        "frequency_penalty": sampling.frequency_penalty or None,
+        "presence_penalty": sampling.presence_penalty or None,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "ignore_eos": sampling.ignore_eos or None,
+    }
+    for key, value in asked.items():
+        if value is not None:
+            body[key] = value
+
+
+def _message(message: Message) -> Body:
+    body: Body = {"role": message.role, "content": message.content}
+    if message.name:
+        body["name"] = message.name
+    if message.tool_call_id:
+        body["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        body["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    return body
