@@ -24,6 +24,7 @@ from moltbot_audit.checkpoint import Signer, verify
 from moltbot_audit.event import decode
 from moltbot_audit.ledger import Ledger
 from moltbot_audit.servicer import AuditServicer
+from moltbot_audit.tiles import Tree
 from moltbot_audit.verify import verify_directory
 from moltbot_mesh.audit.producer import AuditProducer
 from moltbot_mesh.inprocess import InProcessChannel
@@ -203,7 +204,7 @@ async def producer(ledger: Ledger, directory: Path, count: int) -> None:
 
 
 def proofs(ledger: Ledger, directory: Path, count: int) -> None:
-    tree = merkle.Tree(directory / "tree")
+    tree = Tree(directory / "tree")
     started = time.perf_counter()
     leaf = os.urandom(32)
     for _ in range(count):

@@ -10,10 +10,10 @@ import itertools
 import os
 from typing import TYPE_CHECKING
 
-from moltbot_audit import merkle
 from moltbot_audit.checkpoint import verify_text
 from moltbot_audit.integrate import write_durably
 from moltbot_audit.segment import segments
+from moltbot_audit.tiles import TILE_HASHES, tile_path
 from moltbot_mesh.errors import DataLoss
 
 if TYPE_CHECKING:
@@ -55,14 +55,14 @@ def expire(directory: Path, signer: Signer, covered: int, before_ns: int) -> tup
     old: list[Path] = []
     horizon = found[0][0]
     for (_, path), (following, _) in itertools.pairwise(found):
-        if following > covered // merkle.TILE_HASHES * merkle.TILE_HASHES or path.stat().st_mtime_ns >= before_ns:
+        if following > covered // TILE_HASHES * TILE_HASHES or path.stat().st_mtime_ns >= before_ns:
             break
         old.append(path)
         horizon = following
     if not old:
         return horizon, 0
-    for number in range(found[0][0] // merkle.TILE_HASHES, -(-horizon // merkle.TILE_HASHES)):
-        _sync(directory / merkle.tile_path(0, number))
+    for number in range(found[0][0] // TILE_HASHES, -(-horizon // TILE_HASHES)):
+        _sync(directory / tile_path(0, number))
     write_durably(directory / HORIZON_FILE, signer.sign_text(f"{signer.origin}\nhorizon\n{horizon}\n"))
     _sync(directory)
     for path in old:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from moltbot_audit.checkpoint import Signer
     from moltbot_audit.index import Index
-    from moltbot_audit.merkle import Tree
     from moltbot_audit.records import Committed
+    from moltbot_audit.tiles import Tree
 
 log = structlog.get_logger("moltbot.audit")
 
@@ -58,8 +58,8 @@ class Integrator:
         """The newest checkpoint."""
         self.indexed = tree.size
         """All records below this sequence are in the index."""
-        self.problem = ""
-        """Why it is behind; empty when it is not."""
+        self._sign_problem = ""
+        self._index_problem = ""
         self._tree = tree
         self._index = index
         self._signer = signer
@@ -78,6 +78,11 @@ class Integrator:
             self._sign()
         self._thread = threading.Thread(target=self._run, name="audit-integrate", daemon=True)
         self._thread.start()
+
+    @property
+    def problem(self) -> str:
+        """Why it is behind; empty when it is not."""
+        return self._sign_problem or self._index_problem
 
     def feed(self, batch: list[Committed]) -> None:
         """Take what was committed; blocks while too much waits."""
@@ -140,11 +145,11 @@ class Integrator:
         try:
             self._sign()
         except OSError as error:
-            self.problem = f"no checkpoint can be written: {error}"
+            self._sign_problem = f"no checkpoint can be written: {error}"
             log.warning("checkpoint not written; trying again", error=str(error))
         else:
             self._sign_now = False
-            self.problem = ""
+            self._sign_problem = ""
 
     def _sign(self) -> None:
         with self.tree_lock:
@@ -162,9 +167,10 @@ class Integrator:
             self._index.add(batch)
         except sqlite3.Error as error:
             self._to_index.extendleft(reversed(batch))
-            self.problem = f"the index cannot be written: {error}"
+            self._index_problem = f"the index cannot be written: {error}"
             log.warning("index not written; trying again", error=str(error))
             return False
+        self._index_problem = ""
         with self._went:
             self.indexed = batch[-1].place.sequence + 1
             self._went.notify_all()

@@ -18,6 +18,7 @@ from moltbot_audit.integrate import Integrator, write_durably
 from moltbot_audit.records import Committed, Filter, Logged, Place, Record
 from moltbot_audit.seen import Seen
 from moltbot_audit.segment import Damage, SegmentWriter, read, read_at, segment_name, segments
+from moltbot_audit.tiles import Tree
 from moltbot_audit.verify import CHECKPOINT_FILE, KEY_FILE, VerifyReport, verify_directory
 from moltbot_mesh.errors import DataLoss, FailedPrecondition, MoltbotError, NotFound, Unavailable
 
@@ -83,7 +84,7 @@ class Ledger:
             writer = SegmentWriter(self._segments, segment_bytes, sync=sync)
             self._writer = self._opened.enter_context(contextlib.closing(writer))
             self._writer.recover(covered)
-            self._tree = merkle.Tree(directory)
+            self._tree = Tree(directory)
             self._index = self._opened.enter_context(contextlib.closing(Index(directory / "index.sqlite")))
             self._catch_up(note, covered, decode)
             write_durably(directory / KEY_FILE, signer.verifier_key + "\n")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from moltbot_audit import merkle
 from moltbot_audit.checkpoint import verify as verify_checkpoint
 from moltbot_audit.expiry import read_horizon
-from moltbot_audit.merkle import TILE_HASHES, leaf_hash, node_hash, read_tile, tile_path
+from moltbot_audit.merkle import leaf_hash, node_hash
 from moltbot_audit.segment import Damage, read, segments
+from moltbot_audit.tiles import TILE_HASHES, read_tile, tile_path
 from moltbot_mesh.errors import DataLoss, MoltbotError
 
 if TYPE_CHECKING:

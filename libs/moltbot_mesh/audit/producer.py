@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 import structlog
 from moltbot.audit.v1 import audit_pb2
 
+from moltbot_mesh.audit.queued import Gap, Queued
 from moltbot_mesh.audit.sender import AppendsEvents, Sender
 from moltbot_mesh.audit.spill import Spill
 from moltbot_mesh.errors import InvalidArgument, MoltbotError, Unavailable
@@ -28,6 +29,8 @@ from moltbot_mesh.uuid7 import uuid7, uuid_text
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
+
+    from moltbot.audit.v1 import audit_pb2
 
 log = structlog.get_logger("moltbot.audit")
 
@@ -58,32 +61,6 @@ class ProducerStats:
     """In memory."""
     spill_bytes: int
     """On disk."""
-
-
-@dataclass(slots=True)
-class _Queued:
-    event: audit_pb2.AuditEvent
-    counter: int
-    durable: asyncio.Future[None] | None = None
-    """Set when it is on disk, for one who waits."""
-
-    def settle(self, error: MoltbotError | None) -> None:
-        """Tell whoever waits."""
-        if self.durable is None or self.durable.done():
-            return
-        if error is None:
-            self.durable.set_result(None)
-        else:
-            self.durable.set_exception(error)
-
-
-@dataclass(slots=True)
-class _Gap:
-    """Events that were dropped and not told yet."""
-
-    count: int
-    first: int
-    last: int
 
 
 class AuditProducer:
@@ -121,13 +98,11 @@ class AuditProducer:
         self._spill_bytes = spill_bytes
         self._on_full: OnFull = on_full
         self._drain_s = drain_s
-        self._queue: deque[_Queued] = deque()
-        self._durable: deque[_Queued] = deque()
+        self._queue: deque[Queued] = deque()
+        self._durable: deque[Queued] = deque()
         self._counters = itertools.count(1)
         self._emitted = 0
-        self._dropped = 0
-        self._gap: _Gap | None = None
-        self._gap_lock = threading.Lock()
+        self._gap = Gap()
         self._wake = asyncio.Event()
         self._urgent = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -145,14 +120,14 @@ class AuditProducer:
         return ProducerStats(
             self._emitted,
             sender.acknowledged if sender else 0,
-            self._dropped,
+            self._gap.dropped,
             sender.rejected if sender else 0,
             len(self._queue),
             spill.size_bytes if spill else 0,
         )
 
     def emit(self, event: audit_pb2.AuditEvent) -> str:
-        """Record an event; never waits.
+        """Record an event; never waits. It outlives this process some milliseconds later, when it is spilled.
 
         Args:
             event: Not to be changed afterwards. Id, time, service and instance are filled in where they are empty.
@@ -165,7 +140,7 @@ class AuditProducer:
             Unavailable: There is no room for it and the policy is `block_all`, or the producer is closed.
         """
         self._complete(event)
-        queued = _Queued(event, next(self._counters))
+        queued = Queued(event, next(self._counters))
         self._emitted += 1
         if len(self._queue) >= self._queue_events or self._closed:
             self._drop(queued.counter)
@@ -190,7 +165,7 @@ class AuditProducer:
         if self._loop is None or self._closed:
             raise self._full()
         self._emitted += 1
-        queued = _Queued(event, next(self._counters), self._loop.create_future())
+        queued = Queued(event, next(self._counters), self._loop.create_future())
         self._durable.append(queued)
         self._wake.set()
         self._urgent.set()
@@ -234,15 +209,7 @@ class AuditProducer:
             self._loop.call_soon_threadsafe(flag.set)
 
     def _drop(self, counter: int) -> None:
-        with self._gap_lock:
-            self._dropped += 1
-            gap = self._gap
-            if gap is None:
-                self._gap = _Gap(1, counter, counter)
-            else:
-                gap.count += 1
-                gap.last = max(gap.last, counter)
-            dropped = self._dropped
+        dropped = self._gap.add(counter)
         if dropped in (1, 10, 100) or dropped % 1000 == 0:
             log.critical("audit events dropped", service=self._service, dropped=dropped, problem=self.problem)
 
@@ -294,7 +261,7 @@ class AuditProducer:
 
     async def _drained(self, sender: Sender, tasks: list[asyncio.Task[None]]) -> None:
         while not any(task.done() for task in tasks):
-            if not self._queue and not self._durable and self._gap is None and sender.idle:
+            if not self._queue and not self._durable and not self._gap and sender.idle:
                 return
             await asyncio.sleep(0.01)
 
@@ -320,14 +287,14 @@ class AuditProducer:
                     self._spilled(batch)
                     sender.spilled()
 
-    def _take(self, *, all_of_it: bool = False) -> list[_Queued]:
+    def _take(self, *, all_of_it: bool = False) -> list[Queued]:
         """The next events to spill; when the spill refuses, durable ones alone."""
         durable = [self._durable.popleft() for _ in range(len(self._durable))]
         most = len(self._queue) if all_of_it else 0 if self.problem and durable else _BATCH
         ordinary = [self._queue.popleft() for _ in range(min(len(self._queue), most))]
         return sorted(durable + ordinary, key=lambda queued: queued.counter) if durable else ordinary
 
-    def _spilled(self, batch: list[_Queued]) -> None:
+    def _spilled(self, batch: list[Queued]) -> None:
         if self.problem and (batch[-1].durable is None or not self._queue):
             log.info("audit events are spilled again", service=self._service)
             self.problem = ""
@@ -336,7 +303,7 @@ class AuditProducer:
         if not self.problem:
             self._tell_gap()
 
-    async def _put_back(self, batch: list[_Queued], error: MoltbotError) -> None:
+    async def _put_back(self, batch: list[Queued], error: MoltbotError) -> None:
         """The spill does not take a batch: ordinary events wait; durable ones are tried alone, then refused."""
         if not self.problem:
             log.critical("audit events cannot be spilled", service=self._service, error=error.message)
@@ -355,7 +322,7 @@ class AuditProducer:
                     await self._urgent.wait()
             self._urgent.clear()
 
-    def _write(self, spill: Spill, batch: list[_Queued]) -> None:
+    def _write(self, spill: Spill, batch: list[Queued]) -> None:
         """Serialise and write a batch. Runs in a thread."""
         payloads: list[bytes] = []
         for queued in batch:
@@ -369,19 +336,8 @@ class AuditProducer:
             spill.append(payloads, sync=durable > 0, reserve_bytes=reserve)
 
     def _tell_gap(self) -> None:
-        with self._gap_lock:
-            gap, self._gap = self._gap, None
-        if gap is None:
-            return
-        event = audit_pb2.AuditEvent(
-            type=audit_pb2.EVENT_TYPE_GAP,
-            outcome=audit_pb2.OUTCOME_FAILED,
-            subject=self._service,
-            action="drop",
-            object="audit events",
-            reason="AUDIT_UNAVAILABLE",
-            attributes={"dropped": str(gap.count), "first_counter": str(gap.first), "last_counter": str(gap.last)},
-        )
-        self._complete(event)
-        self._queue.append(_Queued(event, next(self._counters)))
-        self._wake.set()
+        event = self._gap.take(self._service)
+        if event is not None:
+            self._complete(event)
+            self._queue.append(Queued(event, next(self._counters)))
+            self._wake.set()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import sqlite3
 import time
 
 import pytest
@@ -15,6 +17,7 @@ from moltbot_mesh.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    ResourceExhausted,
     Unavailable,
 )
 from moltbot_mesh.uuid7 import uuid7
@@ -235,3 +238,55 @@ def test_nothing_young_expires(open_ledger, record):
     ledger.append([record() for _ in range(1000)])
     covered(ledger, 1000)
     assert ledger.expire(time.time_ns() - 3600 * 10**9) == 0
+
+
+def refusing(*_args):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_refuses_records_says_so_and_recovers_alone(open_ledger, record, monkeypatch):
+    ledger = open_ledger()
+    ledger.append([record()])
+    kept = record()
+    with monkeypatch.context() as patch:
+        patch.setattr("moltbot_audit.segment.os.fdatasync", refusing)
+        with pytest.raises(ResourceExhausted, match="disk is full"):
+            ledger.append([kept])
+        assert "disk is full" in ledger.problem
+    assert ledger.append([kept]) == [1]
+    assert ledger.problem == ""
+    ledger.close()
+    assert ledger.verify().ok
+
+
+def test_a_checkpoint_that_cannot_be_written_comes_when_it_can(open_ledger, record, monkeypatch):
+    ledger = open_ledger()
+    with monkeypatch.context() as patch:
+        patch.setattr("moltbot_audit.integrate.write_durably", refusing)
+        ledger.append([record()])
+        deadline_s = time.monotonic() + 5
+        while not ledger.problem:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.005)
+        assert ledger.checkpoint()[1].size == 0
+    covered(ledger, 1)
+    assert ledger.problem == ""
+
+
+def test_an_index_that_cannot_be_written_is_filled_when_it_can(open_ledger, record, monkeypatch):
+    monkeypatch.setattr("moltbot_audit.integrate._RETRY_S", 0.01)
+    ledger = open_ledger()
+    one = record()
+
+    def failing(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("moltbot_audit.index.Index._insert", failing)
+        assert ledger.append([one]) == [0]
+        deadline_s = time.monotonic() + 5
+        while "index" not in ledger.problem:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.005)
+    assert ledger.get(one.event_id).sequence == 0
+    assert ledger.problem == ""

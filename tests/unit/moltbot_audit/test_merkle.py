@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moltbot_audit import merkle
-from moltbot_mesh.errors import DataLoss
+from moltbot_audit.tiles import Tree
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,8 +99,8 @@ CONSISTENCY = [  # first, second, path
 ]
 
 
-def tree_of(directory: Path, leaves: list[bytes]) -> merkle.Tree:
-    tree = merkle.Tree(directory)
+def tree_of(directory: Path, leaves: list[bytes]) -> Tree:
+    tree = Tree(directory)
     for leaf in leaves:
         tree.append(merkle.leaf_hash(leaf))
     return tree
@@ -119,7 +119,7 @@ def naive_root(hashes: list[bytes]) -> bytes:
 
 
 def test_an_empty_tree_has_the_published_root(tmp_path):
-    assert merkle.Tree(tmp_path).root().hex() == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert Tree(tmp_path).root().hex() == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
 @pytest.mark.parametrize("size", range(1, 9))
@@ -149,7 +149,7 @@ def test_the_published_consistency_proofs_come_out_and_verify(tmp_path, first, s
 @given(st.data())
 def test_every_proof_of_any_tree_verifies_and_no_other_leaf_place_or_root_does(tmp_path_factory, data):
     hashes = [merkle.leaf_hash(b"%d" % n) for n in range(data.draw(st.integers(1, 700)))]
-    tree = merkle.Tree(tmp_path_factory.mktemp("tree"))
+    tree = Tree(tmp_path_factory.mktemp("tree"))
     for found in hashes:
         tree.append(found)
     size = data.draw(st.integers(1, len(hashes)))
@@ -167,44 +167,3 @@ def test_every_proof_of_any_tree_verifies_and_no_other_leaf_place_or_root_does(t
     consistency = merkle.consistency_proof(first, size, tree.node)
     assert merkle.verify_consistency(first, size, consistency, tree.root(first), root)
     assert not merkle.verify_consistency(first, size, consistency, merkle.leaf_hash(b"x"), root)
-
-
-@pytest.mark.parametrize("size", [0, 1, 255, 256, 257, 512, 70_000])
-def test_a_tree_restored_from_its_tiles_is_the_same_and_grows_on(tmp_path, size):
-    tree = merkle.Tree(tmp_path)
-    for n in range(size):
-        tree.append(merkle.leaf_hash(b"%d" % n))
-    tree.publish()
-    again = merkle.Tree(tmp_path)
-    again.restore(size)
-    assert (again.size, again.root()) == (size, tree.root())
-    for grown in (tree, again):
-        grown.append(merkle.leaf_hash(b"next"))
-    assert again.root() == tree.root()
-    assert merkle.inclusion_proof(size, size + 1, again.node) == merkle.inclusion_proof(size, size + 1, tree.node)
-
-
-def test_a_tree_with_a_missing_tile_says_which(tmp_path):
-    tree = tree_of(tmp_path, [b"%d" % n for n in range(600)])
-    tree.publish()
-    (tmp_path / "tile/0/001").unlink()
-    with pytest.raises(DataLoss, match="tile/0/001"):
-        merkle.Tree(tmp_path).restore(600)
-
-
-def test_tiles_lie_where_the_specification_says():
-    assert merkle.tile_path(0, 5) == "tile/0/005"
-    assert merkle.tile_path(1, 1_234_067) == "tile/1/x001/x234/067"
-    assert merkle.tile_path(0, 1000, 17) == "tile/0/x001/000.p/17"
-
-
-def test_no_stale_partial_tile_is_left(tmp_path):
-    tree = merkle.Tree(tmp_path)
-    for n in range(300):
-        tree.append(merkle.leaf_hash(b"%d" % n))
-        tree.publish()
-    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == [
-        "tile/0/000",
-        "tile/0/001.p/44",
-        "tile/1/000.p/1",
-    ]

@@ -6,6 +6,7 @@ import pytest
 
 from moltbot_audit import merkle
 from moltbot_audit.segment import read, segments
+from moltbot_audit.tiles import Tree
 from moltbot_audit.verify import verify_directory
 from moltbot_mesh.audit import frames
 
@@ -69,7 +70,7 @@ def test_a_record_rewritten_together_with_its_tiles_is_found(log):
     rewrite(path, [(f.number, b"forged" if f.number == 300 else f.payload) for f in found])
     leaves = [merkle.leaf_hash(f.payload) for first, p in segments(log / "segments") for f in read(p, first)]
     shutil.rmtree(log / "tile")
-    forged = merkle.Tree(log)
+    forged = Tree(log)
     for leaf in leaves:
         forged.append(leaf)
     forged.publish()
