@@ -76,7 +76,7 @@ class ChatTemplate:
                 add_generation_prompt=True,
                 **self._special,
             )
-        except (TemplateError, TypeError, ValueError) as error:
+        except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise EngineError("INVALID_ARGUMENT", f"the model's chat template refuses the messages: {error}") from error
 
     def _message(self, message: Message) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def build_prompt(directory: ModelDirectory, request: GenerationRequest, vocabula
     if request.prompt is not None:
         if request.messages:
             raise EngineError("INVALID_ARGUMENT", "give either prompt or messages, not both")
-        prompt = Prompt(directory.tokenizer.encode(request.prompt).ids)
+        prompt = Prompt(_tokens(directory, request.prompt, special=True))
     else:
         prompt = _conversation(directory, request)
     if not prompt.tokens:
@@ -64,7 +64,7 @@ def _conversation(directory: ModelDirectory, request: GenerationRequest) -> Prom
         opening = _opening(request)
     text = template.render(request.messages, tools) + opening
     # The template writes the special tokens itself.
-    return Prompt(directory.tokenizer.encode(text, add_special_tokens=False).ids, opening, parses)
+    return Prompt(_tokens(directory, text, special=False), opening, parses)
 
 
 def _opening(request: GenerationRequest) -> str:
@@ -74,6 +74,15 @@ def _opening(request: GenerationRequest) -> str:
         raise EngineError("INVALID_ARGUMENT", f"tool_choice {request.tool_choice!r} is not among the tools")
     # No space at the end: the tokenizer joins it to the bracket that follows.
     return f'{OPEN}\n{{"name": {json.dumps(request.tool_choice, ensure_ascii=False)}, "arguments":'
+
+
+def _tokens(directory: ModelDirectory, text: str, *, special: bool) -> list[int]:
+    try:
+        return directory.tokenizer.encode(text, add_special_tokens=special).ids
+    except (TypeError, UnicodeEncodeError) as error:
+        raise EngineError(
+            "INVALID_ARGUMENT", "the text holds half of a surrogate pair, which is no character"
+        ) from error
 
 
 def check_sampling(sampling: Sampling) -> None:

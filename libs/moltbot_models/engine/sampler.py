@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _PARTITION = 1024
 """Candidates sorted at first for top-p: the nucleus is nearly always within them, and a full sort costs ten times."""
 
+_LEAST_TEMPERATURE = 1e-5
+
 
 @dataclass(frozen=True, slots=True)
 class DrawSettings:
@@ -88,8 +90,10 @@ def draw_settings(sampling: Sampling, defaults: Mapping[str, Any]) -> DrawSettin
     def pick(value: float | None, key: str, otherwise: float) -> float:
         return value if value is not None else float(defaults.get(key) or otherwise) if samples else otherwise
 
+    temperature = pick(sampling.temperature, "temperature", 1.0 if samples else 0.0)
     return DrawSettings(
-        temperature=pick(sampling.temperature, "temperature", 1.0 if samples else 0.0),
+        # Below this, dividing by it overflows, and only the most likely token is ever drawn anyway.
+        temperature=temperature if temperature >= _LEAST_TEMPERATURE else 0.0,
         top_k=max(0, int(pick(sampling.top_k, "top_k", 0))),
         top_p=pick(sampling.top_p, "top_p", 1.0),
         min_p=pick(sampling.min_p, "min_p", 0.0),
@@ -105,7 +109,9 @@ class Sampler:
 
     def __init__(self, settings: DrawSettings) -> None:
         self.settings = settings
-        self._random = np.random.Generator(np.random.PCG64(settings.seed))
+        # Clients may send negative seeds; numpy takes none.
+        seed = None if settings.seed is None else settings.seed % 2**64
+        self._random = np.random.Generator(np.random.PCG64(seed))
 
     def penalize(self, logits: NDArray[np.float32], prompt: Sequence[int], output: Sequence[int]) -> None:
         """Apply frequency, presence (over the answer) and repetition penalties (over everything) in place.

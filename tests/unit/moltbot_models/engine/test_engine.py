@@ -196,6 +196,7 @@ def test_a_callback_that_raises_ends_its_own_request(engine, ask):
     [
         ({"prompt": "g" * 512}, "REQUEST_TOO_LARGE"),
         ({"prompt": ""}, "INVALID_ARGUMENT"),
+        ({"prompt": "\ud800"}, "INVALID_ARGUMENT"),
         ({"prompt": None}, "INVALID_ARGUMENT"),
         ({"messages": (Message("user", "x"),)}, "INVALID_ARGUMENT"),
         ({"sampling": Sampling(temperature=-1.0)}, "INVALID_ARGUMENT"),

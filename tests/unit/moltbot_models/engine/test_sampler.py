@@ -50,6 +50,15 @@ def test_a_seed_repeats_its_draws_and_another_does_not():
     assert drawn(5) != drawn(6)
 
 
+def test_negative_seeds_are_seeds_too():
+    drawing = sampler(seed=-5)
+    assert drawing.draw(drawing.candidates(logits())) in range(50)
+
+
+def test_a_temperature_too_low_to_divide_by_is_greedy():
+    assert draw_settings(Sampling(temperature=1e-40), {}).temperature == 0.0
+
+
 def test_top_k_keeps_the_k_most_likely():
     row = logits()
     assert kept(sampler(top_k=3).candidates(row), 50) == set(np.argsort(row)[-3:].tolist())
