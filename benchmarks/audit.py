@@ -1,6 +1,6 @@
 """The audit log beside a raw fdatasync and SQLite, in the same run: the disk varies more than anything here.
 
-`python benchmarks/audit.py [--seconds 3] [--directory .]`, or `make bench-audit`.
+`python benchmarks/audit.py [--seconds 3] [--directory .]`
 """
 
 from __future__ import annotations

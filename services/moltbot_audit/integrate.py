@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from moltbot_mesh.errors import MoltbotError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -110,7 +112,8 @@ class Integrator:
                     self._came.wait(max(0.0, next_sign_s - time.monotonic()) if behind else None)
                 closing = self._closing
             self._hash()
-            if self._tree.size > self._signed and (self._sign_now or closing or time.monotonic() >= next_sign_s):
+            due = self._sign_now or closing or time.monotonic() >= next_sign_s
+            if self._tree.size > self._signed and due:
                 self._try_sign()
                 next_sign_s = time.monotonic() + self._interval_s
             if not self._fill_index():
@@ -144,7 +147,7 @@ class Integrator:
     def _try_sign(self) -> None:
         try:
             self._sign()
-        except OSError as error:
+        except (OSError, MoltbotError) as error:
             self._sign_problem = f"no checkpoint can be written: {error}"
             log.warning("checkpoint not written; trying again", error=str(error))
         else:

@@ -280,6 +280,9 @@ class AuditProducer:
                     await loop.run_in_executor(threads, self._write, spill, batch)
                 except MoltbotError as error:
                     await self._put_back(batch, error)
+                except Exception:  # a defect must not end the recording in silence
+                    log.exception("audit events not spilled", service=self._service)
+                    await self._put_back(batch, Unavailable("spilling failed; the log has the rest"))
                 except asyncio.CancelledError:
                     self._queue.extendleft(reversed(batch))  # written twice at worst, with the same ids
                     raise

@@ -7,10 +7,12 @@ import random
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import grpc
 import structlog
 from moltbot.audit.v1 import audit_pb2
 
 from moltbot_mesh.errors import AlreadyExists, InvalidArgument, MoltbotError, Unavailable
+from moltbot_mesh.errors_wire import from_rpc_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -26,6 +28,7 @@ _WINDOW = 8
 _ACK_S = 30.0
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 5.0
+_NOT_REACHED = "audit service not reached; events wait in the spill"
 
 
 class AppendsEvents(Protocol):
@@ -83,11 +86,12 @@ class Sender:
             except (InvalidArgument, AlreadyExists):
                 await self._isolate_first()
                 continue
-            except (MoltbotError, OSError, TimeoutError) as error:
+            except Exception as error:  # whatever it was, the events wait in the spill
                 if self.acknowledged > before:
                     delay_s, down = _FIRST_RETRY_S, False
                 if not down:
-                    log.warning("audit service not reached; events wait in the spill", error=str(error))
+                    expected = isinstance(error, MoltbotError | OSError | TimeoutError)
+                    log.warning(_NOT_REACHED, error=str(error), exc_info=not expected)
                     down = True
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             delay_s = min(2 * delay_s, _LAST_RETRY_S)
@@ -124,6 +128,8 @@ class Sender:
                     room.release()
                     self.acknowledged += done.events
                     await self._acknowledge(done.until)
+            except grpc.aio.AioRpcError as error:  # of a channel that is not the mesh's
+                raise from_rpc_error(error, "audit") from None
             finally:
                 call.cancel()
         raise Unavailable("the audit service ended the stream")
@@ -155,7 +161,7 @@ class Sender:
         try:
             await self._halve(payloads)
         except (MoltbotError, OSError, TimeoutError) as error:
-            log.warning("audit service not reached; events wait in the spill", error=str(error))
+            log.warning(_NOT_REACHED, error=str(error))
             await asyncio.sleep(_FIRST_RETRY_S)
             return
         await self._acknowledge(until)
@@ -184,6 +190,8 @@ class Sender:
             async with asyncio.timeout(_ACK_S):
                 async for _ in call:
                     return
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, "audit") from None
         finally:
             call.cancel()
         raise Unavailable("the audit service ended the stream")

@@ -279,7 +279,8 @@ async def served(servicer, path):
         await server.stop(0)
 
 
-async def test_it_works_over_a_real_channel_whose_server_comes_late(tmp_path):
+@pytest.mark.parametrize("channel_kind", ["mesh", "plain"])
+async def test_it_works_over_a_real_channel_whose_server_comes_late(tmp_path, channel_kind):
     class Servicer(audit_pb2_grpc.AuditServiceServicer):
         got = 0
 
@@ -289,8 +290,10 @@ async def test_it_works_over_a_real_channel_whose_server_comes_late(tmp_path):
                 yield audit_pb2.AppendStreamResponse(batch_id=request.batch_id, sequences=[0] * len(request.events))
 
     path = tmp_path / "s"
-    channel = MeshChannel(open_channel(f"unix:{path}"), MeshIdentity(b"k" * 32, "gateway"), "audit")
-    producer = producer_of(audit_pb2_grpc.AuditServiceStub(as_channel(channel)), tmp_path)
+    channel = open_channel(f"unix:{path}")
+    if channel_kind == "mesh":
+        channel = as_channel(MeshChannel(channel, MeshIdentity(b"k" * 32, "gateway"), "audit"))
+    producer = producer_of(audit_pb2_grpc.AuditServiceStub(channel), tmp_path)
     servicer = Servicer()
     async with producer.running():
         for _ in range(100):
