@@ -100,6 +100,8 @@ class AuditProducer:
         self._drain_s = drain_s
         self._queue: deque[Queued] = deque()
         self._durable: deque[Queued] = deque()
+        self._spilling = 0
+        """Events that are being written."""
         self._counters = itertools.count(1)
         self._emitted = 0
         self._gap = Gap()
@@ -122,7 +124,7 @@ class AuditProducer:
             sender.acknowledged if sender else 0,
             self._gap.dropped,
             sender.rejected if sender else 0,
-            len(self._queue),
+            len(self._queue) + len(self._durable) + self._spilling,
             spill.size_bytes if spill else 0,
         )
 
@@ -261,7 +263,7 @@ class AuditProducer:
 
     async def _drained(self, sender: Sender, tasks: list[asyncio.Task[None]]) -> None:
         while not any(task.done() for task in tasks):
-            if not self._queue and not self._durable and not self._gap and sender.idle:
+            if self.stats.queued == 0 and not self._gap and sender.idle:
                 return
             await asyncio.sleep(0.01)
 
@@ -276,6 +278,7 @@ class AuditProducer:
             self._wake.clear()
             self._urgent.clear()
             while batch := self._take():
+                self._spilling = len(batch)
                 try:
                     await loop.run_in_executor(threads, self._write, spill, batch)
                 except MoltbotError as error:
@@ -289,6 +292,8 @@ class AuditProducer:
                 else:
                     self._spilled(batch)
                     sender.spilled()
+                finally:
+                    self._spilling = 0
 
     def _take(self, *, all_of_it: bool = False) -> list[Queued]:
         """The next events to spill; when the spill refuses, durable ones alone."""
