@@ -141,11 +141,11 @@ async def test_the_shipped_model_answers_and_ends_by_itself(shipped):
 
 async def test_the_shipped_model_calls_a_tool_that_is_offered(shipped):
     schema = '{"type": "object", "properties": {"expression": {"type": "string"}}, "required": ["expression"]}'
-    tools = (ToolSpec("calculator", "Evaluates an arithmetic expression.", schema),)
-    answer = await whole(shipped, Message("user", "What is 12 times 7?"), tools=tools, temperature=0.0)
+    tools = (ToolSpec("calculator", "Evaluate an arithmetic expression exactly.", schema),)
+    answer = await whole(shipped, Message("user", "What is 17 * 23?"), tools=tools, temperature=0.0)
     assert answer.finish_reason == "tool_calls"
     assert answer.tool_calls[0].name == "calculator"
-    assert isinstance(json.loads(answer.tool_calls[0].arguments), dict)
+    assert json.loads(answer.tool_calls[0].arguments) == {"expression": "17 * 23"}
 
 
 async def test_the_shipped_model_repeats_itself_for_a_seed(shipped):
