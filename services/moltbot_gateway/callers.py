@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import structlog
 
 from moltbot_gateway.ask import Caller
-from moltbot_gateway.exchange import Exchange, uuid7, uuid_text
+from moltbot_gateway.exchange import Exchange
 from moltbot_gateway.openai_errors import http_status
 from moltbot_mesh.call import ANONYMOUS, Call, Principal, current_call, enter_call
 from moltbot_mesh.errors import Internal, MoltbotError, PermissionDenied
 from moltbot_mesh.interceptors import AUTHORIZATION, PEER
+from moltbot_mesh.uuid7 import uuid7, uuid_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -9,8 +9,8 @@ from moltbot.model.v1 import manifest_pb2
 from moltbot.router.v1 import router_pb2, router_pb2_grpc
 from moltbot.tool.v1 import tool_pb2, tool_pb2_grpc
 from moltbot.watermark.v1 import watermark_pb2, watermark_pb2_grpc
-from moltbot_gateway.exchange import uuid7, uuid_text
 from moltbot_mesh.errors import NotFound
+from moltbot_mesh.uuid7 import uuid7, uuid_text
 from moltbot_models.generation import Delta, Message, ToolCall, ToolSpec
 
 if TYPE_CHECKING:

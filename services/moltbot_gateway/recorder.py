@@ -12,8 +12,8 @@ import structlog
 
 from moltbot.audit.v1 import audit_pb2
 from moltbot.watermark.v1 import watermark_pb2
-from moltbot_gateway.exchange import uuid7
 from moltbot_mesh.errors import MoltbotError
+from moltbot_mesh.uuid7 import uuid7
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
