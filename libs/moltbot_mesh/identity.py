@@ -28,7 +28,7 @@ from moltbot_mesh.call import Principal
 from moltbot_mesh.errors import InvalidArgument, NotFound, Unauthenticated
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
     from pathlib import Path
 
     from moltbot_mesh.keyvalue import KeyValueStore
@@ -163,7 +163,7 @@ class ApiKeys:
         self._looked_s = 0.0
 
     @contextlib.asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
+    async def watching(self) -> AsyncGenerator[None]:
         """Keep the keys current while the context is open."""
         self._take(await self._store.list(_KEY_PREFIX))
 

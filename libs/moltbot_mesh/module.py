@@ -101,6 +101,10 @@ class Runtime(Protocol):
         """The API keys of all tenants."""
         ...
 
+    def derive_key(self, purpose: str) -> bytes:
+        """A key of 32 bytes for one purpose of this module, from the mesh key (HKDF-SHA256, RFC 5869)."""
+        ...
+
     def settings(self, section: type[S]) -> S:
         """The module's validated section of the configuration."""
         ...

@@ -5,6 +5,7 @@ One AsyncExitStack holds everything that was opened, so what is opened last is c
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import secrets
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from moltbot_mesh.channel import MeshChannel, as_channel
 from moltbot_mesh.identity import ApiKeys, MeshIdentity
@@ -25,7 +28,7 @@ from moltbot_mesh.server import MeshServer
 from moltbot_mesh.telemetry import Metrics, Telemetry, TelemetrySettings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
     from pathlib import Path
 
     import grpc
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("moltbot.runner")
 S = TypeVar("S", bound="Section")
+_LEAVE_S = 0.3
+"""Time that callers get to learn that an instance left the registry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,10 @@ class _Runtime:
         self.identity = MeshIdentity(process.node.mesh_key, module)
         self._process = process
 
+    def derive_key(self, purpose: str) -> bytes:
+        info = f"moltbot {self.module} {purpose}".encode()
+        return HKDF(hashes.SHA256(), 32, None, info).derive(self._process.node.mesh_key)
+
     def settings(self, section: type[S]) -> S:
         return self._process.settings_of(self.module, section)
 
@@ -130,7 +139,7 @@ class _Process:
 @contextlib.asynccontextmanager
 async def running(
     modules: Mapping[str, Module], targets: Sequence[str], settings: Section, node: Node
-) -> AsyncIterator[Running]:
+) -> AsyncGenerator[Running]:
     """Open modules and serve them while the context is open.
 
     Args:
@@ -166,6 +175,8 @@ async def running(
         await server.set_health(["", *(name for found in names.values() for name in found)], serving=True)
         if node.registry is not None:
             address = node.advertise or node.listen[0].rpartition(":")[0] + f":{ports[0]}"
+            # Left first: callers learn of it, and calls on their way still find the server.
+            stack.push_async_callback(asyncio.sleep, _LEAVE_S)
             for name in services:
                 instance = Instance(name, process.instance, address, {})
                 await stack.enter_async_context(node.registry.register(instance))

@@ -20,7 +20,7 @@ from moltbot_mesh.channel import CHANNEL_OPTIONS
 from moltbot_mesh.errors import FailedPrecondition
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
 log = structlog.get_logger("moltbot.server")
 
@@ -29,6 +29,9 @@ _OPTIONS = (
     ("grpc.so_reuseport", 0),  # two processes on one port would share calls by chance: an error is better
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.max_concurrent_streams", 1024),
+    # Envoy passes headers up to 16 KiB; gRPC's own limits (8 KiB soft) would refuse some at random.
+    ("grpc.max_metadata_size", 32 << 10),
+    ("grpc.absolute_max_metadata_size", 64 << 10),
 )
 
 
@@ -69,7 +72,7 @@ class MeshServer:
         return port
 
     @contextlib.asynccontextmanager
-    async def serving(self, grace_s: float) -> AsyncIterator[None]:
+    async def serving(self, grace_s: float) -> AsyncGenerator[None]:
         """Serve while the context is open, then let running calls end for at most `grace_s` seconds."""
         services: dict[str, dict[str, Any]] = {}
         for method, handler in self._handlers.items():

@@ -18,7 +18,7 @@ from moltbot_mesh.interceptors import AUTHORIZATION, PEER
 from moltbot_mesh.uuid7 import uuid7, uuid_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
     from moltbot_gateway.recorder import Recorder
     from moltbot_mesh.identity import ApiKeys
@@ -37,12 +37,16 @@ class Callers:
         api_keys: Recognise callers.
         recorder: Takes finished records.
         metrics: Of the process.
+        admit: Raises if requests must be refused because they could not be recorded.
     """
 
-    def __init__(self, api_keys: ApiKeys, recorder: Recorder, metrics: Metrics) -> None:
+    def __init__(
+        self, api_keys: ApiKeys, recorder: Recorder, metrics: Metrics, admit: Callable[[], None]
+    ) -> None:
         self._api_keys = api_keys
         self._recorder = recorder
         self._metrics = metrics
+        self._admit = admit
 
     def begin(self, metadata: Mapping[str, str]) -> Exchange:
         """Begin the record of the call being served, its caller not yet recognised."""
@@ -65,22 +69,26 @@ class Callers:
             Unauthenticated: No key, or not a valid one.
             PermissionDenied: The key may not use models.
         """
-        principal = await self._api_keys.authenticate(metadata.get(AUTHORIZATION, ""))
-        if not principal.roles & {"user", "admin"}:
-            raise PermissionDenied("this key may not use models; it needs the role user")
+        self._admit()
+        call = current_call()
+        assert call is not None
+        if call.principal.kind == "service" and call.principal.tenant:
+            principal = call.principal  # a service or the command line, by its mesh token, for a tenant
+        else:
+            principal = await self._api_keys.authenticate(metadata.get(AUTHORIZATION, ""))
+            if not principal.roles & {"user", "admin"}:
+                raise PermissionDenied("this key may not use models; it needs the role user")
         caller = exchange.caller
         exchange.caller = Caller(
             principal, caller.trace, caller.request_id, caller.action, caller.peer, caller.deadline_monotonic_s
         )
-        call = current_call()
-        assert call is not None
         enter_call(
             Call(call.method, principal, call.deadline_monotonic_s, call.trace, caller.request_id, caller.peer)
         )
         return principal
 
     @contextlib.contextmanager
-    def recording(self, exchange: Exchange) -> Iterator[None]:
+    def recording(self, exchange: Exchange) -> Generator[None]:
         """Record the exchange once when the context ends, however it ends."""
         self._metrics.in_flight.inc()
         try:

@@ -58,5 +58,9 @@ class Catalogue:
                 return self._object(status)
         raise NotFound(f"no model {model_id!r}; GET /v1/models lists them", reason="MODEL_NOT_FOUND")
 
+    def ready(self, status: router_pb2.ModelStatus) -> bool:
+        """Whether a model can be used now."""
+        return status.breaker != router_pb2.BREAKER_STATE_OPEN
+
     def _object(self, status: router_pb2.ModelStatus) -> dict[str, Any]:
         return model_object(status.manifest.id, self._start_s, status.manifest.context_length)

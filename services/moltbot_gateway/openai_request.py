@@ -97,7 +97,7 @@ class _Common(Struct):
     min_p: _Probability | None = None
     frequency_penalty: _Penalty | None = None
     presence_penalty: _Penalty | None = None
-    seed: Annotated[int, Meta(ge=-(2**63), lt=2**63)] | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: str | _StopTexts | None = None
     n: int | None = 1
     moltbot: _Mesh | None = None

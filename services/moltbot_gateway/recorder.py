@@ -12,25 +12,27 @@ import structlog
 
 from moltbot.audit.v1 import audit_pb2
 from moltbot.watermark.v1 import watermark_pb2
-from moltbot_mesh.errors import MoltbotError
+from moltbot_mesh.errors import DeadlineExceeded, MoltbotError, ResourceExhausted, Unavailable
 from moltbot_mesh.uuid7 import uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator
 
     from moltbot.watermark.v1 import watermark_pb2_grpc
     from moltbot_gateway.exchange import Exchange, Outcome
+    from moltbot_mesh.audit.producer import AuditProducer
     from moltbot_mesh.telemetry import Metrics
 
 log = structlog.get_logger("moltbot.gateway")
 
-_OUTCOMES: dict[Outcome, audit_pb2.Outcome] = {
+_OUTCOMES: dict[Outcome, audit_pb2.Outcome.ValueType] = {
     "success": audit_pb2.OUTCOME_SUCCESS,
     "refused": audit_pb2.OUTCOME_REFUSED,
     "failed": audit_pb2.OUTCOME_FAILED,
     "cancelled": audit_pb2.OUTCOME_CANCELLED,
 }
 _OUTPUTS_WAITING = 4096
+_TEMPORARY = (Unavailable, DeadlineExceeded, ResourceExhausted)
 _LOCAL = ("", "127.0.0.1", "::1")
 
 
@@ -38,7 +40,7 @@ class Recorder:
     """Records what happened.
 
     Args:
-        emit: Takes an audit event; never blocks.
+        producer: Takes audit events.
         watermark: Takes outputs.
         metrics: Of the process.
         commitment_key: Keys the commitments to prompts and answers, 32 bytes.
@@ -48,14 +50,14 @@ class Recorder:
 
     def __init__(
         self,
-        emit: Callable[[audit_pb2.AuditEvent], object],
+        producer: AuditProducer,
         watermark: watermark_pb2_grpc.WatermarkServiceAsyncStub,
         metrics: Metrics,
         commitment_key: bytes,
         service: str,
         instance: str,
     ) -> None:
-        self._emit = emit
+        self._producer = producer
         self._watermark = watermark
         self._metrics = metrics
         self._commitment_key = commitment_key
@@ -69,6 +71,13 @@ class Recorder:
         """HMAC-SHA256 of data under the tenant's commitment key, 32 bytes: shows nothing without the key."""
         key = hmac.digest(self._commitment_key, tenant.encode(), "sha256")
         return hmac.digest(key, data, "sha256")
+
+    def _emit(self, event: audit_pb2.AuditEvent) -> None:
+        try:
+            self._producer.emit(event)
+        except MoltbotError as error:
+            # The producer counts it and enters a gap; the answer has gone out already.
+            log.critical("audit event not recorded", request_id=event.request_id, error=error.message)
 
     def record(self, exchange: Exchange) -> None:
         """Record a finished exchange: one event for the request, one for each call to a model or a tool."""
@@ -129,7 +138,7 @@ class Recorder:
             self._register(exchange, text)
 
     def _caused(
-        self, exchange: Exchange, kind: audit_pb2.EventType, what: str, outcome: Outcome, reason: str, duration_us: int
+        self, exchange: Exchange, kind: audit_pb2.EventType.ValueType, what: str, outcome: Outcome, reason: str, duration_us: int
     ) -> audit_pb2.AuditEvent:
         caller = exchange.caller
         return audit_pb2.AuditEvent(
@@ -174,7 +183,7 @@ class Recorder:
         self._output_came.set()
 
     @contextlib.asynccontextmanager
-    async def registering(self) -> AsyncIterator[None]:
+    async def registering(self) -> AsyncGenerator[None]:
         """Register outputs in the background while the context is open; what waits at its end is still sent."""
         task = asyncio.create_task(self._register_outputs(), name="register-outputs")
         try:
@@ -193,10 +202,13 @@ class Recorder:
             await self._output_came.wait()
             self._output_came.clear()
             while self._outputs:
+                output = self._outputs[0]
                 try:
-                    await self._watermark.RegisterOutput(self._outputs[0], timeout=10.0)
-                except MoltbotError as error:
+                    await self._watermark.RegisterOutput(output, timeout=10.0)
+                except _TEMPORARY as error:
                     log.warning("output not registered; trying again", error=error.message)
                     await asyncio.sleep(0.5)
                     continue
+                except MoltbotError as error:
+                    log.error("output not registered", request_id=output.request_id, error=error.message)
                 self._outputs.popleft()
