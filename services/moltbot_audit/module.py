@@ -15,6 +15,7 @@ from moltbot_audit.event import decode
 from moltbot_audit.ledger import Ledger
 from moltbot_audit.servicer import AuditServicer
 from moltbot_audit.settings import AuditSettings
+from moltbot_mesh.audit.administration import SPILL, waiting
 from moltbot_mesh.call import current_call
 from moltbot_mesh.errors import MoltbotError
 from moltbot_mesh.module import Access, Module, Registration, Runtime, Service
@@ -22,11 +23,13 @@ from moltbot_mesh.uuid7 import uuid7
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from pathlib import Path
 
 log = structlog.get_logger("moltbot.audit")
 
 _TENANT_METHODS = ("GetEvent", "Query", "GetTrace", "GetCheckpoint", "GetInclusionProof", "GetConsistencyProof")
 _DAY_S = 86_400
+_LOOK_S = 0.5
 
 
 @contextlib.asynccontextmanager
@@ -45,6 +48,8 @@ async def open_audit(runtime: Runtime) -> AsyncGenerator[Service]:
     )
     journal = _Journal(ledger, runtime)
     expiring = asyncio.create_task(_expire_daily(ledger, journal, settings.retention_days), name="audit-expiry")
+    spill = runtime.shared_dir / SPILL
+    taking = asyncio.create_task(_take_administration(ledger, spill), name="audit-administration")
     try:
         servicer = AuditServicer(ledger, journal.read)
         access = dict.fromkeys(_TENANT_METHODS, Access.TENANT) | {"Verify": Access.OPERATOR}
@@ -52,7 +57,8 @@ async def open_audit(runtime: Runtime) -> AsyncGenerator[Service]:
         yield Service((Registration(add, servicer, access),), lambda: [ledger.problem] if ledger.problem else [])
     finally:
         expiring.cancel()
-        await asyncio.wait([expiring])
+        taking.cancel()
+        await asyncio.wait([expiring, taking])
         await asyncio.to_thread(ledger.close)
 
 
@@ -115,6 +121,19 @@ async def _expire_daily(ledger: Ledger, journal: _Journal, retention_days: int) 
         except (OSError, MoltbotError) as error:
             log.warning("expired segments not removed; trying again tomorrow", error=str(error))
         await asyncio.sleep(_DAY_S)
+
+
+async def _take_administration(ledger: Ledger, directory: Path) -> None:
+    """Take what the command line did into the log; an event that was taken before keeps its place."""
+    while True:
+        for path in waiting(directory):
+            try:
+                await asyncio.to_thread(ledger.append, [decode(path.read_bytes())])
+                path.unlink()
+            except (OSError, MoltbotError) as error:
+                log.error("act of administration not logged; trying again", file=path.name, error=str(error))
+                break
+        await asyncio.sleep(_LOOK_S)
 
 
 MODULE = Module("audit", (), open_audit)

@@ -63,11 +63,14 @@ class Coalescer(Generic[T]):
                 pump.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await pump
+            elif not pump.cancelled():
+                pump.exception()  # a consumer that stopped early does not ask for it
 
     async def _pump(self) -> None:
-        async for item in self._source:
-            self._arrived.append(item)
-            self._came.set()
-            if len(self._arrived) >= _WAITING:
-                self._taken.clear()
-                await self._taken.wait()
+        async with contextlib.aclosing(self._source):  # type: ignore[type-var]
+            async for item in self._source:
+                self._arrived.append(item)
+                self._came.set()
+                if len(self._arrived) >= _WAITING:
+                    self._taken.clear()
+                    await self._taken.wait()

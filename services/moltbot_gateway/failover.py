@@ -68,7 +68,11 @@ class Failover:
         """
         failures: list[MoltbotError] = []
         for model in models[: self._settings.max_attempts]:
-            upstream = self._pool.get(model)
+            try:
+                upstream = self._pool.get(model)
+            except Unavailable as error:
+                failures.append(error)
+                continue
             attempt = _Running(exchange, self._pool, model)
             limited = replace(
                 request, model=upstream.name, sampling=self._within_limits(request.sampling, upstream)
@@ -87,7 +91,7 @@ class Failover:
                     if not attempt.first_token_us:
                         if not size and not any(d.tool_calls or d.finish_reason for d in deltas):
                             continue
-                        attempt.first_token_us = attempt.watch.us()
+                        attempt.first_token_us = max(1, attempt.watch.us())  # 0 means that none came
                         exchange.model = model
                     if last.finish_reason is None:
                         yield deltas
@@ -119,7 +123,11 @@ class Failover:
         """
         failures: list[MoltbotError] = []
         for model in models[: self._settings.max_attempts]:
-            upstream = self._pool.get(model)
+            try:
+                upstream = self._pool.get(model)
+            except Unavailable as error:
+                failures.append(error)
+                continue
             attempt = _Running(exchange, self._pool, model)
             try:
                 async with asyncio.timeout_at(exchange.deadline_s):

@@ -19,6 +19,9 @@ from moltbot_mesh.errors import ResourceExhausted
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+_GIVEN_UP = 64
+"""Entries nobody waits for any more that may stand in the heap beyond the live ones."""
+
 
 class FairQueue:
     """A bounded number of places, given out fairly.
@@ -35,7 +38,7 @@ class FairQueue:
         self._max_waiting = max_waiting
         self._max_wait_s = max_wait_s
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
-        self._cancelled = 0
+        self._live = 0
         self._sequence = 0
         self._virtual_time = 0.0
         self._finish: dict[str, float] = {}
@@ -43,7 +46,7 @@ class FairQueue:
     @property
     def waiting(self) -> int:
         """Requests that wait."""
-        return len(self._waiting) - self._cancelled
+        return self._live
 
     @property
     def in_flight(self) -> int:
@@ -64,10 +67,10 @@ class FairQueue:
             self._release()
 
     async def _acquire(self, tenant: str, weight: float) -> None:
-        if self._free and not self.waiting:
+        if self._free:  # then nobody waits: a place that becomes free goes to whoever does
             self._free -= 1
             return
-        if self.waiting >= self._max_waiting:
+        if self._live >= self._max_waiting:
             raise ResourceExhausted(
                 f"{self._max_waiting} requests wait already; try again shortly", reason="OVERLOADED", retry_after_s=1.0
             )
@@ -76,6 +79,7 @@ class FairQueue:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sequence += 1
         heapq.heappush(self._waiting, (tag, self._sequence, turn))
+        self._live += 1
         try:
             async with asyncio.timeout(self._max_wait_s):
                 await turn
@@ -95,16 +99,17 @@ class FairQueue:
             self._release()  # the place was given in the same moment
         else:
             turn.cancel()
-            self._cancelled += 1
+            self._live -= 1
+            if len(self._waiting) > 2 * self._live + _GIVEN_UP:
+                self._waiting = [entry for entry in self._waiting if not entry[2].cancelled()]
+                heapq.heapify(self._waiting)
 
     def _release(self) -> None:
         while self._waiting:
             tag, _, turn = heapq.heappop(self._waiting)
             if turn.cancelled():
-                self._cancelled -= 1
                 continue
-            if turn.done():
-                continue
+            self._live -= 1
             self._virtual_time = max(self._virtual_time, tag)
             turn.set_result(None)
             return

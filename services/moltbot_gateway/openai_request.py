@@ -132,6 +132,7 @@ T = TypeVar("T")
 _chat = msgspec.json.Decoder(_Chat)
 _completion = msgspec.json.Decoder(_Completion)
 _embeddings = msgspec.json.Decoder(_Embeddings)
+_CHOICES = frozenset({"auto", "none", "required"})
 _PLACE = re.compile(r" - at `(\$[^`]*)`$")
 _MISSING = re.compile(r"missing required field `([^`]+)`")
 _UNKNOWN = re.compile(r"contains unknown field `([^`]+)`")
@@ -160,6 +161,8 @@ def chat(body: bytes) -> tuple[Ask, StreamWish]:
         for t in request.tools or ()
     )
     choice = request.tool_choice
+    if isinstance(choice, str) and choice not in _CHOICES:
+        raise _refused("tool_choice", f"{choice!r} is not known; use auto, none, required or a function by name")
     ask = Ask(
         request.model,
         messages,
@@ -268,7 +271,7 @@ def _sampling(request: _Common, max_tokens: int | None, logprobs: bool, top_logp
         frequency_penalty=request.frequency_penalty or 0.0,
         presence_penalty=request.presence_penalty or 0.0,
         seed=request.seed,
-        stop=() if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
+        stop=tuple(text for text in ((stop,) if isinstance(stop, str) else stop or ()) if text),
         logprobs=logprobs,
         top_logprobs=top_logprobs,
     )

@@ -58,7 +58,7 @@ def load_rules(path: Path, models: Collection[str]) -> tuple[Rule, ...]:
     tree, lines = read_yaml(path)
     for key in tree:
         if key != "routing_rules":
-            line = lines[(key,)]
+            line = lines[(str(key),)]
             raise InvalidArgument(f"{path}:{line}: unknown key {key!r}; the file has one key, routing_rules")
     entries = tree.get("routing_rules") or []
     if not isinstance(entries, list):

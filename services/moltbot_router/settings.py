@@ -5,16 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from moltbot_mesh.settings import Section
+
+
+def _one_or_more(value: object) -> object:
+    """One path stands for a list of one."""
+    return (value,) if isinstance(value, str | Path) else value
 
 
 class RouterSettings(Section):
     """Models, rules and when a model counts as broken."""
 
-    models: Path | None = None
-    """Manifests: a YAML file, or a directory of them. Read again when it changes."""
+    models: Annotated[tuple[Path, ...], BeforeValidator(_one_or_more)] = ()
+    """Manifests: a YAML file or a directory of them, or a list of such. Read again when they change."""
     rules: Path | None = None
     """Routing rules: a JSON or YAML file. Read again when it changes."""
     reload_interval_s: Annotated[float, Field(gt=0, le=3600)] = 0.5

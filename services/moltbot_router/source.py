@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from moltbot_mesh.errors import MoltbotError
+from moltbot_mesh.errors import InvalidArgument, MoltbotError
 from moltbot_models.manifest import load_manifests
 from moltbot_router.policy import Table
 from moltbot_router.rules import load_rules
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from moltbot_models.manifest import Manifest
     from moltbot_router.settings import RouterSettings
 
 log = structlog.get_logger("moltbot.router")
@@ -31,8 +32,12 @@ def read_table(settings: RouterSettings, version: int) -> Table:
     Raises:
         InvalidArgument: A file is not valid.
     """
-    manifests = load_manifests(settings.models) if settings.models else ()
-    models = {manifest.id: manifest for manifest in manifests}
+    models: dict[str, Manifest] = {}
+    for path in settings.models:
+        for manifest in load_manifests(path):
+            if manifest.id in models:
+                raise InvalidArgument(f"{path}: the model {manifest.id!r} stands in another file of router.models too")
+            models[manifest.id] = manifest
     rules = load_rules(settings.rules, models) if settings.rules else ()
     return Table(version, models, {rule.task_type: rule for rule in rules})
 
@@ -57,7 +62,7 @@ class TableSource:
 
     def _look(self) -> tuple[tuple[str, int, int], ...]:
         found: list[tuple[str, int, int]] = []
-        for root in (self._settings.models, self._settings.rules):
+        for root in (*self._settings.models, self._settings.rules):
             for path in _files(root):
                 with contextlib.suppress(OSError):
                     stat = path.stat()

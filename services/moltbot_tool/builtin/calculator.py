@@ -24,8 +24,8 @@ _BINARY: dict[type[ast.operator], Callable[[Decimal, Decimal], Decimal]] = {
     ast.Sub: lambda a, b: a - b,
     ast.Mult: lambda a, b: a * b,
     ast.Div: lambda a, b: a / b,
-    ast.FloorDiv: lambda a, b: (a / b).to_integral_value(decimal.ROUND_FLOOR),
-    ast.Mod: lambda a, b: a - b * (a / b).to_integral_value(decimal.ROUND_FLOOR),
+    ast.FloorDiv: lambda a, b: _floor_divided(a, b)[0],
+    ast.Mod: lambda a, b: _floor_divided(a, b)[1],
 }
 _FUNCTIONS: dict[str, tuple[int, Callable[..., Decimal]]] = {
     "sqrt": (1, lambda a: a.sqrt()),
@@ -59,35 +59,46 @@ def calculate(expression: str) -> str:
     with decimal.localcontext(decimal.Context(prec=28, Emax=100_000, Emin=-100_000)) as context:
         context.traps[decimal.InvalidOperation] = True
         try:
-            value = _value(tree.body)
+            return plain_text(_value(tree.body, text.strip()))
         except decimal.DivisionByZero:
             raise ToolFailure("division by zero") from None
         except (decimal.Overflow, decimal.InvalidOperation, RecursionError):
             raise ToolFailure(f"the value of {expression!r} is not defined or too large") from None
-        return plain_text(value)
 
 
-def _value(node: ast.expr) -> Decimal:
+def _value(node: ast.expr, text: str) -> Decimal:
     match node:
-        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
-            return Decimal(repr(number))
+        case ast.Constant(value=int() as number) if not isinstance(number, bool):
+            return Decimal(number)
+        case ast.Constant(value=float()):
+            return Decimal(ast.get_source_segment(text, node) or "")  # as written: a float would lose digits
         case ast.Name(id=name) if name in _CONSTANTS:
             return _CONSTANTS[name]
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_value(operand)
+            return -_value(operand, text)
         case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-            return _value(operand)
+            return _value(operand, text)
         case ast.BinOp(left=left, op=ast.Pow(), right=right):
-            return _power(_value(left), _value(right))
+            return _power(_value(left, text), _value(right, text))
         case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _BINARY:
-            return _BINARY[type(operator)](_value(left), _value(right))
+            return _BINARY[type(operator)](_value(left, text), _value(right, text))
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
             count, function = _FUNCTIONS[name]
             if (count >= 0 and len(args) != count) or not args:
                 raise ToolFailure(f"{name} takes {count if count >= 0 else 'one or more'} numbers")
-            return function(*(_value(argument) for argument in args))
+            return function(*(_value(argument, text) for argument in args))
         case _:
             raise ToolFailure(f"only numbers, + - * / // % ** ( ), {', '.join(_FUNCTIONS)} and pi, e are known")
+
+
+def _floor_divided(a: Decimal, b: Decimal) -> tuple[Decimal, Decimal]:
+    """Quotient rounded down and remainder with the divisor's sign, both exact."""
+    if not b:
+        raise decimal.DivisionByZero
+    quotient, remainder = divmod(a, b)  # Decimal's own rounds toward zero
+    if remainder and (remainder < 0) != (b < 0):
+        return quotient - 1, remainder + b
+    return quotient, remainder
 
 
 def _power(base: Decimal, exponent: Decimal) -> Decimal:
@@ -98,6 +109,8 @@ def _power(base: Decimal, exponent: Decimal) -> Decimal:
 
 def plain_text(value: Decimal) -> str:
     """A number without exponent and trailing zeros, 15 digits where it is not whole."""
+    if not value:
+        return "0"
     if value == value.to_integral_value() and abs(value) < Decimal(10) ** 28:
         return str(value.to_integral_value().quantize(Decimal(1)))
     rounded = value.normalize(decimal.Context(prec=15))

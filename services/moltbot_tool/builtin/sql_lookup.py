@@ -50,10 +50,12 @@ def lookup(
         return sqlite3.SQLITE_DENY
 
     until_s = time.monotonic() + _TIMEOUT_S
-    shown = ", ".join(_quoted(name) for name in columns)
-    statement = f"SELECT {shown} FROM {_quoted(table)} WHERE {_quoted(column)} = ? LIMIT ?"  # noqa: S608 - allowed names
+    # With the table's name before it, a column that is not there is an error; alone, SQLite would read it as a text.
+    full = {name: f"{_quoted(table)}.{_quoted(name)}" for name in columns}
+    shown = ", ".join(full.values())
+    statement = f"SELECT {shown} FROM {_quoted(table)} WHERE {full[column]} = ? LIMIT ?"  # noqa: S608 - allowed names
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
+        with contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as db:
             db.set_authorizer(authorise)
             db.set_progress_handler(lambda: int(time.monotonic() > until_s), _STEPS_BETWEEN_LOOKS)
             rows = db.execute(statement, (value, max_rows)).fetchall()

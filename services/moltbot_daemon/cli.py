@@ -1,0 +1,119 @@
+"""The `moltbot` command."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from moltbot_daemon.commands.shell import FAILED, UNAVAILABLE, USAGE, add_common, open_shell, tell
+from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, MoltbotError, NotFound, Unavailable
+
+_COMMANDS = {
+    "init": "setup:init",
+    "doctor": "setup:doctor",
+    "config check": "setup:config_check",
+    "config show": "setup:config_show",
+    "config diff": "setup:config_diff",
+    "keys create": "setup:keys_create",
+    "keys list": "setup:keys_list",
+    "keys revoke": "setup:keys_revoke",
+    "daemon": "run:run_daemon",
+    "serve": "run:run_service",
+    "status": "ask:status",
+    "models list": "ask:models_list",
+    "chat": "ask:chat",
+    "audit verify": "ask:audit_verify",
+    "watermark detect": "ask:watermark_detect",
+}
+_EPILOG = """exit codes: 0 done · 1 failed · 64 wrong use or configuration · 65 damaged, or nothing found · 69 not reachable"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(prog="moltbot", description="A private agent mesh.", epilog=_EPILOG)
+    top.add_argument("--version", action="version", version=version("moltbot"))
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(to: argparse._SubParsersAction[argparse.ArgumentParser], name: str, about: str) -> argparse.ArgumentParser:  # noqa: SLF001 - argparse has no public name for it
+        one = to.add_parser(name, help=about, description=about)
+        add_common(one)
+        return one
+
+    def group(name: str, about: str) -> argparse._SubParsersAction[argparse.ArgumentParser]:  # noqa: SLF001
+        one = commands.add_parser(name, help=about, description=about)
+        return one.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
+
+    add(commands, "init", "write a commented configuration, the data directory, keys and the first admin key")
+    daemon = add(commands, "daemon", "run everything in one process, behind one port")
+    daemon.add_argument("--model-path", type=Path, metavar="DIR", help="text model: a Hugging Face directory")
+    daemon.add_argument("--port", type=int, help="public port (8080)")
+    daemon.add_argument("--host", help="address to listen on (127.0.0.1)")
+    serve = add(commands, "serve", "run one service, found by the others through etcd")
+    serve.add_argument("service", help="gateway, router, context, tool, audit, watermark, or envoy")
+    serve.add_argument("--port", type=int, help="public port of envoy (8080)")
+    chat = add(commands, "chat", "talk to a model of the running daemon")
+    chat.add_argument("text", nargs="*", help="the question; without one, line by line")
+    chat.add_argument("--model", help="model id; the router chooses without one")
+    chat.add_argument("--session", help="remember the conversation under this name")
+    chat.add_argument("--tools", action="store_true", help="let the model call the tools of the mesh")
+    chat.add_argument("--tenant", default="default", help="for whom (default)")
+    add(commands, "doctor", "check what is missing or broken, and say how to mend it")
+    add(commands, "status", "say whether the daemon answers, and with which models")
+    add(group("models", "models"), "list", "list the models")
+    keys = group("keys", "API keys")
+    create = add(keys, "create", "make a key and print it alone, once")
+    create.add_argument("--tenant", required=True, metavar="NAME", help="whose")
+    create.add_argument("--admin", action="store_true", help="also with the role admin")
+    create.add_argument("--name", help="a note to know it by")
+    add(keys, "list", "show all keys, never their text")
+    add(keys, "revoke", "end a key").add_argument("id")
+    config = group("config", "the configuration")
+    add(config, "check", "check the configuration and the files it names")
+    add(config, "show", "show the configuration in force")
+    add(config, "diff", "show what differs from the defaults")
+    verify = add(group("audit", "the audit log"), "verify", "check every record, tile and checkpoint")
+    verify.add_argument("path", nargs="?", type=Path, help="directory of the log; the installation's own without one")
+    verify.add_argument("--key", help="the key that checkpoints must be signed with (<name>+<id>+<base64>)")
+    detect = add(group("watermark", "marks"), "detect", "say whether the mesh made a text")
+    detect.add_argument("file", help="a file, or - for standard input")
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        The exit code.
+    """
+    args = parser().parse_args(argv)
+    name = " ".join(filter(None, (args.command, getattr(args, "subcommand", None))))
+    module, _, function = _COMMANDS[name].partition(":")
+    overrides = {
+        "port": getattr(args, "port", None),
+        "host": getattr(args, "host", None),
+        "inference.model_path": str(args.model_path.absolute()) if getattr(args, "model_path", None) else None,
+    }
+    try:
+        shell = open_shell(args, overrides)
+        return getattr(importlib.import_module(f"moltbot_daemon.commands.{module}"), function)(shell)
+    except (InvalidArgument, NotFound, FailedPrecondition) as error:
+        tell(f"moltbot: {error.message}")
+        return USAGE
+    except Unavailable as error:
+        tell(f"moltbot: {error.message}")
+        return UNAVAILABLE
+    except MoltbotError as error:
+        tell(f"moltbot: {error.message}")
+        return FAILED
+    except OSError as error:
+        tell(f"moltbot: {error}")
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The subcommands of `moltbot`, one module each group."""

@@ -1,0 +1,181 @@
+"""`status`, `models`, `chat`, `audit`, `watermark`: questions to a running mesh or to its files."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from google.api.httpbody_pb2 import HttpBody
+from moltbot.gateway.v1 import gateway_pb2, gateway_pb2_grpc, openai_pb2_grpc
+from moltbot.router.v1 import router_pb2, router_pb2_grpc
+from moltbot.watermark.v1 import watermark_pb2, watermark_pb2_grpc
+
+from moltbot_audit.verify import verify_steps
+from moltbot_daemon.commands.local import daemon_channel
+from moltbot_daemon.commands.shell import FOUND_DAMAGE, OK, UNAVAILABLE, Shell, tell
+from moltbot_mesh.errors import InvalidArgument, MoltbotError
+from moltbot_router.source import read_table
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+_BREAKERS = {
+    router_pb2.BREAKER_STATE_CLOSED: "ready",
+    router_pb2.BREAKER_STATE_OPEN: "failing",
+    router_pb2.BREAKER_STATE_HALF_OPEN: "recovering",
+}
+
+
+def status(shell: Shell) -> int:
+    """Say whether the daemon answers requests, and with which models."""
+
+    async def work() -> tuple[dict[str, Any], int]:
+        async with daemon_channel(shell.places) as channel:
+            operations: Any = openai_pb2_grpc.OperationsServiceStub(channel)
+            ready = await operations.Readyz(HttpBody(), timeout=5.0)
+            models = await _models(channel)
+        is_ready = b'"ready"' in ready.data
+        found = {"ready": is_ready, "detail": ready.data.decode(), "models": models}
+        return found, OK if is_ready else UNAVAILABLE
+
+    found, code = asyncio.run(work())
+    lines = ["ready" if found["ready"] else f"not ready: {found['detail']}"]
+    lines += [f"{m['id']:<28} {m['task']:<16} {m['state']:<10} {m['in_flight']} in flight" for m in found["models"]]
+    shell.show(found, "\n".join(lines))
+    return code
+
+
+async def _models(channel: Any) -> list[dict[str, Any]]:
+    router: Any = router_pb2_grpc.RouterServiceStub(channel)
+    page = await router.ListModels(router_pb2.ListModelsRequest(page_size=1000), timeout=5.0)
+    return [
+        {
+            "id": status.manifest.id,
+            "task": "embedding" if status.manifest.task == 2 else "text-generation",
+            "provider": status.manifest.provider,
+            "endpoint": status.manifest.endpoint,
+            "state": _BREAKERS.get(status.breaker, "unknown"),
+            "in_flight": status.in_flight,
+        }
+        for status in page.models
+    ]
+
+
+def models_list(shell: Shell) -> int:
+    """List the models: of the running daemon, else of the files."""
+
+    async def work() -> list[dict[str, Any]]:
+        async with daemon_channel(shell.places) as channel:
+            return await _models(channel)
+
+    try:
+        found = asyncio.run(work())
+    except MoltbotError as error:
+        tell(f"{error.message}; showing the files of router.models")
+        table = read_table(shell.settings.router, 1)
+        found = [
+            {"id": m.id, "task": m.task, "provider": m.provider, "endpoint": m.endpoint, "state": "not running"}
+            for m in table.models.values()
+        ]
+    lines = [f"{m['id']:<28} {m['task']:<16} {m['provider']:<13} {m['state']}" for m in found]
+    shell.show(found, "\n".join(lines) or "no models")
+    return OK
+
+
+def chat(shell: Shell) -> int:
+    """Talk to a model: one question from the arguments, or line by line."""
+    args = shell.args
+
+    async def answer(stub: Any, messages: list[gateway_pb2.Message]) -> str:
+        request = gateway_pb2.StreamChatRequest(
+            chat=gateway_pb2.ChatRequest(
+                model=args.model or "",
+                messages=messages,
+                mesh=gateway_pb2.MeshOptions(session=args.session or "", tools=["*"] if args.tools else []),
+            )
+        )
+        said: list[str] = []
+        answers: AsyncIterator[gateway_pb2.StreamChatResponse] = stub.StreamChat(request, timeout=600.0)
+        async for piece in answers:
+            said.append(piece.content)
+            print(piece.content, end="", flush=True)  # noqa: T201 - the answer
+        print()  # noqa: T201
+        return "".join(said)
+
+    async def work() -> None:
+        async with daemon_channel(shell.places, args.tenant) as channel:
+            stub: Any = gateway_pb2_grpc.GatewayServiceStub(channel)
+            messages: list[gateway_pb2.Message] = []
+            question = " ".join(args.text)
+            while True:
+                if not args.text:
+                    try:
+                        question = await asyncio.to_thread(input, "> ")
+                    except EOFError:
+                        return
+                    if not question.strip():
+                        continue
+                messages.append(gateway_pb2.Message(role=gateway_pb2.ROLE_USER, content=question))
+                said = await answer(stub, messages[-1:] if args.session else messages)
+                messages.append(gateway_pb2.Message(role=gateway_pb2.ROLE_ASSISTANT, content=said))
+                if args.text:
+                    return
+
+    asyncio.run(work())
+    return OK
+
+
+def audit_verify(shell: Shell) -> int:
+    """Check the whole audit log, with or without the daemon."""
+    directory = shell.args.path or shell.places.data_dir / "audit" / "log"
+    if not directory.is_dir():
+        raise InvalidArgument(f"{directory}: no audit log; name its directory, or the right --data-dir")
+    key = shell.args.key or ""
+    report = None
+    for report in verify_steps(directory, key):
+        if not report.done and sys.stderr.isatty():
+            print(f"\r{report.records} records", end="", file=sys.stderr, flush=True)  # noqa: T201 - progress
+    assert report is not None
+    problems = [str(problem) for problem in report.problems]
+    text = f"{report.records} records, {report.covered} under a signed checkpoint: "
+    text += "intact" if not problems else "DAMAGED\n" + "\n".join(problems)
+    shell.show(
+        {"records": report.records, "covered": report.covered, "intact": not problems, "problems": problems}, text
+    )
+    return FOUND_DAMAGE if problems else OK
+
+
+def watermark_detect(shell: Shell) -> int:
+    """Say whether the mesh made a text; exit code 65 if nothing was found."""
+    name = shell.args.file
+    text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+
+    async def work() -> watermark_pb2.DetectResponse:
+        async with daemon_channel(shell.places, "") as channel:
+            stub: Any = watermark_pb2_grpc.WatermarkServiceStub(channel)
+            return await stub.Detect(watermark_pb2.DetectRequest(text=text), timeout=60.0)
+
+    found = asyncio.run(work())
+    rows = [
+        {
+            "layer": watermark_pb2.Layer.Name(finding.layer).removeprefix("LAYER_").lower(),
+            "tenant": finding.tenant,
+            "model": finding.model,
+            "request_id": finding.request_id,
+            "audit_id": finding.audit_id,
+            "text_match": watermark_pb2.TextMatch.Name(finding.text_match).removeprefix("TEXT_MATCH_").lower(),
+            "start": finding.start,
+            "end": finding.end,
+        }
+        for finding in found.findings
+    ]
+    lines = [
+        f"{row['layer']}: tenant {row['tenant']}, model {row['model'] or 'unknown'}, request "
+        f"{row['request_id'] or 'unknown'}, audit id {row['audit_id'] or 'unknown'}, text {row['text_match']}"
+        for row in rows
+    ]
+    verdict = watermark_pb2.Verdict.Name(found.verdict).removeprefix("VERDICT_").lower()
+    shell.show({"verdict": verdict, "findings": rows}, "\n".join(lines) or "insufficient evidence: nothing was found")
+    return OK if rows else FOUND_DAMAGE

@@ -1,0 +1,69 @@
+"""`daemon` and `serve`: the commands that stay."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from typing import TYPE_CHECKING
+
+from moltbot_daemon import daemon, front, serve
+from moltbot_daemon.commands.setup import ADMIN_TENANT, first_admin_key
+from moltbot_daemon.commands.shell import OK, Shell, tell
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+
+def _run(work: Coroutine[object, object, int]) -> int:
+    import uvloop  # noqa: PLC0415 - only what stays needs it
+
+    return uvloop.run(work)
+
+
+def run_daemon(shell: Shell) -> int:
+    """Run everything until told to stop."""
+
+    async def work() -> int:
+        found = shell.made()
+        key = await first_admin_key(shell)
+        async with daemon.serving(shell.settings, found, lambda text: tell(f"moltbot: {text}")) as started:
+            gc.collect()
+            gc.freeze()  # what was made by now stays: later collections need not look at it
+            result = {"url": started.url, "data_dir": str(found.data_dir), "admin_key": key}
+            lines = [f"moltbot serves {started.url} after {started.seconds:.1f} s, data in {found.data_dir}"]
+            if key:
+                lines.append(f"admin key of tenant {ADMIN_TENANT} (shown once): {key}")
+            lines.append(f"try: curl {started.url}/v1/models -H 'Authorization: Bearer {key or '<key>'}'")
+            shell.show(result, "\n".join(lines))
+            _flush()
+            await daemon.until_told()
+            tell("moltbot: stopping; running requests may end")
+        return OK
+
+    return _run(work())
+
+
+def run_service(shell: Shell) -> int:
+    """Run one service until told to stop."""
+
+    async def work() -> int:
+        found = shell.made()
+        name = shell.args.service
+        if name == "envoy":
+            async with front.serving(shell.settings, found) as url:
+                shell.show({"service": name, "url": url}, f"envoy serves {url}")
+                _flush()
+                await daemon.until_told()
+            return OK
+        async with serve.serving(shell.settings, found, name) as mesh:
+            shell.show({"service": name, "port": mesh.ports[0]}, f"{name} serves port {mesh.ports[0]}")
+            _flush()
+            await daemon.until_told()
+        return OK
+
+    return _run(work())
+
+
+def _flush() -> None:
+    sys.stdout.flush()

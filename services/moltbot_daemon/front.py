@@ -1,0 +1,121 @@
+"""`moltbot serve envoy`: Envoy in front of separate services, its endpoints taken from the registry.
+
+When the instances of a service change, Envoy is started again with the new ones after a drain. Endpoints pushed over
+xDS, without a restart, come with the control service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import structlog
+
+from moltbot_daemon.daemon import descriptor_set, envoy_supervisor
+from moltbot_mesh.envoy.config import EXPOSED, EnvoyConfig
+from moltbot_mesh.envoy.process import ADMIN_SOCKET, EnvoyProcess
+from moltbot_mesh.errors import FailedPrecondition, InvalidArgument
+from moltbot_mesh.etcd import EtcdClient
+from moltbot_mesh.registry import EtcdRegistry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from moltbot_daemon.places import Places
+    from moltbot_daemon.settings import Settings
+
+log = structlog.get_logger("moltbot.front")
+
+_START_S = 60.0
+_SETTLE_S = 1.0
+"""How long instances may come and go before Envoy follows."""
+
+
+class _Endpoints:
+    """Where all services are, kept current."""
+
+    def __init__(self) -> None:
+        self.targets: dict[str, tuple[str, ...]] = {}
+        self.changed = asyncio.Event()
+
+    def complete(self) -> bool:
+        return all(self.targets.get(service) for service in EXPOSED)
+
+    async def follow(self, registry: EtcdRegistry, service: str) -> None:
+        async for instances in registry.watch(service):
+            targets = tuple(sorted(instance.target for instance in instances))
+            if targets and targets != self.targets.get(service):
+                self.targets[service] = targets
+                self.changed.set()
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Settings, places: Places) -> AsyncGenerator[str]:
+    """Run Envoy while the context is open.
+
+    Yields:
+        The public URL, once all services were found and Envoy is ready.
+
+    Raises:
+        InvalidArgument: No etcd is configured.
+        FailedPrecondition: Not all services are there.
+    """
+    if not settings.etcd.endpoints:
+        raise InvalidArgument("etcd.endpoints is empty: Envoy finds the services through etcd; or run `moltbot daemon`")
+    client = EtcdClient(settings.etcd.endpoints)
+    registry = EtcdRegistry(client, f"{settings.etcd.prefix}/services/")
+    endpoints = _Endpoints()
+    tasks = [asyncio.create_task(endpoints.follow(registry, service)) for service in EXPOSED]
+    up: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    try:
+        await _until_complete(endpoints)
+        tasks.append(asyncio.create_task(_keep(settings, places, endpoints, up)))
+        await asyncio.wait({up, tasks[-1]}, return_when=asyncio.FIRST_COMPLETED)
+        if not up.done():
+            await tasks[-1]
+        yield up.result()
+    finally:
+        for task in reversed(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await client.close()
+
+
+async def _until_complete(endpoints: _Endpoints) -> None:
+    try:
+        async with asyncio.timeout(_START_S):
+            while not endpoints.complete():
+                await endpoints.changed.wait()
+                endpoints.changed.clear()
+    except TimeoutError:
+        missing = ", ".join(service for service in EXPOSED if not endpoints.targets.get(service))
+        raise FailedPrecondition(f"not in the registry after {_START_S:g} s: {missing}") from None
+
+
+async def _keep(settings: Settings, places: Places, endpoints: _Endpoints, up: asyncio.Future[str]) -> None:
+    while True:
+        endpoints.changed.clear()
+        config = EnvoyConfig(
+            upstreams=dict(endpoints.targets),
+            descriptor_set=descriptor_set(),
+            listen_host=settings.host,
+            listen_port=settings.port,
+            admin_path=places.run_dir / ADMIN_SOCKET,
+            body_limit_bytes=settings.gateway.body_limit_bytes,
+            access_log=str(places.run_dir / "access.log"),
+            tls_certificate=settings.envoy.tls_certificate,
+            tls_key=settings.envoy.tls_key,
+        )
+        envoy = EnvoyProcess(config, places.run_dir, settings.envoy.concurrency, settings.envoy.drain_s)
+        envoy.check_port()
+        envoy.prepare()
+        child = envoy_supervisor(envoy)
+        async with child.running():
+            await child.wait_ready(_START_S)
+            if not up.done():
+                scheme = "https" if settings.envoy.tls_certificate else "http"
+                up.set_result(f"{scheme}://{settings.host}:{await envoy.port()}")
+            log.info("endpoints", services={name: len(found) for name, found in endpoints.targets.items()})
+            await endpoints.changed.wait()
+            await asyncio.sleep(_SETTLE_S)
