@@ -1,0 +1,65 @@
+"""The tensors of an encoder's model.safetensors; what is stored beside them (`position_ids`) is passed over."""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import struct
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+class EncoderError(Exception):
+    """A model directory that cannot be loaded, or texts that cannot be embedded."""
+
+
+class EncoderCheckpoint:
+    """Maps one safetensors file and hands out float32 tensors by name.
+
+    Source: https://github.com/huggingface/safetensors#format
+    """
+
+    def __init__(self, file: Path) -> None:
+        """Map the file.
+
+        Raises:
+            EncoderError: The file is missing or damaged.
+        """
+        self._file = file
+        try:
+            with file.open("rb") as stream:
+                self._mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            (length,) = struct.unpack_from("<Q", self._mapped)
+            self._header = cast("dict[str, dict[str, Any]]", json.loads(self._mapped[8 : 8 + length]))
+        except (OSError, ValueError, struct.error) as error:
+            raise EncoderError(f"{file}: not a readable safetensors file; copy it again") from error
+        self._begin = 8 + length
+
+    def tensor(self, name: str, *shape: int) -> NDArray[np.float32]:
+        """Return a tensor of the expected shape.
+
+        Raises:
+            EncoderError: It is missing, has another shape or is not stored as F32 or F16.
+        """
+        # Checkpoints saved with a head carry the base model under a prefix.
+        entry = self._header.get(name) or self._header.get(f"bert.{name}")
+        if entry is None:
+            raise EncoderError(f"{self._file}: there is no tensor {name}")
+        kinds: dict[object, type[np.generic]] = {"F32": np.float32, "F16": np.float16}
+        kind = kinds.get(entry.get("dtype"))
+        if kind is None:
+            raise EncoderError(f"{self._file}: {name} is stored as {entry.get('dtype')}; the encoder reads F32 and F16")
+        if tuple(entry.get("shape", ())) != shape:
+            raise EncoderError(f"{self._file}: {name} has shape {entry.get('shape')}, config.json implies {shape}")
+        try:
+            flat = np.frombuffer(self._mapped, kind, math.prod(shape), self._begin + int(entry["data_offsets"][0]))
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise EncoderError(f"{self._file}: {name} lies outside the file; copy it again") from error
+        return flat.reshape(shape).astype(np.float32)
