@@ -5,10 +5,11 @@ Source: AIP-193; the gRPC richer error model (`grpc-status-details-bin`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from moltbot_mesh.errors import BY_CODE, DOMAIN, FieldViolation, Internal, MoltbotError
@@ -60,11 +61,11 @@ def from_status(status: status_pb2.Status) -> MoltbotError:
     retry = error_details_pb2.RetryInfo()
     retry_after_s: float | None = None
     for detail in status.details:
-        if detail.Is(info.DESCRIPTOR):
+        if detail.Is(cast("Any", info.DESCRIPTOR)):
             detail.Unpack(info)
-        elif detail.Is(bad.DESCRIPTOR):
+        elif detail.Is(cast("Any", bad.DESCRIPTOR)):
             detail.Unpack(bad)
-        elif detail.Is(retry.DESCRIPTOR) and detail.Unpack(retry):
+        elif detail.Is(cast("Any", retry.DESCRIPTOR)) and detail.Unpack(retry):
             retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
     error = BY_CODE.get(status.code, Internal)
     return error(
@@ -94,5 +95,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> MoltbotError:
 def _status_details(metadata: Iterable[tuple[str, str | bytes]]) -> status_pb2.Status | None:
     for key, value in metadata:
         if key == STATUS_DETAILS and isinstance(value, bytes):
-            return status_pb2.Status.FromString(value)
+            try:
+                return status_pb2.Status.FromString(value)
+            except DecodeError:
+                return None  # not ours: the code and the text still say what happened
     return None

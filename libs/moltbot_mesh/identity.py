@@ -50,15 +50,8 @@ def load_mesh_key(path: Path) -> bytes:
     Raises:
         InvalidArgument: The file does not hold 32 bytes in base64, or others may read it.
     """
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        pass
-    else:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(base64.b64encode(secrets.token_bytes(32)) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+    if not path.exists():
+        _make_mesh_key(path)
     if path.stat().st_mode & 0o077:
         raise InvalidArgument(f"{path}: others may read the mesh key; run `chmod 600 {path}`")
     try:
@@ -68,6 +61,21 @@ def load_mesh_key(path: Path) -> bytes:
     if len(key) != 32:
         raise InvalidArgument(f"{path}: not a mesh key (32 bytes in base64); remove it to have a new one made")
     return key
+
+
+def _make_mesh_key(path: Path) -> None:
+    # Written whole before it gets its name: services that start at the same moment never read half a key.
+    made = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(base64.b64encode(secrets.token_bytes(32)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(made, path)
+    finally:
+        made.unlink()
 
 
 class MeshIdentity:
@@ -112,7 +120,7 @@ class MeshIdentity:
             return known[0]
         body, _, mac = token.rpartition(".")
         parts = body.split(".")
-        if len(parts) != 3 or parts[0] != "v1" or not hmac.compare_digest(mac, self._mac(body)):
+        if len(parts) != 3 or parts[0] != "v1" or not hmac.compare_digest(mac.encode(), self._mac(body).encode()):
             raise Unauthenticated("the mesh token is not valid; do the services share one mesh key?")
         expiry_s = float(parts[2])
         if expiry_s <= now:
@@ -188,6 +196,11 @@ class ApiKeys:
             key_id: Principal("key", key_id, key.tenant, frozenset(key.roles)) for key_id, key in self._by_id.items()
         }
 
+    def _know(self, key_id: str, key: _StoredKey) -> None:
+        """What this process itself did holds at once; the watch tells the others."""
+        self._by_id[key_id] = key
+        self._principals[key_id] = Principal("key", key_id, key.tenant, frozenset(key.roles))
+
     async def authenticate(self, authorization: str) -> Principal:
         """Find whose key it is, in constant time with respect to the secret.
 
@@ -235,6 +248,7 @@ class ApiKeys:
             tenant, tuple(sorted(roles)), hashlib.sha256(secret.encode()).hexdigest(), time.time(), None, name
         )
         await self._store.create(_KEY_PREFIX + key_id, msgspec.json.encode(stored))
+        self._know(key_id, stored)
         return _shown(key_id, stored), f"mb_{key_id}_{secret}"
 
     async def list(self) -> list[ApiKey]:
@@ -259,6 +273,7 @@ class ApiKeys:
         if stored.revoke_time_s is None:
             stored = msgspec.structs.replace(stored, revoke_time_s=time.time())
             await self._store.put(_KEY_PREFIX + key_id, msgspec.json.encode(stored))
+            self._know(key_id, stored)
         return _shown(key_id, stored)
 
 

@@ -9,19 +9,23 @@ the caller asks for the next one (a window of zero), and a handler that reads a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import grpc
+import structlog
 from grpc.aio import AbortError, AioRpcError, Metadata
 
 from moltbot_mesh import call as calls
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Mapping
 
     Handlers = Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     Pairs = Iterable[tuple[str, str | bytes]]
+
+log = structlog.get_logger("moltbot.rpc")
 
 _WINDOW = 16
 """Messages that may wait in each direction of a stream before the sender waits."""
@@ -205,7 +209,21 @@ class UnaryStreamCall(_Call):
 
     def __init__(self, handler: Any, request: Any, metadata: Pairs | None, timeout_s: float | None) -> None:
         super().__init__(handler, metadata, timeout_s)
-        self._answers: AsyncIterator[Any] = handler.unary_stream(_copy(request), self._context)
+        self._answers: AsyncGenerator[Any] = handler.unary_stream(_copy(request), self._context)
+        self._closing: asyncio.Task[None] | None = None
+
+    def cancel(self) -> bool:
+        idle = self._driver is None
+        cancelled = super().cancel()
+        if cancelled and idle:
+            # Nobody awaits the handler: it stands at a yield and would learn of this only from the garbage collector.
+            self._closing = asyncio.create_task(self._close(), name="inprocess-close")
+        return cancelled
+
+    async def _close(self) -> None:
+        if self._served is not None:
+            calls.enter_call(self._served)
+        await self._answers.aclose()
 
     def __aiter__(self) -> UnaryStreamCall:
         return self
@@ -262,8 +280,11 @@ class _StreamedRequests(_Call):
             async for request in requests:
                 await self.write(request)
             await self.done_writing()
-        except AioRpcError:
+        except (AioRpcError, asyncio.InvalidStateError):
             pass  # the call has ended; its result says why
+        except Exception as error:
+            log.error("a call's requests broke off", exc_info=error)
+            self.cancel()
 
     async def _incoming(self) -> AsyncIterator[Any]:
         while (request := await self._requests.get()) is not _END:
@@ -278,22 +299,29 @@ class _StreamedRequests(_Call):
         await self._put(_copy(request))
 
     async def done_writing(self) -> None:
-        """Say that no request follows."""
-        await self._put(_END)
+        """Say that no request follows; nothing to say if the call has ended."""
+        if not self._task.done():
+            with contextlib.suppress(AioRpcError, asyncio.InvalidStateError):
+                await self._put(_END)
 
     async def _put(self, item: Any) -> None:
-        if not self._requests.full() and not self._task.done():
+        if self._task.done():
+            raise self._ended_with()
+        if not self._requests.full():
             self._requests.put_nowait(item)
             return
         putting = asyncio.ensure_future(self._requests.put(item))
         try:
             await asyncio.wait({putting, self._task}, return_when=asyncio.FIRST_COMPLETED)
             if not putting.done():
-                if self._task.cancelled():
-                    raise asyncio.CancelledError
-                raise self._task.exception() or asyncio.InvalidStateError("the call has ended")
+                raise self._ended_with()
         finally:
             putting.cancel()
+
+    def _ended_with(self) -> BaseException:
+        if self._task.cancelled():
+            return asyncio.CancelledError()
+        return self._task.exception() or asyncio.InvalidStateError("the call has ended")
 
     def cancel(self) -> bool:
         if self._done or self._cancelled:
@@ -366,6 +394,23 @@ class StreamStreamCall(_StreamedRequests):
             return grpc.aio.EOF
 
 
+class _Unimplemented:
+    """The handler of a method that nobody offers: as over gRPC, the call says so when it is awaited."""
+
+    def __init__(self, method: str) -> None:
+        self._text = f"no service in this process offers {method}"
+
+    async def unary_unary(self, _: Any, context: _Context) -> Any:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, self._text)
+
+    async def unary_stream(self, _: Any, context: _Context) -> AsyncGenerator[Any]:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, self._text)
+        yield
+
+    stream_unary = unary_unary
+    stream_stream = unary_stream
+
+
 class InProcessChannel:
     """A channel to the handlers of one process.
 
@@ -377,11 +422,7 @@ class InProcessChannel:
         self._handlers = handlers
 
     def _handler(self, method: str) -> Any:
-        handler = self._handlers.get(method)
-        if handler is None:
-            error = _Context((), None)
-            raise error.error(grpc.StatusCode.UNIMPLEMENTED, f"no service in this process offers {method}")
-        return handler
+        return self._handlers.get(method) or _Unimplemented(method)
 
     def unary_unary(self, method: str, *_: Any, **__: Any) -> Callable[..., Any]:
         def start(request: Any, *, timeout: float | None = None, metadata: Pairs | None = None, **_: Any) -> UnaryUnaryCall:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -90,7 +90,12 @@ def read_yaml(path: Path) -> tuple[Tree, dict[tuple[str, ...], int]]:
         raise InvalidArgument(f"{path}:1: the file must be a mapping (`key: value`)")
     lines: dict[tuple[str, ...], int] = {}
     _walk(path, node, (), lines)
-    return cast("Tree", yaml.safe_load(text)), lines
+    try:
+        return cast("Tree", yaml.safe_load(text)), lines
+    except (yaml.YAMLError, ValueError) as error:  # an unknown tag, a key that is a list, a date that does not exist
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
+        raise InvalidArgument(f"{where}: not a plain value: {getattr(error, 'problem', None) or error}") from None
 
 
 def _walk(path: Path, node: yaml.Node, at: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> None:
@@ -135,14 +140,28 @@ def keys(root: type[Section], at: tuple[str, ...] = ()) -> dict[tuple[str, ...],
     return found
 
 
-def _from_environment(root: type[Section], environ: Mapping[str, str]) -> Tree:
-    found: Tree = {}
+def _names_at(root: type[Section], at: tuple[str, ...]) -> list[str]:
+    """Names of the keys in the section at a place, also below a mapping or a list of sections."""
+    annotation: object = root
+    for part in at:
+        section = _section(annotation)
+        if section is not None:
+            info = section.model_fields.get(part)
+            annotation = None if info is None else info.annotation
+        else:
+            annotation = next(reversed(get_args(annotation)), None)
+    section = _section(annotation)
+    return [] if section is None else list(section.model_fields)
+
+
+def _from_environment(root: type[Section], environ: Mapping[str, str]) -> dict[tuple[str, ...], Any]:
+    found: dict[tuple[str, ...], Any] = {}
     for key in keys(root):
         name = ENV_PREFIX + _NESTED.join(key).upper()
         if name in environ:
             try:
                 found[key] = yaml.safe_load(environ[name]) if environ[name] else ""
-            except yaml.YAMLError:
+            except (yaml.YAMLError, ValueError):
                 found[key] = environ[name]
     return found
 
@@ -155,7 +174,6 @@ def _explain(
     origin: Mapping[tuple[str, ...], str],
 ) -> list[str]:
     """One line a problem: where, what, how to mend it. Values are not shown: they may be secrets."""
-    known = keys(root)
     messages: list[str] = []
     for problem in error.errors(include_input=False, include_url=False, include_context=False):
         key = tuple(str(part) for part in problem["loc"])
@@ -165,7 +183,7 @@ def _explain(
             where = f"{path}:{line}" if line is not None else str(path or "defaults")
         dotted = ".".join(key)
         if problem["type"] == "extra_forbidden":
-            siblings = sorted({".".join(k[: len(key)]) for k in known if k[: len(key) - 1] == key[:-1]})
+            siblings = sorted(".".join((*key[:-1], name)) for name in _names_at(root, key[:-1]))
             near = difflib.get_close_matches(dotted, siblings, n=1)
             mend = f"did you mean {near[0]}?" if near else f"known here: {', '.join(siblings) or 'nothing'}"
             messages.append(f"{where}: unknown key {dotted}; {mend}")
