@@ -1,0 +1,149 @@
+"""Compiles model specifications to a Triton model repository.
+
+Source: triton-inference-server/server docs, model_configuration.md and model_repository.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+import moltbot_models
+from moltbot_mesh.errors import FailedPrecondition, InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
+_TEXT_DEFAULTS = {
+    "compute": "f32",
+    "context_length": "0",
+    "deterministic": "false",
+    "kv": "u8",
+    "kv_cache_mib": "256",
+    "max_queue": "256",
+    "step_tokens": "256",
+    "threads": "0",
+    "weights": "u8",
+}
+_EMBEDDING_DEFAULTS = {"dimensions": "384", "precision": "bf16", "queue_delay_us": "500", "threads": "0"}
+_CHOICES = {
+    "compute": ("f32", "bf16"),
+    "deterministic": ("true", "false"),
+    "kv": ("u8", "bf16", "f32"),
+    "precision": ("f32", "bf16"),
+    "weights": ("u8", "i8", "f32", "bf16"),
+}
+MAX_BATCH_TEXTS = 64
+"""Texts in one embedding request, and in one dynamic batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One model for Triton to serve."""
+
+    id: str
+    """The manifest's id; `triton_name` makes Triton's name of it."""
+    task: Literal["text-generation", "embedding"]
+    path: Path
+    """A Hugging Face directory: a decoder for text-generation, a BERT sentence encoder for embedding."""
+    options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Of the engine, as texts: the fields of `EngineConfig` (`kv_cache_mib` for the cache), or `precision`, `threads`,
+    `queue_delay_us` and `dimensions` of an encoder."""
+
+
+def triton_name(model_id: str) -> str:
+    """The directory's and model's name in Triton: the id where it is a safe file name, else made safe and unique."""
+    safe = _UNSAFE.sub("_", model_id)
+    return safe if safe == model_id else f"{safe}-{hashlib.sha256(model_id.encode()).hexdigest()[:8]}"
+
+
+def write_repository(root: Path, specs: Sequence[ModelSpec], *, library: Path | None = None) -> None:
+    """Write a model repository, replacing what is at `root`.
+
+    Args:
+        root: The repository's directory, for this installation alone.
+        specs: What to serve.
+        library: Where `moltbot_models` is importable from; this installation's by default.
+
+    Raises:
+        InvalidArgument: An option is unknown or has no such value, or two models have one name.
+        FailedPrecondition: The directory cannot be written.
+    """
+    configs = {triton_name(spec.id): config_of(spec, library or _own_library()) for spec in specs}
+    if len(configs) != len(specs):
+        raise InvalidArgument("two models for Triton have the same id; rename one in the manifests")
+    model = resources.files("moltbot_models.triton").joinpath("model.py.template").read_text("utf-8")
+    try:
+        shutil.rmtree(root, ignore_errors=True)
+        for name, config in configs.items():
+            version = root / name / "1"
+            version.mkdir(parents=True)
+            (version / "model.py").write_text(model, "utf-8")
+            (root / name / "config.pbtxt").write_text(config, "utf-8")
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FailedPrecondition(f"{root}: cannot be written: {error.strerror}") from None
+
+
+def config_of(spec: ModelSpec, library: Path) -> str:
+    """The text of a model's config.pbtxt.
+
+    Raises:
+        InvalidArgument: An option is unknown or has no such value.
+    """
+    options = _options(spec)
+    head = [f"name: {json.dumps(triton_name(spec.id))}", 'backend: "python"']
+    body = _text_body() if spec.task == "text-generation" else _embedding_body(options)
+    parameters = options | {"library_path": str(library), "path": str(spec.path.absolute()), "task": spec.task}
+    tail = [
+        f"parameters {{ key: {json.dumps(key)} value {{ string_value: {json.dumps(value, ensure_ascii=False)} }} }}"
+        for key, value in sorted(parameters.items())
+    ]
+    return "\n".join([*head, *body, "instance_group [ { count: 1 kind: KIND_CPU } ]", *tail]) + "\n"
+
+
+def _text_body() -> list[str]:
+    # The engine batches by itself at every step, so Triton must not.
+    return [
+        "max_batch_size: 0",
+        "model_transaction_policy { decoupled: true }",
+        'input [ { name: "REQUEST" data_type: TYPE_STRING dims: [ 1 ] } ]',
+        'output [ { name: "DELTAS" data_type: TYPE_STRING dims: [ 1 ] } ]',
+    ]
+
+
+def _embedding_body(options: Mapping[str, str]) -> list[str]:
+    return [
+        f"max_batch_size: {MAX_BATCH_TEXTS}",
+        f"dynamic_batching {{ max_queue_delay_microseconds: {options['queue_delay_us']} }}",
+        'input [ { name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] } ]',
+        "output [",
+        f'  {{ name: "EMBEDDING" data_type: TYPE_FP32 dims: [ {options["dimensions"]} ] }},',
+        '  { name: "TOKENS" data_type: TYPE_INT32 dims: [ 1 ] }',
+        "]",
+    ]
+
+
+def _options(spec: ModelSpec) -> dict[str, str]:
+    known = _TEXT_DEFAULTS if spec.task == "text-generation" else _EMBEDDING_DEFAULTS
+    for key, value in spec.options.items():
+        if key not in known:
+            raise InvalidArgument(f"model {spec.id}: unknown option {key}; known here: {', '.join(known)}")
+        choices = _CHOICES.get(key)
+        if choices and value not in choices:
+            raise InvalidArgument(f"model {spec.id}: {key} must be one of {', '.join(choices)}")
+        if not choices and not (value.isascii() and value.isdigit()):
+            raise InvalidArgument(f"model {spec.id}: {key} must be a whole number")
+    return known | dict(spec.options)
+
+
+def _own_library() -> Path:
+    return Path(moltbot_models.__file__).absolute().parent.parent

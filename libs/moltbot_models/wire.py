@@ -1,0 +1,112 @@
+"""Requests and answers as JSON bytes, for Triton's text models.
+
+Standard library alone, because one end runs inside Triton's Python backend. Both ends come from the same installation,
+so there are no versions to reconcile.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from moltbot_models.generation import (
+    Delta,
+    GenerationRequest,
+    Message,
+    Sampling,
+    TokenLogprob,
+    ToolCall,
+    ToolCallDelta,
+    ToolSpec,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def encode_request(request: GenerationRequest, *, stream: bool) -> bytes:
+    """A request, and whether pieces of the answer are wanted as they come."""
+    return _dump({"request": asdict(request), "stream": stream})
+
+
+def decode_request(data: bytes) -> tuple[GenerationRequest, bool]:
+    """The inverse of `encode_request`.
+
+    Raises:
+        ValueError: These are not such bytes.
+    """
+    try:
+        tree = json.loads(data)
+        fields: dict[str, Any] = dict(tree["request"])
+        sampling: dict[str, Any] = dict(fields.pop("sampling"))
+        sampling["stop"] = tuple(sampling["stop"])
+        messages = tuple(_message(message) for message in fields.pop("messages"))
+        tools = tuple(ToolSpec(**tool) for tool in fields.pop("tools"))
+        request = GenerationRequest(**fields, messages=messages, tools=tools, sampling=Sampling(**sampling))
+        return request, bool(tree["stream"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("not a request as moltbot encodes it") from error
+
+
+def encode_deltas(deltas: Sequence[Delta]) -> bytes:
+    """Pieces of an answer; fields that hold nothing are left out."""
+    return _dump([_delta_tree(delta) for delta in deltas])
+
+
+def decode_deltas(data: bytes) -> tuple[Delta, ...]:
+    """The inverse of `encode_deltas`.
+
+    Raises:
+        ValueError: These are not such bytes.
+    """
+    try:
+        return tuple(_delta(tree) for tree in json.loads(data))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("not deltas as moltbot encodes them") from error
+
+
+def _dump(tree: object) -> bytes:
+    return json.dumps(tree, separators=(",", ":")).encode()
+
+
+def _message(tree: dict[str, Any]) -> Message:
+    return Message(**(tree | {"tool_calls": tuple(ToolCall(**call) for call in tree["tool_calls"])}))
+
+
+def _delta_tree(delta: Delta) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    if delta.text:
+        tree["text"] = delta.text
+    if delta.tool_calls:
+        tree["tool_calls"] = [asdict(call) for call in delta.tool_calls]
+    if delta.logprobs:
+        tree["logprobs"] = [_logprob_tree(logprob) for logprob in delta.logprobs]
+    if delta.finish_reason is not None:
+        tree["finish_reason"] = delta.finish_reason
+    if delta.usage is not None:
+        tree["usage"] = asdict(delta.usage)
+    return tree
+
+
+def _delta(tree: dict[str, Any]) -> Delta:
+    return Delta(
+        text=tree.get("text", ""),
+        tool_calls=tuple(ToolCallDelta(**call) for call in tree.get("tool_calls", ())),
+        logprobs=tuple(_logprob(logprob) for logprob in tree.get("logprobs", ())),
+        finish_reason=tree.get("finish_reason"),
+        usage=Usage(**tree["usage"]) if "usage" in tree else None,
+    )
+
+
+def _logprob_tree(logprob: TokenLogprob) -> list[Any]:
+    # A token's bytes may be half a character, which JSON cannot hold.
+    token_bytes = base64.b64encode(logprob.token_bytes).decode()
+    return [logprob.token, logprob.logprob, token_bytes, [_logprob_tree(other) for other in logprob.top]]
+
+
+def _logprob(tree: list[Any]) -> TokenLogprob:
+    token, value, token_bytes, top = tree
+    return TokenLogprob(token, value, base64.b64decode(token_bytes), tuple(_logprob(other) for other in top))
