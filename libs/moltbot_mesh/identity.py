@@ -37,7 +37,7 @@ MESH_KEY_FILE = "mesh.key"
 _TOKEN_LIFETIME_S = 600
 _TOKENS_REMEMBERED = 1024
 _KEY_PREFIX = "api_keys/"
-_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 ROLES = frozenset({"admin", "user"})
 
 
@@ -189,8 +189,7 @@ class ApiKeys:
 
     def _take(self, entries: dict[str, bytes]) -> None:
         self._by_id = {
-            key.removeprefix(_KEY_PREFIX): msgspec.json.decode(value, type=_StoredKey)
-            for key, value in entries.items()
+            key.removeprefix(_KEY_PREFIX): msgspec.json.decode(value, type=_StoredKey) for key, value in entries.items()
         }
         self._principals = {
             key_id: Principal("key", key_id, key.tenant, frozenset(key.roles)) for key_id, key in self._by_id.items()
@@ -215,7 +214,9 @@ class ApiKeys:
             raise Unauthenticated("no API key: send the header `Authorization: Bearer <key>`")
         parts = token.strip().split("_")
         if len(parts) != 3 or parts[0] != "mb":
-            raise Unauthenticated("this is not a key of this mesh (mb_…); `moltbot keys create --tenant NAME` makes one")
+            raise Unauthenticated(
+                "this is not a key of this mesh (mb_…); `moltbot keys create --tenant NAME` makes one"
+            )
         key_id, secret = parts[1], parts[2]
         if key_id not in self._by_id and time.monotonic() - self._looked_s > 0.2:
             # A key made a moment ago may not have reached this watch yet.
@@ -229,7 +230,9 @@ class ApiKeys:
             raise Unauthenticated("the API key was revoked", reason="KEY_REVOKED")
         return self._principals[key_id]
 
-    async def create(self, tenant: str, roles: frozenset[str] = frozenset({"user"}), name: str = "") -> tuple[ApiKey, str]:
+    async def create(
+        self, tenant: str, roles: frozenset[str] = frozenset({"user"}), name: str = ""
+    ) -> tuple[ApiKey, str]:
         """Make a key.
 
         Returns:
@@ -238,7 +241,7 @@ class ApiKeys:
         Raises:
             InvalidArgument: The tenant's name or a role is not valid.
         """
-        if not _NAME.match(tenant):
+        if not _NAME.fullmatch(tenant):
             raise InvalidArgument(f"tenant {tenant!r}: use 1 to 63 of a-z 0-9 . _ - and begin with a letter or digit")
         if not roles or roles - ROLES:
             raise InvalidArgument(f"roles {sorted(roles)}: known are {sorted(ROLES)}")

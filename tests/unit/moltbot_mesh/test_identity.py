@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import stat
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from moltbot_mesh import identity
+from moltbot_mesh.errors import InvalidArgument, NotFound, Unauthenticated
+from moltbot_mesh.identity import ApiKeys, MeshIdentity, load_mesh_key
+from moltbot_mesh.keyvalue import MemoryKeyValueStore
+
+KEY = bytes(range(32))
+
+
+class TestMeshKey:
+    def test_it_is_made_once_and_read_by_its_owner_alone(self, tmp_path):
+        path = tmp_path / "mesh.key"
+        key = load_mesh_key(path)
+        assert len(key) == 32
+        assert load_mesh_key(path) == key
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_services_that_start_together_share_one(self, tmp_path):
+        with ThreadPoolExecutor(16) as pool:
+            keys = list(pool.map(load_mesh_key, [tmp_path / "mesh.key"] * 64))
+        assert len(set(keys)) == 1
+
+    def test_one_that_others_may_read_is_refused(self, tmp_path):
+        path = tmp_path / "mesh.key"
+        load_mesh_key(path)
+        path.chmod(0o644)
+        with pytest.raises(InvalidArgument, match="chmod 600"):
+            load_mesh_key(path)
+
+    @pytest.mark.parametrize("content", [b"", b"short", b"AAAA", b"\xff\xfe"])
+    def test_a_damaged_one_is_refused(self, tmp_path, content):
+        path = tmp_path / "mesh.key"
+        path.write_bytes(content)
+        path.chmod(0o600)
+        with pytest.raises(InvalidArgument, match="not a mesh key"):
+            load_mesh_key(path)
+
+
+class TestMeshToken:
+    def test_it_names_the_service(self):
+        assert MeshIdentity(KEY, "tool").verify(MeshIdentity(KEY, "gateway").token()) == "gateway"
+
+    def test_it_opens_nothing_under_another_key(self):
+        with pytest.raises(Unauthenticated, match="mesh key"):
+            MeshIdentity(KEY, "tool").verify(MeshIdentity(bytes(32), "gateway").token())
+
+    @pytest.mark.parametrize("part", range(4))
+    def test_a_changed_part_is_noticed(self, part):
+        parts = MeshIdentity(KEY, "gateway").token().split(".")
+        parts[part] = "9" + parts[part][1:]
+        with pytest.raises(Unauthenticated):
+            MeshIdentity(KEY, "tool").verify(".".join(parts))
+
+    @pytest.mark.parametrize("token", ["", ".", "v1.gateway.99999999999", "v1.a.b.c.d", "v1.gateway.1.é", "\x00"])
+    def test_nonsense_is_refused(self, token):
+        with pytest.raises(Unauthenticated):
+            MeshIdentity(KEY, "tool").verify(token)
+
+    def test_it_expires_also_where_it_was_seen_before(self, monkeypatch):
+        now = 1_000_000.0
+        monkeypatch.setattr(identity.time, "time", lambda: now)
+        token, other = MeshIdentity(KEY, "gateway").token(), MeshIdentity(KEY, "tool")
+        assert other.verify(token) == "gateway"
+        now += 601
+        with pytest.raises(Unauthenticated, match="expired"):
+            other.verify(token)
+
+    def test_it_is_renewed_at_half_its_life(self, monkeypatch):
+        now = 1_000_000.0
+        monkeypatch.setattr(identity.time, "time", lambda: now)
+        mine = MeshIdentity(KEY, "gateway")
+        first = mine.token()
+        now += 299
+        assert mine.token() == first
+        now += 2
+        assert mine.token() != first
+
+    def test_the_key_does_not_show(self):
+        assert repr(MeshIdentity(KEY, "gateway")) == "MeshIdentity(service='gateway')"
+
+
+@pytest.fixture
+def store() -> MemoryKeyValueStore:
+    return MemoryKeyValueStore()
+
+
+class TestApiKeys:
+    async def test_a_key_says_whose_it_is(self, store):
+        keys = ApiKeys(store)
+        async with keys.watching():
+            shown, text = await keys.create("acme", frozenset({"admin", "user"}), "laptop")
+            principal = await keys.authenticate(f"Bearer {text}")
+        assert (principal.kind, principal.subject, principal.tenant) == ("key", shown.id, "acme")
+        assert principal.roles == {"admin", "user"}
+
+    async def test_several_keys_made_at_once_all_work_at_once(self, store):
+        keys = ApiKeys(store)
+        async with keys.watching():
+            for _ in range(3):
+                _, text = await keys.create("acme")
+                assert (await keys.authenticate(f"bearer {text}")).tenant == "acme"
+
+    async def test_a_key_made_elsewhere_works_without_waiting_for_the_watch(self, store):
+        keys = ApiKeys(store)
+        async with keys.watching():
+            _, text = await ApiKeys(store).create("acme")
+            assert (await keys.authenticate(f"Bearer {text}")).tenant == "acme"
+
+    async def test_the_secret_is_stored_nowhere(self, store):
+        _, text = await ApiKeys(store).create("acme")
+        secret = text.split("_")[2].encode()
+        assert not any(secret in value for value in (await store.list("")).values())
+
+    @pytest.mark.parametrize(
+        "header", ["", "Bearer", "Bearer ", "Basic x", "Bearer sk-123", "Bearer mb_a", "Bearer mb_a_b"]
+    )
+    async def test_anything_else_is_refused(self, store, header):
+        keys = ApiKeys(store)
+        async with keys.watching():
+            with pytest.raises(Unauthenticated):
+                await keys.authenticate(header)
+
+    async def test_a_known_id_with_another_secret_is_refused(self, store):
+        keys = ApiKeys(store)
+        async with keys.watching():
+            shown, _ = await keys.create("acme")
+            with pytest.raises(Unauthenticated, match="not known"):
+                await keys.authenticate(f"Bearer mb_{shown.id}_{'0' * 64}")
+
+    async def test_a_revoked_key_is_refused_at_once_and_says_so(self, store):
+        keys = ApiKeys(store)
+        async with keys.watching():
+            shown, text = await keys.create("acme")
+            await keys.revoke(shown.id)
+            with pytest.raises(Unauthenticated) as raised:
+                await keys.authenticate(f"Bearer {text}")
+        assert raised.value.reason == "KEY_REVOKED"
+
+    async def test_revoking_twice_keeps_the_first_time(self, store):
+        keys = ApiKeys(store)
+        shown, _ = await keys.create("acme")
+        first = await keys.revoke(shown.id)
+        assert await keys.revoke(shown.id) == first
+        assert [key.revoke_time_s for key in await keys.list()] == [first.revoke_time_s]
+
+    async def test_an_unknown_id_cannot_be_revoked(self, store):
+        with pytest.raises(NotFound):
+            await ApiKeys(store).revoke("nobody")
+
+    @pytest.mark.parametrize("tenant", ["", "A", "a/b", "-a", "a" * 64, "a\n"])
+    async def test_a_tenants_name_has_a_form(self, store, tenant):
+        with pytest.raises(InvalidArgument, match="tenant"):
+            await ApiKeys(store).create(tenant)
+
+    @pytest.mark.parametrize("roles", [frozenset(), frozenset({"root"})])
+    async def test_roles_are_known(self, store, roles):
+        with pytest.raises(InvalidArgument, match="roles"):
+            await ApiKeys(store).create("acme", roles)
