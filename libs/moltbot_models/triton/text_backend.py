@@ -6,6 +6,7 @@ second and sends what has gathered, because a message costs Triton as much as se
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from moltbot_models.engine import GenerationHandle
     from moltbot_models.generation import Delta
 
+_log = logging.getLogger(__name__)
 _GATHER_S = 0.01
 """Between two messages of one answer."""
 _CANCEL_POLL_S = 0.02
@@ -97,19 +99,29 @@ class TextBackend:
             self._changed.notify()
 
     def _send_all(self) -> None:
-        while True:
-            with self._changed:
-                # With nothing under way this sleeps until something is; else it also looks for cancelled requests.
-                self._changed.wait_for(self._something_to_send, _CANCEL_POLL_S if self._streams else None)
-                if self._closing and not self._streams:
-                    return
-                taken = [self._take(stream) for stream in self._streams]
-                self._streams = [stream for stream in self._streams if not stream.ended]
-            for stream, deltas, ended in taken:
-                _send(stream, deltas, ended=ended)
-                if not ended and stream.sender.is_cancelled() and stream.handle is not None:
-                    stream.handle.cancel()
+        while self._send_once():
             time.sleep(_GATHER_S)
+
+    def _send_once(self) -> bool:
+        # A method of its own, so that no variable keeps a sent answer while the loop sleeps: Triton cannot unload a
+        # model as long as one of its senders lives.
+        with self._changed:
+            # Times out, while something is under way, to look for cancelled requests.
+            self._changed.wait_for(self._something_to_send, _CANCEL_POLL_S if self._streams else None)
+            if self._closing and not self._streams:
+                return False
+            taken = [self._take(stream) for stream in self._streams]
+            self._streams = [stream for stream in self._streams if not stream.ended]
+        for stream, deltas, ended in taken:
+            try:
+                _send(stream, deltas, ended=ended)
+                gone = not ended and stream.sender.is_cancelled()
+            except Exception:  # one answer that cannot be sent must not silence the others
+                _log.exception("an answer could not be sent; its request is cancelled")
+                gone = True
+            if gone and stream.handle is not None:
+                stream.handle.cancel()
+        return True
 
     def _something_to_send(self) -> bool:
         return self._closing or any(stream.ended or (stream.arrived and stream.pieces) for stream in self._streams)

@@ -1,0 +1,122 @@
+"""Models in Triton: text with the engine in its Python backend, and embeddings.
+
+The endpoint is a gRPC target (`127.0.0.1:8001`, `unix:/path`); `upstream_model` is Triton's name of the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+
+from moltbot_mesh.errors import InvalidArgument, MoltbotError
+from moltbot_models.generation import Embeddings, Usage
+from moltbot_models.providers.engines import engine_failure
+from moltbot_models.providers.upstream_errors import connection_lost, garbage, timed_out, unreachable
+from moltbot_models.triton.client import TritonClient, TritonRefusal
+from moltbot_models.triton.repository import triton_name
+from moltbot_models.triton.server import probe_model
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from moltbot_models.generation import Delta, EmbeddingRequest, GenerationRequest
+    from moltbot_models.manifest import Manifest
+    from moltbot_models.providers.base import UpstreamContext
+
+_REASON = re.compile(r"\b([A-Z]+(?:_[A-Z]+)+): (.*)", re.DOTALL)
+"""How the backends write an `EngineError`; Triton puts words of its own before it."""
+
+
+class TritonUpstream:
+    """One model of one Triton."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._name = manifest.upstream_model or triton_name(manifest.id)
+        self._client = TritonClient(manifest.endpoint)
+
+    async def generate(
+        self, request: GenerationRequest, *, stream: bool = True
+    ) -> AsyncGenerator[tuple[Delta, ...], None]:
+        """Generate text; see `Upstream.generate`."""
+        if self._manifest.task != "text-generation":
+            raise InvalidArgument(f"{request.model}: this model embeds texts; ask a model of type text-generation")
+        manifest = self._manifest
+        answer = self._client.generate(
+            self._name, request, stream=stream, first_s=manifest.timeout_s, idle_s=manifest.idle_timeout_s
+        )
+        waited = "the first token"
+        try:
+            async with contextlib.aclosing(answer):
+                async for deltas in answer:
+                    waited = "the next token"
+                    yield deltas
+                    if deltas and deltas[-1].finish_reason is not None:
+                        return
+        except TimeoutError:
+            limit_s = manifest.timeout_s if waited == "the first token" else manifest.idle_timeout_s
+            raise timed_out(manifest.id, waited, limit_s) from None
+        except (grpc.aio.AioRpcError, TritonRefusal, ValueError) as error:
+            raise self._failure(error) from error
+        raise connection_lost(manifest.id)
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Embed texts; see `Upstream.embed`."""
+        manifest = self._manifest
+        if manifest.task != "embedding":
+            raise InvalidArgument(f"{request.model}: this model generates text; ask a model of type embedding")
+        try:
+            vectors, tokens = await self._client.embed(self._name, request.inputs, manifest.timeout_s)
+        except TimeoutError:
+            raise timed_out(manifest.id, "the vectors", manifest.timeout_s) from None
+        except (grpc.aio.AioRpcError, ValueError) as error:
+            raise self._failure(error) from error
+        if request.inputs and request.dimensions not in {None, vectors.shape[1]}:
+            raise InvalidArgument(f"{request.model}: its vectors have {vectors.shape[1]} dimensions; leave the field out")
+        return Embeddings(tuple(tuple(row) for row in vectors.tolist()), Usage(prompt_tokens=tokens))
+
+    async def probe(self) -> None:
+        """Ask for one token or one vector; see `Upstream.probe`."""
+        try:
+            await probe_model(self._client, self._manifest.task, self._name, self._manifest.timeout_s)
+        except TimeoutError:
+            raise timed_out(self._manifest.id, "an answer to the probe", self._manifest.timeout_s) from None
+        except (grpc.aio.AioRpcError, TritonRefusal, ValueError) as error:
+            raise self._failure(error) from error
+
+    async def aclose(self) -> None:
+        """Close the connection; see `Upstream.aclose`."""
+        await self._client.aclose()
+
+    def _failure(self, error: Exception) -> MoltbotError:
+        model = self._manifest.id
+        if isinstance(error, ValueError):
+            return garbage(model, "it is not what the model's backend writes")
+        if isinstance(error, grpc.aio.AioRpcError):
+            said, code = error.details() or "", error.code()
+            if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+                return timed_out(model, "an answer", self._manifest.timeout_s)
+            if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
+                return unreachable(model, "Triton is not there, or went away")
+        else:
+            said = str(error)
+        found = _REASON.search(said)
+        # Without a reason of ours it is Triton that refuses, mostly because the model is not loaded yet.
+        return engine_failure(model, found[1], found[2]) if found else unreachable(model, "Triton refused the request")
+
+
+def open_upstream(manifest: Manifest, context: UpstreamContext) -> TritonUpstream:  # noqa: ARG001 - every provider's
+    """Open a model of a Triton; does not wait for the network.
+
+    Raises:
+        InvalidArgument: The manifest names no endpoint.
+    """
+    if not manifest.endpoint or "://" in manifest.endpoint:
+        raise InvalidArgument(
+            f"model {manifest.id}: triton needs `endpoint`, a gRPC target such as 127.0.0.1:8001 or unix:/path"
+        )
+    return TritonUpstream(manifest)

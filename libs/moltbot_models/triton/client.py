@@ -1,0 +1,159 @@
+"""A small asynchronous client of Triton's gRPC API, for the models that `triton.repository` writes.
+
+Source: KServe Open Inference Protocol v2, gRPC; triton-inference-server/server docs, protocol extensions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+from typing import TYPE_CHECKING, Any, cast
+
+import grpc
+import grpc.aio
+import numpy as np
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from moltbot_models.triton.repository import MAX_BATCH_TEXTS
+from moltbot_models.wire import decode_deltas, encode_request
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from numpy.typing import NDArray
+
+    from moltbot_models.generation import Delta, GenerationRequest
+
+_MAX_MESSAGE_BYTES = 64 << 20
+_OPTIONS = [
+    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    # A server that was restarted is found again within a second.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+_pb: Any = service_pb2  # generated without types
+
+
+class TritonRefusal(Exception):
+    """Triton, or the model in it, answered with an error; the message holds no text of a request."""
+
+
+class TritonClient:
+    """Calls one Triton.
+
+    Args:
+        endpoint: A gRPC target: `unix:/path` or `host:port`.
+
+    All methods raise `grpc.aio.AioRpcError` when the call itself fails, and `TimeoutError`.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self._channel = grpc.aio.insecure_channel(endpoint, options=_OPTIONS)
+        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    async def live(self, timeout_s: float) -> bool:
+        """Whether the server answers."""
+        return bool((await self._stub.ServerLive(_pb.ServerLiveRequest(), timeout=timeout_s)).live)
+
+    async def load(self, name: str, timeout_s: float) -> None:
+        """Load a model of the repository."""
+        await self._stub.RepositoryModelLoad(_pb.RepositoryModelLoadRequest(model_name=name), timeout=timeout_s)
+
+    async def generate(
+        self, name: str, request: GenerationRequest, *, stream: bool, first_s: float, idle_s: float
+    ) -> AsyncGenerator[tuple[Delta, ...], None]:
+        """Stream an answer; closing the generator cancels it in the engine.
+
+        Args:
+            name: Triton's name of the model.
+            request: What is asked.
+            stream: Whether pieces are wanted as they come.
+            first_s: Seconds to the first message.
+            idle_s: Seconds between two messages.
+
+        Raises:
+            TritonRefusal: The model refused or failed.
+            ValueError: The answer cannot be read.
+        """
+        message = _request(name, "REQUEST", [1], [encode_request(request, stream=stream)])
+        call = self._stub.ModelStreamInfer()
+        try:
+            limit_s = first_s
+            async with asyncio.timeout(limit_s):
+                await call.write(message)
+                await call.done_writing()
+            while True:
+                async with asyncio.timeout(limit_s):
+                    answer = await call.read()
+                if answer is grpc.aio.EOF:
+                    # Raises what ended the call; a call that ended well without a last delta is for the caller to see.
+                    if await call.code() != grpc.StatusCode.OK:
+                        raise grpc.aio.AioRpcError(
+                            await call.code(), grpc.aio.Metadata(), grpc.aio.Metadata(), await call.details()
+                        )
+                    return
+                if answer.error_message:
+                    raise TritonRefusal(answer.error_message)
+                for element in _elements(_raw(answer.infer_response, "DELTAS")):
+                    deltas = decode_deltas(element)
+                    yield deltas
+                    if deltas and deltas[-1].finish_reason is not None:
+                        return
+                limit_s = idle_s
+        finally:
+            call.cancel()
+
+    async def embed(self, name: str, texts: Sequence[str], timeout_s: float) -> tuple[NDArray[np.float32], int]:
+        """Embed texts.
+
+        Returns:
+            Vectors, float32 [texts, dimensions], and the tokens of all texts.
+        """
+        if not texts:
+            return np.empty((0, 0), np.float32), 0
+        vectors: list[NDArray[np.float32]] = []
+        tokens = 0
+        async with asyncio.timeout(timeout_s):
+            for begin in range(0, len(texts), MAX_BATCH_TEXTS):
+                part = [text.encode() for text in texts[begin : begin + MAX_BATCH_TEXTS]]
+                answer = await self._stub.ModelInfer(
+                    _request(name, "TEXT", [len(part), 1], part), timeout=timeout_s
+                )
+                vectors.append(np.frombuffer(_raw(answer, "EMBEDDING"), "<f4").reshape(len(part), -1))
+                tokens += int(np.frombuffer(_raw(answer, "TOKENS"), "<i4").sum())
+        return np.concatenate(vectors), tokens
+
+    async def aclose(self) -> None:
+        """Close the connection; calls under way end with an error."""
+        with contextlib.suppress(grpc.RpcError):
+            await self._channel.close()
+
+
+def _request(name: str, tensor: str, shape: list[int], elements: list[bytes]) -> Any:
+    raw = b"".join(struct.pack("<I", len(element)) + element for element in elements)
+    return _pb.ModelInferRequest(
+        model_name=name,
+        inputs=[_pb.ModelInferRequest.InferInputTensor(name=tensor, datatype="BYTES", shape=shape)],
+        raw_input_contents=[raw],
+    )
+
+
+def _raw(answer: Any, name: str) -> bytes:
+    """The bytes of an output; empty if the answer has none of that name."""
+    names = [output.name for output in answer.outputs]
+    return cast("bytes", answer.raw_output_contents[names.index(name)]) if name in names else b""
+
+
+def _elements(raw: bytes) -> list[bytes]:
+    """Split a BYTES tensor."""
+    found: list[bytes] = []
+    place = 0
+    while place < len(raw):
+        (length,) = struct.unpack_from("<I", raw, place)
+        found.append(raw[place + 4 : place + 4 + length])
+        place += 4 + length
+    return found

@@ -1,0 +1,192 @@
+"""Triton as a child: its repository, its command line, its models loaded and probed after every start."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+from typing import TYPE_CHECKING
+
+import grpc.aio
+
+from moltbot_mesh.errors import FailedPrecondition, Unavailable
+from moltbot_mesh.supervisor import Supervisor
+from moltbot_models.generation import GenerationRequest, Sampling
+from moltbot_models.triton.client import TritonClient, TritonRefusal
+from moltbot_models.triton.provision import python_libraries
+from moltbot_models.triton.repository import triton_name, write_repository
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+    from pathlib import Path
+
+    from moltbot_models.triton.provision import TritonRuntime
+    from moltbot_models.triton.repository import ModelSpec
+
+_GRPC_PORT = 18001
+"""Triton appends its port to a socket's path; nothing listens on TCP."""
+_SOCKET_PATH_BYTES = 107
+"""What sockaddr_un holds."""
+_LIVE_S = 20.0
+_LOAD_S = 60.0
+_PROBE_S = 30.0
+_POLL_S = 0.05
+_EXIT_S = 5
+
+
+class TritonServer:
+    """Serves models on a Unix socket that only this user can reach, and starts again after a crash.
+
+    Args:
+        runtime: The installed Triton.
+        specs: What to serve.
+        run_dir: For this installation alone (0700), with a short path: the repository and the socket.
+        threads: Of each model's arithmetic; 0 takes every core. A spec's own option wins.
+        kv_cache_mib: Memory for keys and values of each text model. A spec's own option wins.
+    """
+
+    def __init__(
+        self,
+        runtime: TritonRuntime,
+        specs: Sequence[ModelSpec],
+        run_dir: Path,
+        *,
+        threads: int = 0,
+        kv_cache_mib: int = 128,
+    ) -> None:
+        self._specs = [_with_defaults(spec, threads, kv_cache_mib) for spec in specs]
+        self._run_dir = run_dir.absolute()
+        self._repository = self._run_dir / "models"
+        socket = self._run_dir / "triton.sock"
+        self.endpoint = f"unix:{socket}:{_GRPC_PORT}"
+        """The gRPC target, for a manifest's `endpoint`."""
+        if len(os.fsencode(self.endpoint)) - len("unix:") > _SOCKET_PATH_BYTES:
+            raise FailedPrecondition(f"{run_dir}: too long for the path of a Unix socket; use a shorter directory")
+        self.supervisor = Supervisor(
+            "triton",
+            _argv(runtime, self._repository, socket),
+            _environment(runtime),
+            self._ready,
+            on_started=self._load_models,
+            grace_s=_EXIT_S + 3.0,
+            ready_timeout_s=_LIVE_S + _LOAD_S + _PROBE_S,
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Write the repository and keep Triton running while the context is open; `wait_ready` waits for its models.
+
+        Raises:
+            FailedPrecondition: The run directory cannot be written.
+            InvalidArgument: A model's options are wrong.
+        """
+        await asyncio.to_thread(self._prepare)
+        async with self.supervisor.running():
+            yield
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Wait until every model has answered.
+
+        Raises:
+            Unavailable: Not in time; the message has the end of Triton's log.
+        """
+        await self.supervisor.wait_ready(timeout_s)
+
+    def missing(self) -> list[str]:
+        """What a readiness check has to say; empty when every model answers."""
+        return self.supervisor.missing()
+
+    def _prepare(self) -> None:
+        try:
+            self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Whoever reaches the socket may load code into the server, so a directory open to others is closed.
+            self._run_dir.chmod(0o700)
+        except OSError as error:
+            raise FailedPrecondition(f"{self._run_dir}: cannot be written: {error.strerror}") from None
+        write_repository(self._repository, self._specs)
+
+    async def _load_models(self) -> None:
+        async with contextlib.aclosing(TritonClient(self.endpoint)) as client:
+            await self._wait_live(client)
+            for spec in self._specs:
+                try:
+                    await client.load(triton_name(spec.id), _LOAD_S)
+                except grpc.aio.AioRpcError as error:
+                    raise Unavailable(f"model {spec.id}: Triton cannot load it: {error.details()}") from error
+
+    async def _wait_live(self, client: TritonClient) -> None:
+        async with asyncio.timeout(_LIVE_S):
+            while self.supervisor.pid is not None:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    if await client.live(1.0):
+                        return
+                await asyncio.sleep(_POLL_S)
+        raise Unavailable("triton ended while it started")
+
+    async def _ready(self) -> bool:
+        """Infer with every model: READY in Triton's own words does not mean that a model answers."""
+        async with contextlib.aclosing(TritonClient(self.endpoint)) as client:
+            for spec in self._specs:
+                try:
+                    await probe_model(client, spec.task, triton_name(spec.id), _PROBE_S)
+                except (grpc.aio.AioRpcError, TimeoutError, TritonRefusal, ValueError) as error:
+                    raise Unavailable(f"model {spec.id} does not answer: {error}") from error
+        return True
+
+
+async def probe_model(client: TritonClient, task: str, name: str, timeout_s: float) -> None:
+    """Ask a model for one token or one vector.
+
+    Raises:
+        ValueError: It answered with nothing.
+        TritonRefusal: It refused. And as `TritonClient`.
+    """
+    if task == "embedding":
+        vectors, _ = await client.embed(name, ["probe"], timeout_s)
+        if vectors.shape[0] != 1 or not 0.9 < float((vectors * vectors).sum()) < 1.1:
+            raise ValueError("its vector is empty or not of length 1")
+        return
+    request = GenerationRequest(model=name, prompt="a", sampling=Sampling(max_tokens=1, temperature=0.0))
+    deltas = client.generate(name, request, stream=False, first_s=timeout_s, idle_s=timeout_s)
+    async with contextlib.aclosing(deltas):
+        async for piece in deltas:
+            if piece and piece[-1].finish_reason is not None:
+                return
+    raise ValueError("its answer has no end")
+
+
+def _with_defaults(spec: ModelSpec, threads: int, kv_cache_mib: int) -> ModelSpec:
+    defaults = {"threads": str(threads)}
+    if spec.task == "text-generation":
+        defaults["kv_cache_mib"] = str(kv_cache_mib)
+    return dataclasses.replace(spec, options=defaults | dict(spec.options))
+
+
+def _argv(runtime: TritonRuntime, repository: Path, socket: Path) -> list[str]:
+    return [
+        str(runtime.server),
+        f"--model-repository={repository}",
+        f"--backend-directory={runtime.backends}",
+        f"--cache-directory={runtime.caches}",
+        "--model-control-mode=explicit",
+        "--disable-auto-complete-config",
+        f"--exit-timeout-secs={_EXIT_S}",
+        "--allow-http=false",
+        "--allow-metrics=false",
+        f"--grpc-address=unix:{socket}",
+        f"--grpc-port={_GRPC_PORT}",
+        # Within the process group of one installation: two daemons must not share the Python backend's memory.
+        f"--backend-config=python,shm-region-prefix-name=moltbot{os.getpid()}-",
+    ]
+
+
+def _environment(runtime: TritonRuntime) -> dict[str, str]:
+    """Whole and small: Triton inherits no secret of the daemon's, and PYTHONPATH would lead its interpreter astray."""
+    return {
+        "PATH": f"{runtime.stub_bin}:/usr/bin:/bin",
+        "LD_LIBRARY_PATH": str(python_libraries()),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "LC_ALL": "C.UTF-8",
+        "HOME": os.environ.get("HOME", "/"),
+    }
