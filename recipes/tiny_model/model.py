@@ -1,0 +1,182 @@
+"""The model as torch trains it: Llama's architecture with the names that Llama's checkpoints have.
+
+Source: Touvron et al., "LLaMA" (2023); Ainslie et al., "GQA" (2023); Su et al., "RoFormer" (2021).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's own abbreviation
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of the model."""
+
+    vocabulary: int = 2048
+    hidden: int = 256
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    intermediate: int = 512
+    context: int = 2048
+    rope_theta: float = 10000.0
+    norm_epsilon: float = 1e-5
+
+    @property
+    def head_size(self) -> int:
+        """Elements of a head."""
+        return self.hidden // self.heads
+
+    def config(self, end: int, pad: int) -> dict[str, Any]:
+        """config.json, with the ids of the end of a turn and of padding."""
+        return {
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": self.vocabulary, "hidden_size": self.hidden,
+            "num_hidden_layers": self.layers, "num_attention_heads": self.heads, "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_size, "intermediate_size": self.intermediate, "hidden_act": "silu", "attention_bias": False,
+            "mlp_bias": False, "attention_dropout": 0.0, "max_position_embeddings": self.context, "rope_theta": self.rope_theta,
+            "rope_scaling": None, "rms_norm_eps": self.norm_epsilon, "tie_word_embeddings": True, "initializer_range": 0.02,
+            "bos_token_id": None, "eos_token_id": end, "pad_token_id": pad, "torch_dtype": "bfloat16", "use_cache": True,
+        }  # fmt: skip
+
+
+def initial(shape: Shape, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Weights to start from, f32, under their checkpoint names."""
+    kv = shape.kv_heads * shape.head_size
+    hidden, wide = shape.hidden, shape.intermediate
+
+    def matrix(rows: int, columns: int, scale: float) -> torch.Tensor:
+        return torch.randn(rows, columns, generator=generator) * scale
+
+    weights = {"model.embed_tokens.weight": matrix(shape.vocabulary, hidden, 0.02)}
+    small = 0.25 * hidden**-0.5
+    for layer in range(shape.layers):
+        at = f"model.layers.{layer}."
+        weights |= {
+            at + "input_layernorm.weight": torch.ones(hidden),
+            at + "self_attn.q_proj.weight": matrix(hidden, hidden, small),
+            at + "self_attn.k_proj.weight": matrix(kv, hidden, small),
+            at + "self_attn.v_proj.weight": matrix(kv, hidden, small),
+            at + "self_attn.o_proj.weight": torch.zeros(hidden, hidden),
+            at + "post_attention_layernorm.weight": torch.ones(hidden),
+            at + "mlp.gate_proj.weight": matrix(wide, hidden, small),
+            at + "mlp.up_proj.weight": matrix(wide, hidden, small),
+            at + "mlp.down_proj.weight": torch.zeros(hidden, wide),
+        }
+    _wire_copying(weights, shape, generator)
+    return weights | {"model.norm.weight": torch.ones(hidden)}
+
+
+def _wire_copying(weights: dict[str, torch.Tensor], shape: Shape, generator: torch.Generator) -> None:
+    """Start with a circuit that copies: in this much training it would hardly form by itself.
+
+    Words live in the first half of the residual stream. Two heads of the first layer look one and two places back and
+    write what they see into the second half; two heads of the second layer look for places whose predecessor (and
+    whose second predecessor) is the present one, and write what stands there into the first half, as a prediction.
+    All of it is a start and trained like the rest.
+
+    Source: Olsson et al., "In-context Learning and Induction Heads" (2022), for the circuit; Trockman and Kolter,
+    "Mimetic Initialization of Self-Attention Layers" (2023), for starting from structure.
+    """
+    size, half, constant = shape.head_size, shape.hidden // 2, shape.hidden - 1
+    pairs = size // 2
+    embedding = weights["model.embed_tokens.weight"]
+    embedding[:, :half] *= 5.0
+    embedding[:, half:] *= 0.25
+    embedding[:, constant] = 0.4
+    read = torch.linalg.qr(torch.randn(half, size, generator=generator))[0].T
+    fast = torch.zeros(size)
+    fast[:8] = 1.0  # the quickly turning pairs tell one place from the next
+    angle = shape.rope_theta ** -(torch.arange(pairs).float() / pairs)
+
+    first = "model.layers.0.self_attn."
+    weights[first + "k_proj.weight"][:size, constant] = fast
+    weights[first + "v_proj.weight"][:size] = 0.0
+    weights[first + "v_proj.weight"][:size, :half] = read
+    for head, back in ((0, 1), (1, 2)):
+        turned = torch.cat((fast[:pairs] * torch.cos(-back * angle), fast[:pairs] * torch.sin(-back * angle)))
+        weights[first + "q_proj.weight"][head * size : (head + 1) * size, constant] = turned
+        rows = torch.arange(size if head == 0 else size - 1)
+        weights[first + "o_proj.weight"][half + head * size + rows, head * size + rows] = 0.1
+
+    second = "model.layers.1.self_attn."
+    slow = torch.cat((torch.arange(pairs - 14, pairs), torch.arange(size - 14, size)))  # match the same near and far
+    count, gain = len(slow), 1.6
+    per_kv = shape.heads // shape.kv_heads
+    for kv in range(2):
+        head = kv * per_kv
+        keys, queries = slow + kv * size, slow + head * size
+        weights[second + "k_proj.weight"][keys] = 0.0
+        weights[second + "k_proj.weight"][keys, half + kv * size + torch.arange(count)] = gain
+        weights[second + "q_proj.weight"][queries] = 0.0
+        if kv == 0:
+            weights[second + "q_proj.weight"][queries, :half] = gain * read[:count]
+        else:
+            weights[second + "q_proj.weight"][queries, half + torch.arange(count)] = gain
+        copied = torch.linalg.qr(torch.randn(half, size, generator=generator))[0].T
+        weights[second + "v_proj.weight"][kv * size : (kv + 1) * size] = 0.0
+        weights[second + "v_proj.weight"][kv * size : (kv + 1) * size, :half] = copied
+        weights[second + "o_proj.weight"][:half, head * size : (head + 1) * size] = 0.4 * copied.T
+
+
+def rope(shape: Shape, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and sine for positions [batch, length]: [batch, 1, length, head size] each."""
+    frequencies = shape.rope_theta ** -(torch.arange(0, shape.head_size, 2).float() / shape.head_size)
+    angles = positions[..., None].float() * frequencies
+    angles = torch.cat((angles, angles), -1)[:, None]
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
+
+
+def hidden_states(
+    weights: dict[str, torch.Tensor],
+    shape: Shape,
+    tokens: torch.Tensor,
+    turn: tuple[torch.Tensor, torch.Tensor],
+    sees: torch.Tensor | None,
+    cache: list[tuple[torch.Tensor, torch.Tensor]] | None = None,
+) -> torch.Tensor:
+    """Normed states of the last layer.
+
+    Args:
+        weights: By checkpoint name.
+        shape: Sizes.
+        tokens: [batch, length].
+        turn: From `rope`, for the same tokens.
+        sees: bool [batch, 1, length, keys]; None means causal.
+        cache: Keys and values by layer, grown in place; empty at first.
+
+    Returns:
+        [batch, length, hidden].
+    """
+    batch, length = tokens.shape
+    epsilon, groups = shape.norm_epsilon, shape.heads // shape.kv_heads
+    x = F.embedding(tokens, weights["model.embed_tokens.weight"])
+    for layer in range(shape.layers):
+        at = f"model.layers.{layer}."
+        y = F.rms_norm(x, (shape.hidden,), weights[at + "input_layernorm.weight"], epsilon)
+        q, k, v = (
+            F.linear(y, weights[f"{at}self_attn.{name}_proj.weight"]).view(batch, length, -1, shape.head_size).transpose(1, 2)
+            for name in "qkv"
+        )
+        q, k = _turned(q, *turn), _turned(k, *turn)
+        if cache is not None:
+            if layer < len(cache):
+                k, v = torch.cat((cache[layer][0], k), 2), torch.cat((cache[layer][1], v), 2)
+                cache[layer] = (k, v)
+            else:
+                cache.append((k, v))
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        z = F.scaled_dot_product_attention(q, k, v, attn_mask=sees, is_causal=sees is None and length > 1)
+        x = x + F.linear(z.transpose(1, 2).reshape(batch, length, -1), weights[at + "self_attn.o_proj.weight"])
+        y = F.rms_norm(x, (shape.hidden,), weights[at + "post_attention_layernorm.weight"], epsilon)
+        gated = F.silu(F.linear(y, weights[at + "mlp.gate_proj.weight"])) * F.linear(y, weights[at + "mlp.up_proj.weight"])
+        x = x + F.linear(gated, weights[at + "mlp.down_proj.weight"])
+    return F.rms_norm(x, (shape.hidden,), weights["model.norm.weight"], epsilon)
