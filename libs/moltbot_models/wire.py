@@ -73,7 +73,8 @@ def _dump(tree: object) -> bytes:
 
 
 def _message(tree: dict[str, Any]) -> Message:
-    return Message(**(tree | {"tool_calls": tuple(ToolCall(**call) for call in tree["tool_calls"])}))
+    fields: dict[str, Any] = tree | {"tool_calls": tuple(ToolCall(**call) for call in tree["tool_calls"])}
+    return Message(**fields)
 
 
 def _delta_tree(delta: Delta) -> dict[str, Any]:

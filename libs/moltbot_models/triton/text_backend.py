@@ -116,7 +116,7 @@ class TextBackend:
             try:
                 _send(stream, deltas, ended=ended)
                 gone = not ended and stream.sender.is_cancelled()
-            except Exception:  # one answer that cannot be sent must not silence the others
+            except Exception:  # noqa: BLE001 - one answer that cannot be sent must not silence the others
                 _log.exception("an answer could not be sent; its request is cancelled")
                 gone = True
             if gone and stream.handle is not None:

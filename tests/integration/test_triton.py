@@ -1,0 +1,181 @@
+"""Models in a real Triton: text that streams, stops and recovers, vectors equal to those of the encoder in process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import moltbot_models
+from moltbot_mesh.errors import InvalidArgument, Unavailable
+from moltbot_mesh.supervisor import State
+from moltbot_models.encoder import Encoder
+from moltbot_models.engine import EngineConfig, TextEngine
+from moltbot_models.engine.aio import merged, stream
+from moltbot_models.generation import EmbeddingRequest, GenerationRequest, Message, Sampling
+from moltbot_models.manifest import Manifest
+from moltbot_models.providers.triton import TritonUpstream
+from moltbot_models.triton.repository import ModelSpec, triton_name
+from moltbot_testkit.triton import embedder_path, running_triton, triton_runtime
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from moltbot_models.generation import Delta
+    from moltbot_models.triton.provision import TritonRuntime
+    from moltbot_models.triton.server import TritonServer
+
+pytestmark = pytest.mark.timeout(300)
+TINY = Path(moltbot_models.__file__).parent / "shipped" / "tiny"
+TEXT_ID, EMBEDDING_ID = "tiny/text:1", "minilm"
+TEXTS = ("A cat sits on the mat.", "", "Grüße aus Köln, 東京", "the price fell " * 200, *(f"text {n}" for n in range(70)))
+
+
+@pytest.fixture(scope="module")
+def runtime() -> TritonRuntime:
+    return triton_runtime()
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Path:
+    return embedder_path()
+
+
+@pytest.fixture
+async def server(runtime: TritonRuntime, embedder: Path) -> AsyncIterator[TritonServer]:
+    specs = [
+        ModelSpec(TEXT_ID, "text-generation", TINY, {"deterministic": "true", "kv": "f32"}),
+        ModelSpec(EMBEDDING_ID, "embedding", embedder, {"precision": "f32"}),
+    ]
+    async with running_triton(runtime, specs) as running:
+        yield running
+
+
+@pytest.fixture
+async def text(server: TritonServer) -> AsyncIterator[TritonUpstream]:
+    async with contextlib.aclosing(TritonUpstream(text_manifest(server))) as upstream:
+        yield upstream
+
+
+def text_manifest(server: TritonServer, **changes: object) -> Manifest:
+    return Manifest(TEXT_ID, "text-generation", "triton", server.endpoint, **changes)
+
+
+def question(*, max_tokens: int = 24, ignore_eos: bool = False, prompt: str = "What is 12 times 7?") -> GenerationRequest:
+    sampling = Sampling(max_tokens=max_tokens, seed=7, logprobs=True, ignore_eos=ignore_eos)
+    return GenerationRequest(TEXT_ID, messages=(Message("user", prompt),), sampling=sampling)
+
+
+async def whole(upstream: TritonUpstream, request: GenerationRequest, *, stream: bool = True) -> Delta:
+    return merged([delta async for deltas in upstream.generate(request, stream=stream) for delta in deltas])
+
+
+async def in_process(request: GenerationRequest) -> Delta:
+    config = EngineConfig(deterministic=True, threads=1, kv_cache_bytes=16 << 20)
+    engine = await asyncio.to_thread(TextEngine.load, TINY, config)
+    try:
+        return merged([delta async for delta in stream(engine, request)])
+    finally:
+        await asyncio.to_thread(engine.close)
+
+
+async def test_text_is_what_the_engine_in_process_says_streamed_or_whole(text: TritonUpstream) -> None:
+    expected = await in_process(question())
+    streamed, at_once = await asyncio.gather(whole(text, question()), whole(text, question(), stream=False))
+    assert streamed.text == at_once.text == expected.text
+    assert streamed.text
+    assert streamed.usage == expected.usage
+    assert streamed.finish_reason == expected.finish_reason
+    assert [p.token_bytes for p in streamed.logprobs] == [p.token_bytes for p in expected.logprobs]
+
+
+async def test_pieces_arrive_before_the_answer_is_complete(text: TritonUpstream) -> None:
+    pieces = [deltas async for deltas in text.generate(question(max_tokens=200, ignore_eos=True))]
+    assert len(pieces) > 2
+    assert all(delta.finish_reason is None for deltas in pieces[:-1] for delta in deltas)
+    assert pieces[-1][-1].finish_reason == "length"
+
+
+async def test_closing_the_stream_frees_the_engine(text: TritonUpstream) -> None:
+    # The cache holds one such request at a time (deterministic mode reserves at admission): were a cancelled one
+    # to go on, the last question would wait for all of them.
+    for _ in range(8):
+        async with contextlib.aclosing(text.generate(question(max_tokens=4000, ignore_eos=True))) as pieces:
+            await anext(pieces)
+    async with asyncio.timeout(3):
+        assert (await whole(text, question(max_tokens=2, ignore_eos=True))).finish_reason == "length"
+
+
+async def test_a_prompt_too_long_for_the_model_is_the_callers_mistake(text: TritonUpstream) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        await whole(text, question(prompt="no end " * 20_000))
+    assert refused.value.reason == "CONTEXT_LENGTH_EXCEEDED"
+    assert "no end" not in refused.value.message
+
+
+async def test_a_model_that_is_not_loaded_is_unavailable(server: TritonServer) -> None:
+    async with contextlib.aclosing(TritonUpstream(text_manifest(server, upstream_model="absent"))) as upstream:
+        with pytest.raises(Unavailable) as refused:
+            await whole(upstream, question())
+    assert refused.value.reason == "UPSTREAM_UNAVAILABLE"
+
+
+async def test_vectors_equal_those_of_the_encoder_in_process(server: TritonServer, embedder: Path) -> None:
+    encoder = await asyncio.to_thread(Encoder.load, embedder, threads=1, precision="f32")
+    expected, tokens = await asyncio.to_thread(encoder.embed, TEXTS)
+    async with contextlib.aclosing(TritonUpstream(Manifest(EMBEDDING_ID, "embedding", "triton", server.endpoint))) as up:
+        await up.probe()
+        found = await up.embed(EmbeddingRequest(EMBEDDING_ID, TEXTS))
+        singles = await asyncio.gather(*(up.embed(EmbeddingRequest(EMBEDDING_ID, (one,))) for one in TEXTS[:12]))
+    assert found.usage.prompt_tokens == tokens
+    np.testing.assert_allclose(np.array(found.vectors), expected, atol=2e-5)
+    np.testing.assert_allclose(np.array([one.vectors[0] for one in singles]), expected[:12], atol=2e-5)
+
+
+async def test_a_killed_server_comes_back_with_its_models(server: TritonServer, text: TritonUpstream) -> None:
+    await text.probe()
+    first = server.supervisor.pid
+    assert first is not None
+    with pytest.raises(Unavailable) as lost:  # noqa: PT012 - the kill belongs to the stream that it breaks
+        async for _ in text.generate(question(max_tokens=4000, ignore_eos=True)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(first, signal.SIGKILL)
+    assert lost.value.reason == "UPSTREAM_UNAVAILABLE"
+    async with asyncio.timeout(30):
+        while server.supervisor.state is State.READY and server.supervisor.pid in {first, None}:
+            await asyncio.sleep(0.02)
+        assert server.missing()
+        await server.wait_ready(30)
+        assert (await whole(text, question())).text
+    assert server.missing() == []
+    assert server.supervisor.restarts == 1
+    assert server.supervisor.pid != first
+
+
+async def test_only_the_owner_can_reach_the_socket(server: TritonServer) -> None:
+    socket = Path(server.endpoint.removeprefix("unix:"))
+    assert socket.is_socket()
+    assert socket.parent.stat().st_mode & 0o777 == 0o700
+
+
+async def test_a_model_that_cannot_load_is_told_with_its_reason(runtime: TritonRuntime, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(Unavailable, match="broken"):
+        async with asyncio.timeout(20), _failing(runtime, tmp_path):
+            pass
+
+
+@contextlib.asynccontextmanager
+async def _failing(runtime: TritonRuntime, path: Path) -> AsyncIterator[None]:
+    async with running_triton(runtime, [ModelSpec("broken", "text-generation", path)], ready_s=4):
+        yield
+
+
+def test_ids_that_are_no_file_names_become_safe_ones() -> None:
+    assert triton_name(TEXT_ID).startswith("tiny_text_1-")
