@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import pytest_asyncio
 
 import moltbot_models
 from moltbot_mesh.errors import InvalidArgument, Unavailable
@@ -21,7 +22,7 @@ from moltbot_models.engine.aio import merged, stream
 from moltbot_models.generation import EmbeddingRequest, GenerationRequest, Message, Sampling
 from moltbot_models.manifest import Manifest
 from moltbot_models.providers.triton import TritonUpstream
-from moltbot_models.triton.repository import ModelSpec, triton_name
+from moltbot_models.triton.repository import ModelSpec
 from moltbot_testkit.triton import embedder_path, running_triton, triton_runtime
 
 if TYPE_CHECKING:
@@ -31,10 +32,17 @@ if TYPE_CHECKING:
     from moltbot_models.triton.provision import TritonRuntime
     from moltbot_models.triton.server import TritonServer
 
-pytestmark = pytest.mark.timeout(300)
+# One server for all: each start loads OpenVINO twice.
+pytestmark = [pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
 TINY = Path(moltbot_models.__file__).parent / "shipped" / "tiny"
 TEXT_ID, EMBEDDING_ID = "tiny/text:1", "minilm"
-TEXTS = ("A cat sits on the mat.", "", "Grüße aus Köln, 東京", "the price fell " * 200, *(f"text {n}" for n in range(70)))
+TEXTS = (
+    "A cat sits on the mat.",
+    "",
+    "Grüße aus Köln, 東京",
+    "the price fell " * 200,
+    *(f"text {n}" for n in range(70)),
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +55,7 @@ def embedder() -> Path:
     return embedder_path()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(runtime: TritonRuntime, embedder: Path) -> AsyncIterator[TritonServer]:
     specs = [
         ModelSpec(TEXT_ID, "text-generation", TINY, {"deterministic": "true", "kv": "f32"}),
@@ -57,7 +65,7 @@ async def server(runtime: TritonRuntime, embedder: Path) -> AsyncIterator[Triton
         yield running
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def text(server: TritonServer) -> AsyncIterator[TritonUpstream]:
     async with contextlib.aclosing(TritonUpstream(text_manifest(server))) as upstream:
         yield upstream
@@ -67,7 +75,9 @@ def text_manifest(server: TritonServer, **changes: object) -> Manifest:
     return Manifest(TEXT_ID, "text-generation", "triton", server.endpoint, **changes)
 
 
-def question(*, max_tokens: int = 24, ignore_eos: bool = False, prompt: str = "What is 12 times 7?") -> GenerationRequest:
+def question(
+    *, max_tokens: int = 24, ignore_eos: bool = False, prompt: str = "What is 12 times 7?"
+) -> GenerationRequest:
     sampling = Sampling(max_tokens=max_tokens, seed=7, logprobs=True, ignore_eos=ignore_eos)
     return GenerationRequest(TEXT_ID, messages=(Message("user", prompt),), sampling=sampling)
 
@@ -129,7 +139,9 @@ async def test_a_model_that_is_not_loaded_is_unavailable(server: TritonServer) -
 async def test_vectors_equal_those_of_the_encoder_in_process(server: TritonServer, embedder: Path) -> None:
     encoder = await asyncio.to_thread(Encoder.load, embedder, threads=1, precision="f32")
     expected, tokens = await asyncio.to_thread(encoder.embed, TEXTS)
-    async with contextlib.aclosing(TritonUpstream(Manifest(EMBEDDING_ID, "embedding", "triton", server.endpoint))) as up:
+    async with contextlib.aclosing(
+        TritonUpstream(Manifest(EMBEDDING_ID, "embedding", "triton", server.endpoint))
+    ) as up:
         await up.probe()
         found = await up.embed(EmbeddingRequest(EMBEDDING_ID, TEXTS))
         singles = await asyncio.gather(*(up.embed(EmbeddingRequest(EMBEDDING_ID, (one,))) for one in TEXTS[:12]))
@@ -142,6 +154,8 @@ async def test_a_killed_server_comes_back_with_its_models(server: TritonServer, 
     await text.probe()
     first = server.supervisor.pid
     assert first is not None
+    stubs = _children(first)
+    assert len(stubs) >= 2
     with pytest.raises(Unavailable) as lost:  # noqa: PT012 - the kill belongs to the stream that it breaks
         async for _ in text.generate(question(max_tokens=4000, ignore_eos=True)):
             with contextlib.suppress(ProcessLookupError):
@@ -155,6 +169,7 @@ async def test_a_killed_server_comes_back_with_its_models(server: TritonServer, 
         assert (await whole(text, question())).text
     assert server.missing() == []
     assert server.supervisor.restarts == 1
+    assert not _alive(stubs), "the killed server's Python processes are still there"
     assert server.supervisor.pid != first
 
 
@@ -177,5 +192,15 @@ async def _failing(runtime: TritonRuntime, path: Path) -> AsyncIterator[None]:
         yield
 
 
-def test_ids_that_are_no_file_names_become_safe_ones() -> None:
-    assert triton_name(TEXT_ID).startswith("tiny_text_1-")
+def _children(pid: int) -> list[int]:
+    return [int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
+
+
+def _alive(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if "triton_python" in _name(pid)]
+
+
+def _name(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""

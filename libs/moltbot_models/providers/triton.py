@@ -76,9 +76,7 @@ class TritonUpstream:
         except (grpc.aio.AioRpcError, ValueError) as error:
             raise self._failure(error) from error
         if request.inputs and request.dimensions not in {None, vectors.shape[1]}:
-            raise InvalidArgument(
-                f"{request.model}: its vectors have {vectors.shape[1]} dimensions; ask for no others"
-            )
+            raise InvalidArgument(f"{request.model}: its vectors have {vectors.shape[1]} dimensions; ask for no others")
         return Embeddings(tuple(tuple(row) for row in vectors.tolist()), Usage(prompt_tokens=tokens))
 
     async def probe(self) -> None:

@@ -121,6 +121,9 @@ class TextBackend:
                 gone = True
             if gone and stream.handle is not None:
                 stream.handle.cancel()
+            if ended:
+                # The handle leads back to the stream: without this the sender would live until the collector comes.
+                stream.handle = stream.sender = None
         return True
 
     def _something_to_send(self) -> bool:
