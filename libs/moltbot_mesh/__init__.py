@@ -1,1 +1,1 @@
-"""The mesh: server, channels, interceptors, errors, settings, registry, lifecycle and telemetry shared by every service."""
+"""The mesh: server, channels, interceptors, errors, settings, registry, lifecycle and telemetry of every service."""

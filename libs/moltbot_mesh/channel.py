@@ -1,6 +1,6 @@
 """What a service puts under a generated stub to call another: identity, deadline and trace go out, errors come back.
 
-`MeshChannel` wraps any channel — one to a server, a balanced one over the registry, or the in-process one — so a caller
+`MeshChannel` wraps any channel — to a server, balanced over the registry, or in process — so a caller
 sees the same whichever shape the mesh runs in: `MoltbotError` classes, a default deadline, and the current call's tenant,
 trace and request id carried on.
 """

@@ -86,7 +86,10 @@ class _Context:
 
     def error(self, code: grpc.StatusCode | None = None, details: str | None = None) -> AioRpcError:
         return AioRpcError(
-            code or self.status, Metadata(*self.initial), Metadata(*self.trailing), self.text if details is None else details
+            code or self.status,
+            Metadata(*self.initial),
+            Metadata(*self.trailing),
+            self.text if details is None else details,
         )
 
 
@@ -254,7 +257,9 @@ class _StreamedRequests(_Call):
         self._task = asyncio.create_task(self._run(), name="inprocess-call")
         self._driver = self._task
         self._task.add_done_callback(lambda _: self._finish())
-        self._feeder = asyncio.create_task(self._feed(requests), name="inprocess-feed") if requests is not None else None
+        self._feeder = (
+            asyncio.create_task(self._feed(requests), name="inprocess-feed") if requests is not None else None
+        )
 
     async def _run(self) -> Any:
         raise NotImplementedError
@@ -425,13 +430,17 @@ class InProcessChannel:
         return self._handlers.get(method) or _Unimplemented(method)
 
     def unary_unary(self, method: str, *_: Any, **__: Any) -> Callable[..., Any]:
-        def start(request: Any, *, timeout: float | None = None, metadata: Pairs | None = None, **_: Any) -> UnaryUnaryCall:
+        def start(
+            request: Any, *, timeout: float | None = None, metadata: Pairs | None = None, **_: Any
+        ) -> UnaryUnaryCall:
             return UnaryUnaryCall(self._handler(method), request, metadata, timeout)
 
         return start
 
     def unary_stream(self, method: str, *_: Any, **__: Any) -> Callable[..., Any]:
-        def start(request: Any, *, timeout: float | None = None, metadata: Pairs | None = None, **_: Any) -> UnaryStreamCall:
+        def start(
+            request: Any, *, timeout: float | None = None, metadata: Pairs | None = None, **_: Any
+        ) -> UnaryStreamCall:
             return UnaryStreamCall(self._handler(method), request, metadata, timeout)
 
         return start

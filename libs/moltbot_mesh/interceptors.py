@@ -1,5 +1,6 @@
-"""What happens around every served call, whichever channel it came by: identity, access, deadline, validation, trace,
-metrics and errors.
+"""What happens around every served call, whichever channel it came by.
+
+Identity, access, deadline, validation, trace, metrics and errors.
 
 The servicer's handlers are wrapped once, when they are registered, so a served call pays for one function and not for a
 chain of interceptor objects, and the in-process channel runs exactly what the server runs.
@@ -141,7 +142,7 @@ class _Served:
                     with _SpanOfCall(self._around.telemetry, call):
                         return await inner(request, context)
                 return await inner(request, context)
-            except Exception as error:  # noqa: BLE001 - the boundary where every error is translated
+            except Exception as error:
                 code = self._code(error)
                 await self._refuse(error, context)
                 raise
@@ -172,7 +173,7 @@ class _Served:
                 else:
                     async for answer in answers:
                         yield answer
-            except Exception as error:  # noqa: BLE001 - the boundary where every error is translated
+            except Exception as error:
                 code = self._code(error)
                 await self._refuse(error, context)
                 raise
@@ -255,7 +256,9 @@ class _Served:
             shown = DeadlineExceeded(f"{self._method}: the deadline passed")
         elif not isinstance(error, MoltbotError):
             log.error("call failed", method=self._method, request_id=request_id, exc_info=error)
-            shown = Internal(f"{self._method}: internal error; the log of {self._around.telemetry.service} has the rest")
+            shown = Internal(
+                f"{self._method}: internal error; the log of {self._around.telemetry.service} has the rest"
+            )
         assert isinstance(shown, MoltbotError)
         status = to_status(shown, request_id)
         trailing = ((STATUS_DETAILS, status.SerializeToString()),)
@@ -304,7 +307,8 @@ class _SpanOfCall:
 
 def _violation(violation: protovalidate.Violation) -> FieldViolation:
     parts: list[str] = []
-    for element in violation.proto.field.elements:
+    field = violation.proto.field
+    for element in field.elements if field is not None else ():
         subscript = element.subscript
         parts.append(element.field_name + (f"[{subscript.value!r}]" if subscript is not None else ""))
     return FieldViolation(".".join(parts), violation.proto.message)

@@ -182,5 +182,3 @@ async def running(
                 await stack.enter_async_context(node.registry.register(instance))
         own = MeshIdentity(node.mesh_key, "daemon")
         yield Running(services, ports, process.metrics, lambda service: process.channel(service, own))
-
-

@@ -6,14 +6,12 @@ Source: grpc.health.v1, grpc.reflection.v1alpha; https://github.com/grpc/grpc/bl
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from moltbot_mesh.channel import CHANNEL_OPTIONS
@@ -45,7 +43,7 @@ class MeshServer:
     def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
         self._server = grpc.aio.server(options=_OPTIONS)
         self._handlers = handlers
-        self._health = health_aio.HealthServicer()
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
 
     def listen(self, target: str) -> int:
         """Bind an address (`unix:/path`, `127.0.0.1:0`).
@@ -68,7 +66,7 @@ class MeshServer:
         if port == 0:
             raise FailedPrecondition(f"cannot listen on {target}: the address is taken or not on this machine")
         if target.startswith("unix:"):
-            os.chmod(target.removeprefix("unix:"), 0o600)
+            Path(target.removeprefix("unix:")).chmod(0o600)
         return port
 
     @contextlib.asynccontextmanager

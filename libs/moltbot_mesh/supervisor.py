@@ -64,7 +64,7 @@ class Supervisor:
         name: For logs and messages.
         argv: The command.
         env: Its whole environment.
-        ready: Whether the child can do its work; asked until it says yes after each start. A `MoltbotError` counts as no.
+        ready: Whether the child can do its work; asked after each start until it says yes. A `MoltbotError` is a no.
         on_started: Awaited after each start before `ready` is asked.
         before_stop: Awaited before the child is asked to end.
         grace_s: Seconds between SIGTERM and SIGKILL.

@@ -25,7 +25,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from moltbot_mesh.settings import Section
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
 
     from moltbot_mesh.call import TraceContext
 
@@ -110,13 +110,13 @@ class Telemetry:
         return self._tracer is not None and random.random() < self._ratio  # noqa: S311 - a share, not a secret
 
     @contextlib.contextmanager
-    def span(self, name: str, trace: TraceContext, attributes: Mapping[str, Any] | None = None) -> Iterator[otel.Span]:
+    def span(self, name: str, trace: TraceContext, attributes: Mapping[str, Any] | None = None) -> Generator[otel.Span]:
         """A span within `trace`; a no-op when the trace is not sampled."""
         if self._tracer is None or not trace.sampled:
             yield otel.INVALID_SPAN
             return
         parent = otel.SpanContext(
-            int.from_bytes(trace.trace_id), int.from_bytes(trace.span_id), True, otel.TraceFlags(1)  # noqa: FBT003
+            int.from_bytes(trace.trace_id), int.from_bytes(trace.span_id), True, otel.TraceFlags(1)
         )
         context = otel.set_span_in_context(otel.NonRecordingSpan(parent))
         with self._tracer.start_as_current_span(name, context=context, attributes=attributes) as span:

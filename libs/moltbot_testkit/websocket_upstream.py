@@ -68,13 +68,16 @@ class FakeWebSocket:
         # The client's leaving is seen only while reading.
         reading = asyncio.ensure_future(socket.receive())
         sending = asyncio.ensure_future(self._send(socket, script))
-        await asyncio.wait((reading, sending), return_when=asyncio.FIRST_COMPLETED)
-        if not sending.done():
-            self.cancelled += 1
-            self.left.set()
-        for task in (reading, sending):
-            task.cancel()
-        await asyncio.gather(reading, sending, return_exceptions=True)
+        try:
+            await asyncio.wait((reading, sending), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # A client that breaks the connection cancels this handler.
+            if not sending.done():
+                self.cancelled += 1
+                self.left.set()
+            for task in (reading, sending):
+                task.cancel()
+            await asyncio.gather(reading, sending, return_exceptions=True)
         await socket.close()
         return socket
 

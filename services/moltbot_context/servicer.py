@@ -6,9 +6,9 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
-
 from moltbot.context.v1 import context_pb2 as pb
 from moltbot.context.v1 import context_pb2_grpc
+
 from moltbot_context.prompt import assemble
 from moltbot_context.turns import Session, StoredCall, StoredMessage, Turn
 from moltbot_mesh.call import acting_tenant

@@ -28,7 +28,7 @@ _COMMANDS = {
     "audit verify": "ask:audit_verify",
     "watermark detect": "ask:watermark_detect",
 }
-_EPILOG = """exit codes: 0 done · 1 failed · 64 wrong use or configuration · 65 damaged, or nothing found · 69 not reachable"""
+_EPILOG = "exit codes: 0 done, 1 failed, 64 wrong use or configuration, 65 damaged or nothing found, 69 not reachable"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,12 +37,12 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=version("moltbot"))
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(to: argparse._SubParsersAction[argparse.ArgumentParser], name: str, about: str) -> argparse.ArgumentParser:  # noqa: SLF001 - argparse has no public name for it
+    def add(to: argparse._SubParsersAction[argparse.ArgumentParser], name: str, about: str) -> argparse.ArgumentParser:
         one = to.add_parser(name, help=about, description=about)
         add_common(one)
         return one
 
-    def group(name: str, about: str) -> argparse._SubParsersAction[argparse.ArgumentParser]:  # noqa: SLF001
+    def group(name: str, about: str) -> argparse._SubParsersAction[argparse.ArgumentParser]:
         one = commands.add_parser(name, help=about, description=about)
         return one.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
 

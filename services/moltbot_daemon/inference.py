@@ -16,9 +16,10 @@ from moltbot_mesh.errors import InvalidArgument, MoltbotError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
+    from moltbot_models.triton.server import TritonServer
+
     from moltbot_daemon.places import Places
     from moltbot_daemon.settings import InferenceSettings
-    from moltbot_models.triton.server import TritonServer
 
 log = structlog.get_logger("moltbot.daemon")
 
@@ -115,9 +116,10 @@ def _triton(
 ) -> TritonServer | None:
     if settings.engine == "embedded":
         return None
+    from moltbot_models.triton.server import TritonServer  # noqa: PLC0415
+
     from moltbot_models.triton.provision import ensure_triton  # noqa: PLC0415 - only where it is used
     from moltbot_models.triton.repository import ModelSpec  # noqa: PLC0415
-    from moltbot_models.triton.server import TritonServer  # noqa: PLC0415
 
     try:
         runtime = ensure_triton(places.cache_dir, progress)

@@ -10,7 +10,5 @@ from moltbot_router.module import MODULE as ROUTER
 from moltbot_tool.module import MODULE as TOOL
 from moltbot_watermark.module import MODULE as WATERMARK
 
-MODULES: dict[str, Module] = {
-    module.name: module for module in (AUDIT, WATERMARK, ROUTER, CONTEXT, TOOL, GATEWAY)
-}
+MODULES: dict[str, Module] = {module.name: module for module in (AUDIT, WATERMARK, ROUTER, CONTEXT, TOOL, GATEWAY)}
 """All services by name."""

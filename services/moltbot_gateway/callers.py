@@ -40,9 +40,7 @@ class Callers:
         admit: Raises if requests must be refused because they could not be recorded.
     """
 
-    def __init__(
-        self, api_keys: ApiKeys, recorder: Recorder, metrics: Metrics, admit: Callable[[], None]
-    ) -> None:
+    def __init__(self, api_keys: ApiKeys, recorder: Recorder, metrics: Metrics, admit: Callable[[], None]) -> None:
         self._api_keys = api_keys
         self._recorder = recorder
         self._metrics = metrics
@@ -82,9 +80,7 @@ class Callers:
         exchange.caller = Caller(
             principal, caller.trace, caller.request_id, caller.action, caller.peer, caller.deadline_monotonic_s
         )
-        enter_call(
-            Call(call.method, principal, call.deadline_monotonic_s, call.trace, caller.request_id, caller.peer)
-        )
+        enter_call(Call(call.method, principal, call.deadline_monotonic_s, call.trace, caller.request_id, caller.peer))
         return principal
 
     @contextlib.contextmanager
@@ -131,5 +127,3 @@ def read_metadata(context: object) -> dict[str, str]:
     if AUTHORIZATION not in found and "x-api-key" in found:
         found[AUTHORIZATION] = f"Bearer {found['x-api-key']}"
     return found
-
-

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from moltbot.model.v1 import manifest_pb2
 from moltbot.router.v1 import router_pb2
+
 from moltbot_gateway.openai_response import model_object
 from moltbot_mesh.errors import NotFound
 

@@ -28,7 +28,7 @@ from moltbot_models.generation import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from moltbot_gateway.ask import Ask, EmbedAsk
     from moltbot_gateway.exchange import Exchange
@@ -74,7 +74,7 @@ class Answerer:
         self._queue = queue
         self._quotas = quotas
 
-    async def answer(self, exchange: Exchange, ask: Ask, *, stream: bool) -> AsyncIterator[Deltas]:
+    async def answer(self, exchange: Exchange, ask: Ask, *, stream: bool) -> AsyncGenerator[Deltas]:
         """Answer a conversation or continue a text.
 
         Args:
@@ -115,19 +115,15 @@ class Answerer:
         async with self._admitted(exchange, size_bytes):
             models = await self._peers.route_embedding(exchange, ask, size_bytes)
             traceparent = caller.trace.traceparent
-            request = EmbeddingRequest(
-                "", ask.inputs, ask.dimensions, caller.request_id, exchange.tenant, traceparent
-            )
+            request = EmbeddingRequest("", ask.inputs, ask.dimensions, caller.request_id, exchange.tenant, traceparent)
             return await self._failover.embed(exchange, models, request)
 
     @contextlib.asynccontextmanager
-    async def _admitted(self, exchange: Exchange, prompt_bytes: int) -> AsyncIterator[TenantLimits]:
+    async def _admitted(self, exchange: Exchange, prompt_bytes: int) -> AsyncGenerator[TenantLimits]:
         tenant = exchange.tenant
         limits = self._settings.limits(tenant)
         charged = estimate_tokens(prompt_bytes)
-        exchange.deadline_s = monotonic_deadline(
-            exchange.caller.deadline_monotonic_s, self._settings.request_timeout_s
-        )
+        exchange.deadline_s = monotonic_deadline(exchange.caller.deadline_monotonic_s, self._settings.request_timeout_s)
         await self._quotas.admit(tenant, limits, charged)
         async with self._queue.place(tenant, limits.weight):
             try:
@@ -156,7 +152,7 @@ class Answerer:
 
     async def _steps(
         self, exchange: Exchange, ask: Ask, prepared: _Prepared, new_messages: list[Message], *, stream: bool
-    ) -> AsyncIterator[Deltas]:
+    ) -> AsyncGenerator[Deltas]:
         """The loop of model and tools; without tools of the mesh it is one step.
 
         `new_messages` grows by what the model and the tools said; it is complete before the last piece is yielded.

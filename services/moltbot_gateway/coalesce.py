@@ -11,7 +11,7 @@ import contextlib
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
 T = TypeVar("T")
 _WAITING = 1024
@@ -25,14 +25,14 @@ class Coalescer(Generic[T]):
         interval_s: Least time between two batches.
     """
 
-    def __init__(self, source: AsyncIterator[T], interval_s: float) -> None:
+    def __init__(self, source: AsyncGenerator[T], interval_s: float) -> None:
         self._source = source
         self._interval_s = interval_s
         self._arrived: list[T] = []
         self._came = asyncio.Event()
         self._taken = asyncio.Event()
 
-    async def batches(self) -> AsyncIterator[list[T]]:
+    async def batches(self) -> AsyncGenerator[list[T]]:
         """Yield lists of items in order, never empty.
 
         Raises:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from moltbot_models.generation import Delta, TokenLogprob, ToolCall
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncGenerator, Iterable
 
 
 class CallPieces:
@@ -41,7 +41,7 @@ class Collected:
     finish_reason: str
 
     @classmethod
-    async def of(cls, answer: AsyncIterator[tuple[Delta, ...]]) -> Collected:
+    async def of(cls, answer: AsyncGenerator[tuple[Delta, ...]]) -> Collected:
         """Read an answer to its end.
 
         Raises:

@@ -24,7 +24,7 @@ from moltbot_mesh.telemetry import Stopwatch
 from moltbot_models.generation import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from moltbot_gateway.exchange import Exchange
     from moltbot_gateway.settings import GatewaySettings
@@ -54,7 +54,7 @@ class Failover:
 
     async def generate(
         self, exchange: Exchange, models: Sequence[str], request: GenerationRequest, *, stream: bool
-    ) -> AsyncIterator[tuple[Delta, ...]]:
+    ) -> AsyncGenerator[tuple[Delta, ...]]:
         """Generate text.
 
         Args:
@@ -74,9 +74,7 @@ class Failover:
                 failures.append(error)
                 continue
             attempt = _Running(exchange, self._pool, model)
-            limited = replace(
-                request, model=upstream.name, sampling=self._within_limits(request.sampling, upstream)
-            )
+            limited = replace(request, model=upstream.name, sampling=self._within_limits(request.sampling, upstream))
             pieces = upstream.provider.generate(limited, stream=stream)
             size = 0
             try:
@@ -153,7 +151,9 @@ class Failover:
         most = upstream.manifest.max_tokens
         wanted = sampling.max_tokens
         if wanted is None:
-            return replace(sampling, max_tokens=min(most or self._settings.default_max_tokens, self._settings.default_max_tokens))
+            return replace(
+                sampling, max_tokens=min(most or self._settings.default_max_tokens, self._settings.default_max_tokens)
+            )
         return replace(sampling, max_tokens=most) if most and wanted > most else sampling
 
 

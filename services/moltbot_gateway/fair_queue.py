@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from moltbot_mesh.errors import ResourceExhausted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
 _GIVEN_UP = 64
 """Entries nobody waits for any more that may stand in the heap beyond the live ones."""
@@ -54,7 +54,7 @@ class FairQueue:
         return self._places - self._free
 
     @contextlib.asynccontextmanager
-    async def place(self, tenant: str, weight: float) -> AsyncIterator[None]:
+    async def place(self, tenant: str, weight: float) -> AsyncGenerator[None]:
         """Hold a place while the context is open.
 
         Raises:

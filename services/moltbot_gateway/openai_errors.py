@@ -9,10 +9,33 @@ import msgspec
 
 from moltbot_mesh.errors import MoltbotError
 
-_STATUS = {1: 499, 2: 500, 3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 10: 409, 11: 400, 12: 501, 13: 500, 14: 503, 15: 500, 16: 401}
+_STATUS = {
+    1: 499,
+    2: 500,
+    3: 400,
+    4: 504,
+    5: 404,
+    6: 409,
+    7: 403,
+    8: 429,
+    9: 400,
+    10: 409,
+    11: 400,
+    12: 501,
+    13: 500,
+    14: 503,
+    15: 500,
+    16: 401,
+}
 """HTTP status by gRPC code, after google/rpc/code.proto."""
 _STATUS_OF_REASON = {"REQUEST_TOO_LARGE": 413, "UPSTREAM_ERROR": 502, "UPSTREAM_UNAVAILABLE": 503}
-_TYPE = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "invalid_request_error", 429: "rate_limit_error"}
+_TYPE = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+}
 _CODE = {
     "UNAUTHENTICATED": "invalid_api_key",
     "KEY_REVOKED": "invalid_api_key",

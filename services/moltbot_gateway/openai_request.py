@@ -154,7 +154,9 @@ def chat(body: bytes) -> tuple[Ask, StreamWish]:
     request = _decode(_chat, body)
     _only_one(request)
     if request.response_format is not None and request.response_format.type != "text":
-        raise _refused("response_format", f"type {request.response_format.type!r} is not offered; use 'text' or leave it")
+        raise _refused(
+            "response_format", f"type {request.response_format.type!r} is not offered; use 'text' or leave it"
+        )
     messages = tuple(_message(message, index) for index, message in enumerate(request.messages))
     tools = tuple(
         ToolSpec(t.function.name, t.function.description or "", bytes(t.function.parameters).decode())

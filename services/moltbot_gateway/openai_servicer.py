@@ -11,8 +11,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from google.api.httpbody_pb2 import HttpBody
-
 from moltbot.gateway.v1 import openai_pb2, openai_pb2_grpc
+
 from moltbot_gateway import openai_request, openai_response
 from moltbot_gateway.callers import as_shown, read_metadata
 from moltbot_gateway.coalesce import Coalescer
@@ -22,7 +22,7 @@ from moltbot_gateway.openai_response import ChatChunks, CompletionChunks
 from moltbot_mesh.errors import InvalidArgument, MoltbotError, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from moltbot_gateway.ask import Ask
     from moltbot_gateway.callers import Callers
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from moltbot_gateway.recorder import Recorder
     from moltbot_gateway.settings import GatewaySettings
 
-    Answer = AsyncIterator[HttpBody]
+    Answer = AsyncGenerator[HttpBody]
     Respond = Callable[[Exchange, bytes, Any], Answer]
 
 
@@ -94,11 +94,7 @@ class OpenAIServicer(openai_pb2_grpc.OpenAIServiceServicer):
             with self._callers.recording(exchange):
                 await self._callers.recognise(exchange, metadata)
                 body = request.data
-                if len(body) > self._settings.body_limit_bytes:
-                    limit = self._settings.body_limit_bytes
-                    raise InvalidArgument(
-                        f"the body has {len(body)} bytes; at most {limit} are taken", reason="REQUEST_TOO_LARGE"
-                    )
+                self._check_size(body)
                 exchange.input_digest = self._recorder.commitment(exchange.tenant, body)
                 answers = respond(exchange, body, context)
                 async with contextlib.aclosing(answers):
@@ -112,6 +108,13 @@ class OpenAIServicer(openai_pb2_grpc.OpenAIServiceServicer):
             else:
                 await self._send_headers(exchange, context, shown)
                 yield HttpBody(content_type=openai_response.JSON, data=error_body(shown))
+
+    def _check_size(self, body: bytes) -> None:
+        limit = self._settings.body_limit_bytes
+        if len(body) > limit:
+            raise InvalidArgument(
+                f"the body has {len(body)} bytes; at most {limit} are taken", reason="REQUEST_TOO_LARGE"
+            )
 
     async def _send_headers(self, exchange: Exchange, context: Any, error: MoltbotError | None = None) -> None:
         headers = [
@@ -205,5 +208,3 @@ class OpenAIServicer(openai_pb2_grpc.OpenAIServiceServicer):
                 joined = b"".join(data)
                 if joined:
                     yield HttpBody(content_type=openai_response.EVENTS, data=joined)
-
-

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from google.api.httpbody_pb2 import HttpBody
+from moltbot.gateway.v1 import openai_pb2_grpc
 from prometheus_client import generate_latest
 
-from moltbot.gateway.v1 import openai_pb2_grpc
 from moltbot_gateway.openai_response import json_body
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from moltbot.model.v1 import manifest_pb2
 from moltbot.router.v1 import router_pb2, router_pb2_grpc
 from moltbot.tool.v1 import tool_pb2, tool_pb2_grpc
 from moltbot.watermark.v1 import watermark_pb2, watermark_pb2_grpc
-from moltbot_mesh.errors import NotFound
+
+from moltbot_mesh.errors import NotFound, Unavailable
 from moltbot_mesh.uuid7 import uuid7, uuid_text
 from moltbot_models.generation import Delta, Message, ToolCall, ToolSpec
 
@@ -34,15 +35,10 @@ class Peers:
     """
 
     def __init__(self, channel: Callable[[str], grpc.aio.Channel]) -> None:
-        self.router = cast("router_pb2_grpc.RouterServiceAsyncStub", router_pb2_grpc.RouterServiceStub(channel("router")))
-        self._context = cast(
-            "context_pb2_grpc.ContextServiceAsyncStub", context_pb2_grpc.ContextServiceStub(channel("context"))
-        )
-        self._tool = cast("tool_pb2_grpc.ToolServiceAsyncStub", tool_pb2_grpc.ToolServiceStub(channel("tool")))
-        self.watermark = cast(
-            "watermark_pb2_grpc.WatermarkServiceAsyncStub",
-            watermark_pb2_grpc.WatermarkServiceStub(channel("watermark")),
-        )
+        self.router = router_pb2_grpc.RouterServiceStub(channel("router"))
+        self.watermark = watermark_pb2_grpc.WatermarkServiceStub(channel("watermark"))
+        self._context = context_pb2_grpc.ContextServiceStub(channel("context"))
+        self._tool = tool_pb2_grpc.ToolServiceStub(channel("tool"))
 
     async def route(self, exchange: Exchange, ask: Ask) -> tuple[str, ...]:
         """The models that may answer, best first."""
@@ -163,6 +159,8 @@ class StreamMark:
         await self._call.write(watermark_pb2.EmbedStreamRequest(text=text, finish=finish, **self._opening))  # type: ignore[arg-type]
         self._opening = {}
         answer = await self._call.read()
+        if not isinstance(answer, watermark_pb2.EmbedStreamResponse):
+            raise Unavailable("the watermark service ended the stream of marks early")
         last = deltas[-1]
         joined = Delta(
             answer.text,
@@ -171,8 +169,6 @@ class StreamMark:
             last.finish_reason,
             last.usage,
         )
-        if finish:
-            await self._call.done_writing()
         return (joined,)
 
     def close(self) -> None:

@@ -9,9 +9,9 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 import structlog
-
 from moltbot.audit.v1 import audit_pb2
 from moltbot.watermark.v1 import watermark_pb2
+
 from moltbot_mesh.errors import DeadlineExceeded, MoltbotError, ResourceExhausted, Unavailable
 from moltbot_mesh.uuid7 import uuid7
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from moltbot.watermark.v1 import watermark_pb2_grpc
+
     from moltbot_gateway.exchange import Exchange, Outcome
     from moltbot_mesh.audit.producer import AuditProducer
     from moltbot_mesh.telemetry import Metrics
@@ -116,8 +117,14 @@ class Recorder:
         self._emit(event)
         for attempt in exchange.attempts:
             self._emit(
-                self._caused(exchange, audit_pb2.EVENT_TYPE_MODEL_CALL, attempt.model, attempt.outcome, attempt.reason,
-                             attempt.duration_us)
+                self._caused(
+                    exchange,
+                    audit_pb2.EVENT_TYPE_MODEL_CALL,
+                    attempt.model,
+                    attempt.outcome,
+                    attempt.reason,
+                    attempt.duration_us,
+                )
             )
             if attempt.outcome == "failed":
                 self._metrics.upstream_failures.labels(attempt.model, attempt.reason).inc()
@@ -125,8 +132,9 @@ class Recorder:
                 self._metrics.first_token_seconds.labels(attempt.model).observe(attempt.first_token_us / 1e6)
         for run in exchange.tool_runs:
             self._emit(
-                self._caused(exchange, audit_pb2.EVENT_TYPE_TOOL_CALL, run.tool, run.outcome, run.reason,
-                             run.duration_us)
+                self._caused(
+                    exchange, audit_pb2.EVENT_TYPE_TOOL_CALL, run.tool, run.outcome, run.reason, run.duration_us
+                )
             )
         route = caller.action.rpartition(" ")[2] if exchange.reason != "ROUTE_NOT_FOUND" else "unknown"
         self._metrics.requests.labels(principal.tenant, route, exchange.outcome).inc()
@@ -138,7 +146,13 @@ class Recorder:
             self._register(exchange, text)
 
     def _caused(
-        self, exchange: Exchange, kind: audit_pb2.EventType.ValueType, what: str, outcome: Outcome, reason: str, duration_us: int
+        self,
+        exchange: Exchange,
+        kind: audit_pb2.EventType.ValueType,
+        what: str,
+        outcome: Outcome,
+        reason: str,
+        duration_us: int,
     ) -> audit_pb2.AuditEvent:
         caller = exchange.caller
         return audit_pb2.AuditEvent(
@@ -191,7 +205,7 @@ class Recorder:
         finally:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(5.0):
-                    while self._outputs and not task.done():
+                    while self._outputs and not task.done():  # noqa: ASYNC110 - at the end only
                         await asyncio.sleep(0.01)
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

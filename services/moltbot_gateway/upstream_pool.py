@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
-
 from moltbot.router.v1 import router_pb2
+
 from moltbot_mesh.errors import MoltbotError, Unavailable
 from moltbot_models.manifest_wire import from_proto
 from moltbot_models.providers import open_upstream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from moltbot.router.v1 import router_pb2_grpc
+
     from moltbot_models.manifest import Manifest
     from moltbot_models.providers.base import Upstream, UpstreamContext
 
@@ -89,9 +90,7 @@ class UpstreamPool:
         """A call ended: well, badly, or (`None`) in a way that says nothing about the model."""
         outcome = {True: router_pb2.OUTCOME_OK, False: router_pb2.OUTCOME_FAILED, None: router_pb2.OUTCOME_NEUTRAL}[ok]
         self._report(
-            router_pb2.CallOutcome(
-                model=model, outcome=outcome, first_token_us=first_token_us, duration_us=duration_us
-            )
+            router_pb2.CallOutcome(model=model, outcome=outcome, first_token_us=first_token_us, duration_us=duration_us)
         )
 
     def _report(self, outcome: router_pb2.CallOutcome) -> None:
@@ -99,7 +98,7 @@ class UpstreamPool:
         self._reported.set()
 
     @contextlib.asynccontextmanager
-    async def following(self) -> AsyncIterator[None]:
+    async def following(self) -> AsyncGenerator[None]:
         """Follow the router while the context is open; the first table is in place when it opens."""
         first = asyncio.Event()
         tasks = [

@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from moltbot.router.v1 import router_pb2_grpc
+
 from moltbot_mesh.module import Access, Module, Registration, Runtime, Service
 from moltbot_router.health import Health
 from moltbot_router.policy import Policy
@@ -14,11 +15,11 @@ from moltbot_router.settings import RouterSettings
 from moltbot_router.source import TableSource
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
 
 @contextlib.asynccontextmanager
-async def open_router(runtime: Runtime) -> AsyncIterator[Service]:
+async def open_router(runtime: Runtime) -> AsyncGenerator[Service]:
     """Read the table, follow its files, serve."""
     settings = runtime.settings(RouterSettings)
     source = TableSource(settings)

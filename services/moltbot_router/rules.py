@@ -1,7 +1,7 @@
 """Routing rules as people write them, JSON or YAML.
 
-    {"routing_rules": [{"task_type": "long_text_summary", "priority_models": ["model_v3", "model_v2"],
-                        "fallback_strategy": "round_robin"}]}
+{"routing_rules": [{"task_type": "long_text_summary", "priority_models": ["model_v3", "model_v2"],
+"fallback_strategy": "round_robin"}]}
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
-
 from moltbot.model.v1 import manifest_pb2
 from moltbot.router.v1 import router_pb2, router_pb2_grpc
+
 from moltbot_mesh.call import current_call
 from moltbot_mesh.paging import page_of
 from moltbot_models.manifest_wire import to_proto
@@ -64,7 +64,9 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         return router_pb2.RouteResponse(candidates=candidates, task_type=decision.task_type, rule=decision.rule)
 
     async def ReportOutcomes(  # noqa: N802
-        self, request_iterator: AsyncIterator[router_pb2.ReportOutcomesRequest], context: Any  # noqa: ARG002
+        self,
+        request_iterator: AsyncIterator[router_pb2.ReportOutcomesRequest],
+        context: Any,  # noqa: ARG002
     ) -> router_pb2.ReportOutcomesResponse:
         """Take outcomes; calls that a lost reporter had in flight are released."""
         health = self._policy.health
@@ -88,7 +90,9 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         return router_pb2.ReportOutcomesResponse(accepted=accepted)
 
     async def WatchTable(  # noqa: N802
-        self, request: router_pb2.WatchTableRequest, context: Any  # noqa: ARG002
+        self,
+        request: router_pb2.WatchTableRequest,
+        context: Any,  # noqa: ARG002
     ) -> AsyncIterator[router_pb2.WatchTableResponse]:
         """Send the table and its later versions."""
         call = current_call()
@@ -109,7 +113,9 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             )
 
     async def ListModels(  # noqa: N802
-        self, request: router_pb2.ListModelsRequest, context: Any  # noqa: ARG002
+        self,
+        request: router_pb2.ListModelsRequest,
+        context: Any,  # noqa: ARG002
     ) -> router_pb2.ListModelsResponse:
         """List models with their health."""
         manifests = sorted(self._source.table.models.values(), key=lambda manifest: manifest.id)

@@ -17,7 +17,7 @@ from moltbot_router.policy import Table
 from moltbot_router.rules import load_rules
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
     from pathlib import Path
 
     from moltbot_models.manifest import Manifest
@@ -87,7 +87,7 @@ class TableSource:
             self._changed.notify_all()
         log.info("routing table read", version=table.version, models=len(table.models), rules=len(table.rules))
 
-    async def versions(self, known: int) -> AsyncIterator[Table]:
+    async def versions(self, known: int) -> AsyncGenerator[Table]:
         """Yield the table and each later version, beginning after `known`."""
         while True:
             async with self._changed:
@@ -97,7 +97,7 @@ class TableSource:
             yield table
 
     @contextlib.asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
+    async def watching(self) -> AsyncGenerator[None]:
         """Look at the files while the context is open."""
 
         async def watch() -> None:

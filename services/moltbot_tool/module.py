@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from moltbot.tool.v1 import tool_pb2_grpc
+
 from moltbot_mesh.errors import InvalidArgument
 from moltbot_mesh.module import Access, Module, Registration, Runtime, Service
 from moltbot_tool.builtin.calculator import CALCULATOR
@@ -17,7 +18,10 @@ from moltbot_tool.settings import ToolSettings
 from moltbot_tool.tools import Registry, Tool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
+
+
+_TENANT_METHODS: tuple[str, ...] = ("ListTools", "GetTool", "CallTool")
 
 
 def builtin_tools(settings: ToolSettings) -> list[Tool]:
@@ -35,11 +39,11 @@ def builtin_tools(settings: ToolSettings) -> list[Tool]:
 
 
 @contextlib.asynccontextmanager
-async def open_tool(runtime: Runtime) -> AsyncIterator[Service]:
+async def open_tool(runtime: Runtime) -> AsyncGenerator[Service]:
     """Register the tools and serve."""
     settings = runtime.settings(ToolSettings)
     registry = Registry(builtin_tools(settings), settings.tenants, settings.max_result_bytes)
-    access = dict.fromkeys(("ListTools", "GetTool", "CallTool"), Access.TENANT)
+    access = dict.fromkeys(_TENANT_METHODS, Access.TENANT)
     yield Service((Registration(tool_pb2_grpc.add_ToolServiceServicer_to_server, ToolServicer(registry), access),))
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-
 from moltbot.tool.v1 import tool_pb2 as pb
 from moltbot.tool.v1 import tool_pb2_grpc
+
 from moltbot_mesh.call import acting_tenant
 from moltbot_mesh.paging import page_of
 from moltbot_mesh.telemetry import Stopwatch

@@ -19,7 +19,7 @@ from moltbot_context.turns import Session, StoredCall, StoredMessage, Turn
 from moltbot_mesh.errors import AlreadyExists, NotFound, ResourceExhausted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ class SqliteSessions:
         self._read_db: sqlite3.Connection | None = None
 
     @contextlib.asynccontextmanager
-    async def open(self) -> AsyncIterator[None]:
+    async def open(self) -> AsyncGenerator[None]:
         """Keep the database open while the context is."""
         loop = asyncio.get_running_loop()
 
@@ -83,15 +83,15 @@ class SqliteSessions:
             db.execute("PRAGMA foreign_keys=ON")
             return db
 
-        self._write_db = await loop.run_in_executor(self._writer, connect)
-        await loop.run_in_executor(self._writer, self._write_db.executescript, _SCHEMA)
-        self._read_db = await loop.run_in_executor(self._reader, connect)
+        write_db = self._write_db = await loop.run_in_executor(self._writer, connect)
+        await loop.run_in_executor(self._writer, write_db.executescript, _SCHEMA)
+        read_db = self._read_db = await loop.run_in_executor(self._reader, connect)
         self._path.chmod(0o600)
         try:
             yield
         finally:
-            await loop.run_in_executor(self._reader, self._read_db.close)
-            await loop.run_in_executor(self._writer, self._write_db.close)
+            await loop.run_in_executor(self._reader, read_db.close)
+            await loop.run_in_executor(self._writer, write_db.close)
             self._reader.shutdown()
             self._writer.shutdown()
 
@@ -164,7 +164,7 @@ class SqliteSessions:
                 "ORDER BY update_time_s DESC, id DESC LIMIT ? OFFSET ?",
                 (tenant, limit, offset),
             )
-            return [Session(*row[:5], msgspec.json.decode(row[5], type=dict[str, str])) for row in rows]
+            return [_session_of(row) for row in rows]
 
         return await self._read(work)
 
@@ -203,9 +203,7 @@ class SqliteSessions:
             ).fetchone()
             if row is not None:
                 if row[2] != digest:
-                    raise AlreadyExists(
-                        f"turn {turn.turn_id} stands with another body", reason="IDEMPOTENCY_CONFLICT"
-                    )
+                    raise AlreadyExists(f"turn {turn.turn_id} stands with another body", reason="IDEMPOTENCY_CONFLICT")
                 return Turn(turn.turn_id, turn.messages, turn.request_id, turn.model, row[0], row[1])
             (sequence,) = db.execute("SELECT turn_count FROM sessions WHERE id = ?", (session,)).fetchone()
             now_s = time.time()
@@ -239,7 +237,13 @@ def _session(db: sqlite3.Connection, tenant: str, name: str) -> Session:
     ).fetchone()
     if row is None:
         raise NotFound(f"no session {name!r}")
-    return Session(*row[:5], msgspec.json.decode(row[5], type=dict[str, str]))
+    return _session_of(row)
+
+
+def _session_of(row: tuple[str, str, float, float, int, str]) -> Session:
+    name, tenant, create_time_s, update_time_s, turn_count, labels = row
+    decoded = msgspec.json.decode(labels, type=dict[str, str])
+    return Session(name, tenant, create_time_s, update_time_s, turn_count, decoded)
 
 
 def _turns(db: sqlite3.Connection, tenant: str, name: str, order: str, limit: int, offset: int) -> list[Turn]:
@@ -255,7 +259,9 @@ def _turns(db: sqlite3.Connection, tenant: str, name: str, order: str, limit: in
 def _encode(messages: tuple[StoredMessage, ...]) -> bytes:
     return msgspec.msgpack.encode(
         [
-            _Message(m.role, m.content, m.name, [_Call(c.id, c.name, c.arguments) for c in m.tool_calls], m.tool_call_id)
+            _Message(
+                m.role, m.content, m.name, [_Call(c.id, c.name, c.arguments) for c in m.tool_calls], m.tool_call_id
+            )
             for m in messages
         ]
     )
@@ -264,7 +270,11 @@ def _encode(messages: tuple[StoredMessage, ...]) -> bytes:
 def _decode(body: bytes) -> tuple[StoredMessage, ...]:
     return tuple(
         StoredMessage(
-            m.role, m.content, m.name, tuple(StoredCall(c.id, c.name, c.arguments) for c in m.tool_calls), m.tool_call_id
+            m.role,
+            m.content,
+            m.name,
+            tuple(StoredCall(c.id, c.name, c.arguments) for c in m.tool_calls),
+            m.tool_call_id,
         )
         for m in _decoder.decode(body)
     )

@@ -141,7 +141,7 @@ def keys_list(shell: Shell) -> int:
         return await ApiKeys(store).list()
 
     keys: list[ApiKey] = asyncio.run(with_store(shell, work))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "id": key.id,
             "tenant": key.tenant,
@@ -196,7 +196,9 @@ def config_diff(shell: Shell) -> int:
     """Show what differs from the defaults."""
     mine = _flat(shell.settings.model_dump(mode="json"))
     default = _flat(Settings().model_dump(mode="json"))
-    differing = {key: {"default": default.get(key), "now": value} for key, value in mine.items() if default.get(key) != value}
+    differing = {
+        key: {"default": default.get(key), "now": value} for key, value in mine.items() if default.get(key) != value
+    }
     text = "\n".join(f"{key}: {item['default']} → {item['now']}" for key, item in differing.items())
     shell.show(differing, text or "nothing differs from the defaults")
     return OK
@@ -270,5 +272,3 @@ def doctor(shell: Shell) -> int:
     if broken:
         tell(f"broken: {', '.join(broken)}")
     return FAILED if broken else OK
-
-

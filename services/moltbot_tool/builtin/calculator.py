@@ -27,18 +27,18 @@ _BINARY: dict[type[ast.operator], Callable[[Decimal, Decimal], Decimal]] = {
     ast.FloorDiv: lambda a, b: _floor_divided(a, b)[0],
     ast.Mod: lambda a, b: _floor_divided(a, b)[1],
 }
-_FUNCTIONS: dict[str, tuple[int, Callable[..., Decimal]]] = {
-    "sqrt": (1, lambda a: a.sqrt()),
-    "abs": (1, abs),
-    "round": (1, lambda a: a.to_integral_value(decimal.ROUND_HALF_EVEN)),
-    "floor": (1, lambda a: a.to_integral_value(decimal.ROUND_FLOOR)),
-    "ceil": (1, lambda a: a.to_integral_value(decimal.ROUND_CEILING)),
-    "ln": (1, lambda a: a.ln()),
-    "log10": (1, lambda a: a.log10()),
-    "exp": (1, lambda a: a.exp()),
-    "min": (-1, min),
-    "max": (-1, max),
+_ONE: dict[str, Callable[[Decimal], Decimal]] = {
+    "sqrt": lambda a: a.sqrt(),
+    "abs": lambda a: abs(a),
+    "round": lambda a: a.to_integral_value(decimal.ROUND_HALF_EVEN),
+    "floor": lambda a: a.to_integral_value(decimal.ROUND_FLOOR),
+    "ceil": lambda a: a.to_integral_value(decimal.ROUND_CEILING),
+    "ln": lambda a: a.ln(),
+    "log10": lambda a: a.log10(),
+    "exp": lambda a: a.exp(),
 }
+_MANY: dict[str, Callable[[list[Decimal]], Decimal]] = {"min": lambda many: min(many), "max": lambda many: max(many)}
+_FUNCTIONS = (*_ONE, *_MANY)
 _CONSTANTS = {"pi": Decimal("3.141592653589793238462643383"), "e": Decimal("2.718281828459045235360287471")}
 
 
@@ -83,10 +83,12 @@ def _value(node: ast.expr, text: str) -> Decimal:
         case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _BINARY:
             return _BINARY[type(operator)](_value(left, text), _value(right, text))
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
-            count, function = _FUNCTIONS[name]
-            if (count >= 0 and len(args) != count) or not args:
-                raise ToolFailure(f"{name} takes {count if count >= 0 else 'one or more'} numbers")
-            return function(*(_value(argument, text) for argument in args))
+            values = [_value(argument, text) for argument in args]
+            if name in _MANY and values:
+                return _MANY[name](values)
+            if name in _ONE and len(values) == 1:
+                return _ONE[name](values[0])
+            raise ToolFailure(f"{name} takes {'one number' if name in _ONE else 'one or more numbers'}")
         case _:
             raise ToolFailure(f"only numbers, + - * / // % ** ( ), {', '.join(_FUNCTIONS)} and pi, e are known")
 
