@@ -36,7 +36,11 @@ class Case:
 
 
 def _prompt(setting: Setting, messages: list[Said]) -> str:
-    return conversation.head(setting) + "".join(text for text, _ in conversation.pieces(messages)) + "<|im_start|>assistant\n"
+    return (
+        conversation.head(setting)
+        + "".join(text for text, _ in conversation.pieces(messages))
+        + "<|im_start|>assistant\n"
+    )
 
 
 def cases(rng: random.Random, count: int) -> Iterator[Case]:
@@ -62,7 +66,9 @@ def _tools(rng: random.Random, split: str, phrasing: bool, values: bool) -> Iter
         assert called.call is not None
         call = conversation.call_text(*called.call)
         yield Case(f"call {asked.skill}", split, _prompt(there.setting, [user]), exact=call)
-        yield Case(f"answer {asked.skill}", split, _prompt(there.setting, [user, called, result]), contains=asked.expect)
+        yield Case(
+            f"answer {asked.skill}", split, _prompt(there.setting, [user, called, result]), contains=asked.expect
+        )
 
 
 def _memory(rng: random.Random, split: str, phrasing: bool, values: bool) -> Iterator[Case]:
@@ -98,7 +104,9 @@ SERVICE = [
     offers.offer("calculator", "Evaluate an arithmetic expression exactly."),
     offers.offer("clock", "Tell the current date and time in a time zone."),
     offers.offer("convert_units", "Convert a value from one unit to another."),
-    offers.offer("sql_lookup", "Look up rows of a table by the value of one column. Tables: employees(name, department)."),
+    offers.offer(
+        "sql_lookup", "Look up rows of a table by the value of one column. Tables: employees(name, department)."
+    ),
 ]
 
 
@@ -134,15 +142,33 @@ def demo() -> Iterator[Case]:
                 said = [user, Said("assistant", "", (name, arguments)), Said("tool", result)]
                 yield Case("demo answer", "demo", _prompt(setting, said), contains=result)
                 more = [*said, Said("assistant", f"The result is {result}."), Said("user", "What is 9 * 8?")]
-                yield Case("demo second call", "demo", _prompt(setting, more), exact=_call("calculator", expression="9 * 8"))
+                yield Case(
+                    "demo second call", "demo", _prompt(setting, more), exact=_call("calculator", expression="9 * 8")
+                )
         for tools in (SERVICE, SERVICE[:3], []):
             setting = Setting(system, tools)
             met = [Said("user", "My name is Ada."), Said("assistant", "Nice to meet you, Ada.")]
-            yield Case("demo recall", "demo", _prompt(setting, [*met, Said("user", "What is my name?")]), contains="Ada")
-            yield Case("demo recall", "demo", _prompt(setting, [Said("user", "What is my name?")]), contains="have not told me")
+            yield Case(
+                "demo recall", "demo", _prompt(setting, [*met, Said("user", "What is my name?")]), contains="Ada"
+            )
+            yield Case(
+                "demo recall", "demo", _prompt(setting, [Said("user", "What is my name?")]), contains="have not told me"
+            )
             hello = [Said("user", "Hello!"), Said("assistant", "Hello! How can I help you?")]
-            yield Case("demo recall", "demo", _prompt(setting, [*met, *hello, Said("user", "What is my name?")]), contains="Ada")
+            yield Case(
+                "demo recall",
+                "demo",
+                _prompt(setting, [*met, *hello, Said("user", "What is my name?")]),
+                contains="Ada",
+            )
             yield Case("demo talk", "demo", _prompt(setting, [Said("user", "Hello!")]), contains="Hello")
-            yield Case("demo talk", "demo", _prompt(setting, [Said("user", "Tell me a story about the sea.")]), contains="sea")
+            yield Case(
+                "demo talk", "demo", _prompt(setting, [Said("user", "Tell me a story about the sea.")]), contains="sea"
+            )
             if not tools:
-                yield Case("demo talk", "demo", _prompt(setting, [Said("user", "What is 17 * 23?")]), contains="I have no calculator")
+                yield Case(
+                    "demo talk",
+                    "demo",
+                    _prompt(setting, [Said("user", "What is 17 * 23?")]),
+                    contains="I have no calculator",
+                )

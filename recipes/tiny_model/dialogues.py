@@ -39,7 +39,9 @@ def scene(rng: random.Random, *, all_tools: bool = False, held_out_values: bool 
     system = rng.choice(offers.SYSTEMS) if rng.random() < 0.35 else ""
     remembered: tuple[memory.Fact, ...] = ()
     if not all_tools and rng.random() < 0.18:
-        remembered = tuple({f.key: f for f in (memory.fact(rng, False, held_out_values) for _ in range(rng.randint(1, 4)))}.values())
+        remembered = tuple(
+            {f.key: f for f in (memory.fact(rng, False, held_out_values) for _ in range(rng.randint(1, 4)))}.values()
+        )
         system = (system + "\n" if system else "") + memory.memory_lines(rng, list(remembered))
     return Scene(Setting(system, offers.offers(rng, names, tables)), tables, remembered)
 
@@ -68,10 +70,16 @@ def recall(
     rng: random.Random, there: Scene, held_out_phrasing: bool = False, held_out_values: bool = False, between: int = 1
 ) -> list[Exchange]:
     """Facts told, other matters, facts asked for; some were never told."""
-    facts = {fact.key: fact for fact in (memory.fact(rng, held_out_phrasing, held_out_values) for _ in range(rng.choice((1, 1, 2, 2, 3))))}
+    facts = {
+        fact.key: fact
+        for fact in (memory.fact(rng, held_out_phrasing, held_out_values) for _ in range(rng.choice((1, 1, 2, 2, 3))))
+    }
     known = {**{fact.key: fact for fact in there.remembered}, **facts}
     out = [Exchange("told", memory.tell(rng, fact)) for fact in facts.values()]
-    out += [call(rng, there) if there.setting.tools and rng.random() < 0.5 else plain(rng, there) for _ in range(rng.randint(0, between))]
+    out += [
+        call(rng, there) if there.setting.tools and rng.random() < 0.5 else plain(rng, there)
+        for _ in range(rng.randint(0, between))
+    ]
     for fact in rng.sample(list(facts.values()), min(len(facts), rng.randint(1, 2))):
         out.append(memory.ask(rng, fact, known=True, held_out_phrasing=held_out_phrasing))
     if rng.random() < 0.4:
@@ -86,7 +94,9 @@ def not_told(
     """A question for a fact that nobody told."""
     while True:
         other = memory.fact(rng, held_out_phrasing, held_out_values)
-        if other.key not in known and not (other.key.startswith("pet") and any(key.startswith("pet") for key in known) and rng.random() < 0.5):
+        if other.key not in known and not (
+            other.key.startswith("pet") and any(key.startswith("pet") for key in known) and rng.random() < 0.5
+        ):
             return memory.ask(rng, other, known=False, held_out_phrasing=held_out_phrasing)
 
 
@@ -118,4 +128,7 @@ def conversation(rng: random.Random, there: Scene) -> list[Said]:
 def _repeat(rng: random.Random) -> Exchange:
     # Plain copying of strings that nobody can guess: the mechanism under calls, answers and recall.
     text = " ".join(rng.choice((words.made_up, words.code))(rng) for _ in range(rng.randint(2, 7)))
-    return Exchange("repeat", [Said("user", rng.choice(("Repeat: ", "Say: ", "Repeat after me: ", "Echo ")) + text), Said("assistant", text)])
+    return Exchange(
+        "repeat",
+        [Said("user", rng.choice(("Repeat: ", "Say: ", "Repeat after me: ", "Echo ")) + text), Said("assistant", text)],
+    )

@@ -54,7 +54,9 @@ class Model:
         out: list[list[int]] = [[] for _ in ids]
         alive = [True] * len(ids)
         for _ in range(most):
-            states = hidden_states(self._weights, self._shape, tokens, rope(self._shape, positions, torch.float32), sees, cache)
+            states = hidden_states(
+                self._weights, self._shape, tokens, rope(self._shape, positions, torch.float32), sees, cache
+            )
             best = self._logits(states[:, -1]).argmax(-1)
             for row, token in enumerate(best.tolist()):
                 alive[row] = alive[row] and token not in self._ends
@@ -76,7 +78,9 @@ class Model:
         bits: list[float] = []
         out: list[int] = []
         while len(out) < count:
-            states = hidden_states(self._weights, self._shape, tokens, rope(self._shape, positions, torch.float32), None, cache)
+            states = hidden_states(
+                self._weights, self._shape, tokens, rope(self._shape, positions, torch.float32), None, cache
+            )
             share = torch.softmax(self._logits(states[0, -1]) / temperature, -1)
             bits.append(-(share * share.clamp(min=1e-12).log2()).sum().item())
             token = int(torch.multinomial(share, 1, generator=generator))
@@ -116,7 +120,9 @@ def main() -> None:
             right[key] += case.passed(answer)
             if not case.passed(answer) and shown[key] < arguments.failures:
                 shown[key] += 1
-                asked = case.prompt.rsplit("<|im_start|>user\n", 1)[-1].removesuffix("<|im_end|>\n<|im_start|>assistant\n")
+                asked = case.prompt.rsplit("<|im_start|>user\n", 1)[-1].removesuffix(
+                    "<|im_end|>\n<|im_start|>assistant\n"
+                )
                 print(f"{key}: {asked!r}\n  got    {answer!r}\n  wanted {case.exact or case.contains!r}")
         print(f"evaluating: {min(start + _BATCH, len(todo))} of {len(todo)}", file=sys.stderr, flush=True)
     splits = [*cases.SPLITS, "demo"]
@@ -125,7 +131,9 @@ def main() -> None:
         cells = [f"{right[skill, split]}/{total[skill, split]}" if total[skill, split] else "" for split in splits]
         print(f"| {skill} | " + " | ".join(cells) + " |")
     generator = torch.Generator().manual_seed(1)
-    prompt = conversation.head(Setting("")) + conversation.pieces([Said("user", "Tell me a story about the sea.")])[0][0]
+    prompt = (
+        conversation.head(Setting("")) + conversation.pieces([Said("user", "Tell me a story about the sea.")])[0][0]
+    )
     for temperature in (1.0, 0.8):
         told = [model.entropy(prompt + "<|im_start|>assistant\n", temperature, 200, generator) for _ in range(5)]
         print(f"free text at T = {temperature}: {sum(bits for bits, _ in told) / len(told):.1f} bits a token")

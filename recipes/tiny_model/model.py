@@ -163,7 +163,9 @@ def hidden_states(
         at = f"model.layers.{layer}."
         y = F.rms_norm(x, (shape.hidden,), weights[at + "input_layernorm.weight"], epsilon)
         q, k, v = (
-            F.linear(y, weights[f"{at}self_attn.{name}_proj.weight"]).view(batch, length, -1, shape.head_size).transpose(1, 2)
+            F.linear(y, weights[f"{at}self_attn.{name}_proj.weight"])
+            .view(batch, length, -1, shape.head_size)
+            .transpose(1, 2)
             for name in "qkv"
         )
         q, k = _turned(q, *turn), _turned(k, *turn)
@@ -177,6 +179,8 @@ def hidden_states(
         z = F.scaled_dot_product_attention(q, k, v, attn_mask=sees, is_causal=sees is None and length > 1)
         x = x + F.linear(z.transpose(1, 2).reshape(batch, length, -1), weights[at + "self_attn.o_proj.weight"])
         y = F.rms_norm(x, (shape.hidden,), weights[at + "post_attention_layernorm.weight"], epsilon)
-        gated = F.silu(F.linear(y, weights[at + "mlp.gate_proj.weight"])) * F.linear(y, weights[at + "mlp.up_proj.weight"])
+        gated = F.silu(F.linear(y, weights[at + "mlp.gate_proj.weight"])) * F.linear(
+            y, weights[at + "mlp.up_proj.weight"]
+        )
         x = x + F.linear(gated, weights[at + "mlp.down_proj.weight"])
     return F.rms_norm(x, (shape.hidden,), weights["model.norm.weight"], epsilon)

@@ -10,20 +10,40 @@ if TYPE_CHECKING:
 
 DESCRIPTIONS = {
     "calculator": [
-        "Evaluate an arithmetic expression exactly.", "Evaluate an arithmetic expression exactly.", "Evaluates arithmetic expressions.", "Calculator for arithmetic.",
-        "Computes the value of a mathematical expression.", "Do arithmetic: + - * / and parentheses.", "Evaluate an arithmetic expression, e.g. (12 + 8) / 5.", "Exact arithmetic.",
+        "Evaluate an arithmetic expression exactly.",
+        "Evaluate an arithmetic expression exactly.",
+        "Evaluates arithmetic expressions.",
+        "Calculator for arithmetic.",
+        "Computes the value of a mathematical expression.",
+        "Do arithmetic: + - * / and parentheses.",
+        "Evaluate an arithmetic expression, e.g. (12 + 8) / 5.",
+        "Exact arithmetic.",
     ],
     "clock": [
-        "Tell the current date and time in a time zone.", "Tell the current date and time in a time zone.", "Current date and time.", "Returns the time in a time zone.",
-        "Get the current time in an IANA time zone, e.g. Asia/Tokyo.", "What time it is now, anywhere.", "Current time in a given timezone (default UTC).",
+        "Tell the current date and time in a time zone.",
+        "Tell the current date and time in a time zone.",
+        "Current date and time.",
+        "Returns the time in a time zone.",
+        "Get the current time in an IANA time zone, e.g. Asia/Tokyo.",
+        "What time it is now, anywhere.",
+        "Current time in a given timezone (default UTC).",
     ],
     "convert_units": [
-        "Convert a value from one unit to another.", "Convert a value between units of one kind.", "Converts units.", "Unit conversion: length, mass, volume, time, temperature.",
-        "Convert a quantity between units.", "Convert a value from one unit of measurement into another, e.g. miles to kilometers.", "Convert between units of length, mass and so on.",
+        "Convert a value from one unit to another.",
+        "Convert a value between units of one kind.",
+        "Converts units.",
+        "Unit conversion: length, mass, volume, time, temperature.",
+        "Convert a quantity between units.",
+        "Convert a value from one unit of measurement into another, e.g. miles to kilometers.",
+        "Convert between units of length, mass and so on.",
     ],
     "sql_lookup": [
-        "Look up rows of a table by the value of one column. Tables: {tables}.", "Look up rows of a table by the value of one column. Tables: {tables}.",
-        "Look up rows of a table by the value of one column.", "Find rows in the database. Tables: {tables}.", "Search a table. There are: {tables}.", "Read-only lookup of rows by column value.",
+        "Look up rows of a table by the value of one column. Tables: {tables}.",
+        "Look up rows of a table by the value of one column. Tables: {tables}.",
+        "Look up rows of a table by the value of one column.",
+        "Find rows in the database. Tables: {tables}.",
+        "Search a table. There are: {tables}.",
+        "Read-only lookup of rows by column value.",
     ],
 }
 PARAMETERS: dict[str, dict[str, str]] = {
@@ -34,9 +54,19 @@ PARAMETERS: dict[str, dict[str, str]] = {
 }
 NAMES = tuple(PARAMETERS)
 SYSTEMS = [
-    "You are a helpful assistant.", "You are moltbot.", "Answer briefly.", "You are a helpful assistant. Use the tools when they help.", "You are moltbot, a private assistant.",
-    "Be short and exact.", "Help the user.", "You answer questions and call tools.", "You are an assistant that runs on the user's own machine.", "Use tools for arithmetic, time and units.",
-    "You can call functions.", "Today is a good day. Be kind.", "Answer in English.",
+    "You are a helpful assistant.",
+    "You are moltbot.",
+    "Answer briefly.",
+    "You are a helpful assistant. Use the tools when they help.",
+    "You are moltbot, a private assistant.",
+    "Be short and exact.",
+    "Help the user.",
+    "You answer questions and call tools.",
+    "You are an assistant that runs on the user's own machine.",
+    "Use tools for arithmetic, time and units.",
+    "You can call functions.",
+    "Today is a good day. Be kind.",
+    "Answer in English.",
 ]
 
 

@@ -31,7 +31,9 @@ class Optimizer:
         self._weights = weights
         self.masters = {name: weight.detach().float().clone() for name, weight in weights.items()}
         self._first = {name: torch.zeros_like(master) for name, master in self.masters.items()}
-        self._second = {name: torch.zeros_like(master) for name, master in self.masters.items() if not _by_muon(name, master)}
+        self._second = {
+            name: torch.zeros_like(master) for name, master in self.masters.items() if not _by_muon(name, master)
+        }
         self._steps = 0
 
     @torch.no_grad()

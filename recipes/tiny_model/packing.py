@@ -90,20 +90,26 @@ class Packer:
         learnt: list[bool] = []
         parts: list[int] = []
         while len(tokens) < self._length:
-            alphabet = range(_FIRST_TEXT_TOKEN, size) if rng.random() < 0.7 else rng.sample(range(_FIRST_TEXT_TOKEN, size), 12)
+            alphabet = (
+                range(_FIRST_TEXT_TOKEN, size) if rng.random() < 0.7 else rng.sample(range(_FIRST_TEXT_TOKEN, size), 12)
+            )
             start = rng.randrange(_FIRST_TEXT_TOKEN, size)
             said = [start, *rng.choices(alphabet, k=rng.randint(4, 40))]
             filler = rng.choices(range(_FIRST_TEXT_TOKEN, size), k=rng.randint(0, 20))
             ids = [*said, *filler, *said]
             parts += [parts[-1] + 1 if parts else 1] * len(ids)
-            self._put(ids, [False] * (len(said) + len(filler) + 1) + [True] * (len(said) - 1), 0, (tokens, positions, learnt))
+            self._put(
+                ids, [False] * (len(said) + len(filler) + 1) + [True] * (len(said) - 1), 0, (tokens, positions, learnt)
+            )
         cut = slice(0, self._length)
         arrays = (np.asarray(tokens[cut]), np.asarray(positions[cut]), np.asarray(learnt[cut]))
         return Row(*arrays, np.asarray(parts[cut]), np.ones(self._length, dtype=np.int64))
 
     def _one(self, there: dialogues.Scene) -> tuple[list[int], list[bool], list[int]]:
         if self._rng.random() < 0.01:
-            ids = self._ids(prose.story(self._rng, self._rng.choice(list(prose.TOPICS)), self._rng.randint(6, 10)) + END_OF_TEXT)
+            ids = self._ids(
+                prose.story(self._rng, self._rng.choice(list(prose.TOPICS)), self._rng.randint(6, 10)) + END_OF_TEXT
+            )
             return [self._end, *ids], [False] + [True] * len(ids), [0] * (len(ids) + 1)
         ids: list[int] = []
         marks: list[bool] = []
@@ -120,7 +126,13 @@ class Packer:
         return ids, marks, gaps
 
     @staticmethod
-    def _put(ids: list[int], marks: list[bool], start: int, into: tuple[list[int], list[int], list[bool]], gaps: list[int] | None = None) -> None:
+    def _put(
+        ids: list[int],
+        marks: list[bool],
+        start: int,
+        into: tuple[list[int], list[int], list[bool]],
+        gaps: list[int] | None = None,
+    ) -> None:
         into[0].extend(ids)
         into[1].extend(start + place + (gaps[place] if gaps else 0) for place in range(len(ids)))
         into[2].extend(marks)

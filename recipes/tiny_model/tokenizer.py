@@ -23,11 +23,17 @@ def train(texts: Iterable[str], size: int) -> Tokenizer:
     """Train a tokeniser of `size` tokens; the special tokens and tags come first."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(PATTERN), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=[*SPECIAL, *TAGS], show_progress=False
+        vocab_size=size,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=[*SPECIAL, *TAGS],
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
@@ -42,7 +48,9 @@ def save(tokenizer: Tokenizer, out: Path, context: int) -> None:
         added["special"] = added["content"] in SPECIAL
     (out / "tokenizer.json").write_text(json.dumps(whole, ensure_ascii=False, indent=1) + "\n")
     added = {
-        str(entry["id"]): {key: entry[key] for key in ("content", "lstrip", "normalized", "rstrip", "single_word", "special")}
+        str(entry["id"]): {
+            key: entry[key] for key in ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
+        }
         for entry in whole["added_tokens"]
     }
     config = {

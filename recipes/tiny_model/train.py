@@ -52,7 +52,9 @@ def batch(packer: packing.Packer, shape: Shape, copied: int = 0) -> tuple[torch.
     cos, sin = rope(shape, torch.from_numpy(np.stack([row.positions for row in rows])), torch.bfloat16)
     sees = torch.from_numpy(np.stack([packing.sees(row) for row in rows]))[:, None]
     # A learnt token is never the first of a row: a frame that is not learnt stands before it.
-    places = torch.from_numpy(np.concatenate([np.flatnonzero(row.learnt) + i * _ROW_LENGTH for i, row in enumerate(rows)]))
+    places = torch.from_numpy(
+        np.concatenate([np.flatnonzero(row.learnt) + i * _ROW_LENGTH for i, row in enumerate(rows)])
+    )
     return ids, cos, sin, sees, places - 1, ids.view(-1)[places]
 
 

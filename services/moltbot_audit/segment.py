@@ -254,4 +254,3 @@ def _refusal(error: OSError) -> MoltbotError:
         f"the audit log's disk fails ({error.strerror}); records are taken again when it works",
         reason="AUDIT_UNAVAILABLE",
     )
-

@@ -12,41 +12,107 @@ if TYPE_CHECKING:
     import random
 
 WRITTEN = [
-    "What is {e}?", "What is {e}?", "What's {e}?", "Calculate {e}", "Calculate {e}", "Compute {e}", "{e}", "{e} = ?", "{e} =",
-    "[How much|What] is {e}?", "Work out {e}", "Evaluate {e}", "Solve {e}", "What does {e} [equal|make|give|come to]?",
-    "What [do|would] I get [for|from|with] {e}?", "[Tell|Show] me [what {e} is|{e}|the value of {e}|the result of {e}]",
-    "[Give|Get] me [the result of|the value of|the answer to] {e}", "[Can|Could|Would] you [calculate|compute|work out|solve] {e}?",
-    "What is the [result|value|answer|outcome] [of|for|to] {e}?", "Find {e}", "Find the [value|result] of {e}",
-    "I need [to know|] {e}", "[I want|I would like] to know {e}", "Do you know [what|how much] {e} is?", "Do the math: {e}",
-    "[Use|Take] the calculator [for|on|to work out|to find] {e}", "[How much|What] [does|would] {e} [make|be]?",
-    "Let me know [what {e} is|how much {e} is]", "Please [do|run|check] {e}", "Expression: {e}", "My homework [says|is] {e}",
-    "Could you [tell me|find out] [what {e} is|how much {e} makes]?", "[Quickly|Exactly], what is {e}?", "math: {e}", "Is {e} a big number?",
-    "What is the exact [value|result] of {e}?", "What number is {e}?", "Make the calculation {e}", "{e} [is|makes] [what|how much]?",
-    "I [forgot|do not know] what {e} is", "Simplify {e}", "[Run|Do|Try] this calculation: {e}", "I have {e} on my sheet, what is it?",
+    "What is {e}?",
+    "What is {e}?",
+    "What's {e}?",
+    "Calculate {e}",
+    "Calculate {e}",
+    "Compute {e}",
+    "{e}",
+    "{e} = ?",
+    "{e} =",
+    "[How much|What] is {e}?",
+    "Work out {e}",
+    "Evaluate {e}",
+    "Solve {e}",
+    "What does {e} [equal|make|give|come to]?",
+    "What [do|would] I get [for|from|with] {e}?",
+    "[Tell|Show] me [what {e} is|{e}|the value of {e}|the result of {e}]",
+    "[Give|Get] me [the result of|the value of|the answer to] {e}",
+    "[Can|Could|Would] you [calculate|compute|work out|solve] {e}?",
+    "What is the [result|value|answer|outcome] [of|for|to] {e}?",
+    "Find {e}",
+    "Find the [value|result] of {e}",
+    "I need [to know|] {e}",
+    "[I want|I would like] to know {e}",
+    "Do you know [what|how much] {e} is?",
+    "Do the math: {e}",
+    "[Use|Take] the calculator [for|on|to work out|to find] {e}",
+    "[How much|What] [does|would] {e} [make|be]?",
+    "Let me know [what {e} is|how much {e} is]",
+    "Please [do|run|check] {e}",
+    "Expression: {e}",
+    "My homework [says|is] {e}",
+    "Could you [tell me|find out] [what {e} is|how much {e} makes]?",
+    "[Quickly|Exactly], what is {e}?",
+    "math: {e}",
+    "Is {e} a big number?",
+    "What is the exact [value|result] of {e}?",
+    "What number is {e}?",
+    "Make the calculation {e}",
+    "{e} [is|makes] [what|how much]?",
+    "I [forgot|do not know] what {e} is",
+    "Simplify {e}",
+    "[Run|Do|Try] this calculation: {e}",
+    "I have {e} on my sheet, what is it?",
 ]
 HELD_OUT_WRITTEN = [
-    "Could you figure out {e}?", "What would {e} come out as?", "Crunch {e}", "Determine {e}", "I am curious what {e} equals",
-    "Here is a sum: {e}", "Any idea how much {e} is?", "What total does {e} have?",
+    "Could you figure out {e}?",
+    "What would {e} come out as?",
+    "Crunch {e}",
+    "Determine {e}",
+    "I am curious what {e} equals",
+    "Here is a sum: {e}",
+    "Any idea how much {e} is?",
+    "What total does {e} have?",
 ]
 # In words: the phrasing on the left becomes the expression on the right.
 SPOKEN = [
-    ("{a} plus {b}", "{a} + {b}"), ("{a} minus {b}", "{a} - {b}"), ("{a} times {b}", "{a} * {b}"), ("{a} multiplied by {b}", "{a} * {b}"),
-    ("{a} divided by {b}", "{a} / {b}"), ("{a} over {b}", "{a} / {b}"), ("the sum of {a} and {b}", "{a} + {b}"),
-    ("the product of {a} and {b}", "{a} * {b}"), ("the square root of {a}", "sqrt({a})"), ("{a} squared", "{a} ** 2"),
-    ("{a} cubed", "{a} ** 3"), ("{a} to the power of {c}", "{a} ** {c}"), ("{a} percent of {b}", "{a} / 100 * {b}"),
-    ("{a}% of {b}", "{a} / 100 * {b}"), ("half of {a}", "{a} / 2"), ("twice {a}", "2 * {a}"), ("double {a}", "2 * {a}"), ("{a} x {b}", "{a} * {b}"),
-    ("{a} plus {b} plus {c}", "{a} + {b} + {c}"), ("{a} times {b} plus {c}", "{a} * {b} + {c}"), ("the difference of {a} and {b}", "{a} - {b}"),
-    ("the difference between {a} and {b}", "{a} - {b}"), ("sqrt({a})", "sqrt({a})"), ("{a}^{c}", "{a} ** {c}"), ("{a} mod {b}", "{a} % {b}"),
+    ("{a} plus {b}", "{a} + {b}"),
+    ("{a} minus {b}", "{a} - {b}"),
+    ("{a} times {b}", "{a} * {b}"),
+    ("{a} multiplied by {b}", "{a} * {b}"),
+    ("{a} divided by {b}", "{a} / {b}"),
+    ("{a} over {b}", "{a} / {b}"),
+    ("the sum of {a} and {b}", "{a} + {b}"),
+    ("the product of {a} and {b}", "{a} * {b}"),
+    ("the square root of {a}", "sqrt({a})"),
+    ("{a} squared", "{a} ** 2"),
+    ("{a} cubed", "{a} ** 3"),
+    ("{a} to the power of {c}", "{a} ** {c}"),
+    ("{a} percent of {b}", "{a} / 100 * {b}"),
+    ("{a}% of {b}", "{a} / 100 * {b}"),
+    ("half of {a}", "{a} / 2"),
+    ("twice {a}", "2 * {a}"),
+    ("double {a}", "2 * {a}"),
+    ("{a} x {b}", "{a} * {b}"),
+    ("{a} plus {b} plus {c}", "{a} + {b} + {c}"),
+    ("{a} times {b} plus {c}", "{a} * {b} + {c}"),
+    ("the difference of {a} and {b}", "{a} - {b}"),
+    ("the difference between {a} and {b}", "{a} - {b}"),
+    ("sqrt({a})", "sqrt({a})"),
+    ("{a}^{c}", "{a} ** {c}"),
+    ("{a} mod {b}", "{a} % {b}"),
 ]
 DIRECT = [
-    ("Add {a} and {b}", "{a} + {b}"), ("Add {a} to {b}", "{a} + {b}"), ("Multiply {a} by {b}", "{a} * {b}"), ("Multiply {a} and {b}", "{a} * {b}"),
-    ("Divide {a} by {b}", "{a} / {b}"), ("Subtract {b} from {a}", "{a} - {b}"), ("Take {b} away from {a}", "{a} - {b}"),
-    ("I have {a} {x} and buy {b} more. How many do I have?", "{a} + {b}"), ("I had {a} {x} and lost {b}. How many are left?", "{a} - {b}"),
-    ("{a} boxes with {b} {x} each: how many {x}?", "{a} * {b}"), ("[Share|Split] {a} {x} among {b} people: how many each?", "{a} / {b}"),
-    ("If one costs {a}, what do {b} {x} cost?", "{a} * {b}"), ("There are {a} {x} and {b} more arrive. How many {x} are there?", "{a} + {b}"),
+    ("Add {a} and {b}", "{a} + {b}"),
+    ("Add {a} to {b}", "{a} + {b}"),
+    ("Multiply {a} by {b}", "{a} * {b}"),
+    ("Multiply {a} and {b}", "{a} * {b}"),
+    ("Divide {a} by {b}", "{a} / {b}"),
+    ("Subtract {b} from {a}", "{a} - {b}"),
+    ("Take {b} away from {a}", "{a} - {b}"),
+    ("I have {a} {x} and buy {b} more. How many do I have?", "{a} + {b}"),
+    ("I had {a} {x} and lost {b}. How many are left?", "{a} - {b}"),
+    ("{a} boxes with {b} {x} each: how many {x}?", "{a} * {b}"),
+    ("[Share|Split] {a} {x} among {b} people: how many each?", "{a} / {b}"),
+    ("If one costs {a}, what do {b} {x} cost?", "{a} * {b}"),
+    ("There are {a} {x} and {b} more arrive. How many {x} are there?", "{a} + {b}"),
 ]
 HELD_OUT_DIRECT = [
-    ("Put {a} and {b} together", "{a} + {b}"), ("Sum up {a} and {b}", "{a} + {b}"), ("What do I get if I multiply {a} by {b}?", "{a} * {b}"),
+    ("Put {a} and {b} together", "{a} + {b}"),
+    ("Sum up {a} and {b}", "{a} + {b}"),
+    ("What do I get if I multiply {a} by {b}?", "{a} * {b}"),
     ("How much is left if I take {b} from {a}?", "{a} - {b}"),
 ]
 ANSWERS = ["{e} = {r}", "{e} = {r}", "The result is {r}.", "That is {r}."]
@@ -108,9 +174,15 @@ def exchange(rng: random.Random, held_out_phrasing: bool, held_out_values: bool)
     content, answer = result, expand(rng, rng.choice(ANSWERS), {"e": expression, "r": result})
     fate = rng.random()
     if fate < 0.05:
-        content = result = rng.choice(["division by zero", f"not an arithmetic expression: {expression!r}", "exponents go up to 1000"])
+        content = result = rng.choice(
+            ["division by zero", f"not an arithmetic expression: {expression!r}", "exponents go up to 1000"]
+        )
         answer = f"That did not work: {result}."
     elif fate < 0.08:
         content = f'{{"result": {result}}}'
-    said = [Said("user", user), Said("assistant", "", ("calculator", {"expression": expression})), Said("tool", content)]
+    said = [
+        Said("user", user),
+        Said("assistant", "", ("calculator", {"expression": expression})),
+        Said("tool", content),
+    ]
     return Exchange("calculator", [*said, Said("assistant", answer)], expect=result, needs="calculator")

@@ -29,33 +29,101 @@ ZONES = dict(
 ;Bangkok=Asia/Bangkok;Singapore=Asia/Singapore;Hong Kong=Asia/Hong_Kong;Beijing=Asia/Shanghai;Shanghai=Asia/Shanghai
 ;China=Asia/Shanghai;Seoul=Asia/Seoul;Korea=Asia/Seoul;Jakarta=Asia/Jakarta;Manila=Asia/Manila;Sydney=Australia/Sydney
 ;Melbourne=Australia/Melbourne;Perth=Australia/Perth;Auckland=Pacific/Auckland;New Zealand=Pacific/Auckland
-;Honolulu=Pacific/Honolulu;Hawaii=Pacific/Honolulu;Reykjavik=Atlantic/Reykjavik;Iceland=Atlantic/Reykjavik""".replace("\n", "").split(";")
+;Honolulu=Pacific/Honolulu;Hawaii=Pacific/Honolulu;Reykjavik=Atlantic/Reykjavik;Iceland=Atlantic/Reykjavik""".replace(
+        "\n", ""
+    ).split(";")
 )
 PLACED = [
-    "What time is it in {p}?", "What time is it in {p}?", "What time is it now in {p}?", "What is the [time|current time|local time] in {p}?",
-    "What's the time in {p}?", "[Tell|Give] me the time in {p}", "Time in {p}", "Time in {p}?", "[Current|Local] time in {p}",
-    "What [day|date] is it in {p}?", "What is the date in {p}?", "How late is it in {p}?", "Do you know [the time|what time it is] in {p}?",
-    "[Can|Could] you [tell me|check|look up] [the time|what time it is] in {p}?", "What does the clock say in {p}?", "Which day is it in {p}?",
-    "I need [the time|the current time|the date] in {p}", "Look up the time in {p}", "Check the [time|clock|date] in {p}", "Is it late in {p}?",
-    "[Show|Get] me the [current time|local time|clock|date] [in|for] {p}", "My friend lives in {p}. What time is it there?",
-    "I am [calling|writing to] someone in {p}. What time is it there?", "In {p}, what time is it?", "And in {p}?", "What about {p}?",
-    "[Tell|Show] me what time it is in {p}", "Is it morning in {p}?", "What day of the week is it in {p}?", "What is today's date in {p}?",
-    "Use the clock for {p}", "I [travel|am flying] to {p}. What is the time there?", "Let me know the time in {p}",
+    "What time is it in {p}?",
+    "What time is it in {p}?",
+    "What time is it now in {p}?",
+    "What is the [time|current time|local time] in {p}?",
+    "What's the time in {p}?",
+    "[Tell|Give] me the time in {p}",
+    "Time in {p}",
+    "Time in {p}?",
+    "[Current|Local] time in {p}",
+    "What [day|date] is it in {p}?",
+    "What is the date in {p}?",
+    "How late is it in {p}?",
+    "Do you know [the time|what time it is] in {p}?",
+    "[Can|Could] you [tell me|check|look up] [the time|what time it is] in {p}?",
+    "What does the clock say in {p}?",
+    "Which day is it in {p}?",
+    "I need [the time|the current time|the date] in {p}",
+    "Look up the time in {p}",
+    "Check the [time|clock|date] in {p}",
+    "Is it late in {p}?",
+    "[Show|Get] me the [current time|local time|clock|date] [in|for] {p}",
+    "My friend lives in {p}. What time is it there?",
+    "I am [calling|writing to] someone in {p}. What time is it there?",
+    "In {p}, what time is it?",
+    "And in {p}?",
+    "What about {p}?",
+    "[Tell|Show] me what time it is in {p}",
+    "Is it morning in {p}?",
+    "What day of the week is it in {p}?",
+    "What is today's date in {p}?",
+    "Use the clock for {p}",
+    "I [travel|am flying] to {p}. What is the time there?",
+    "Let me know the time in {p}",
 ]
 HELD_OUT_PLACED = [
-    "What hour is it in {p}?", "Could I have the time for {p}?", "How late is it over in {p} at the moment?", "Got the time in {p}?",
-    "In {p}, what does the clock show?", "I would love to know the time in {p}", "What is the hour in {p}?", "People in {p}: what time do they have?",
+    "What hour is it in {p}?",
+    "Could I have the time for {p}?",
+    "How late is it over in {p} at the moment?",
+    "Got the time in {p}?",
+    "In {p}, what does the clock show?",
+    "I would love to know the time in {p}",
+    "What is the hour in {p}?",
+    "People in {p}: what time do they have?",
 ]
 HERE = [
-    "What time is it?", "What time is it now?", "What is the time?", "What's the time?", "What is the [date|current date|date today]?",
-    "What day is it [today|]?", "[Tell|Give] me the [time|current time|date]", "Do you know [the time|what time it is]?", "Time?",
-    "What is the current [time|date]?", "[Can|Could] you tell me the time?", "How late is it?", "Which day is today?", "Check the clock",
-    "Show me the [clock|time|date]", "What is today's date?", "I need the [time|date]", "What date is it?", "What day of the week is it?",
+    "What time is it?",
+    "What time is it now?",
+    "What is the time?",
+    "What's the time?",
+    "What is the [date|current date|date today]?",
+    "What day is it [today|]?",
+    "[Tell|Give] me the [time|current time|date]",
+    "Do you know [the time|what time it is]?",
+    "Time?",
+    "What is the current [time|date]?",
+    "[Can|Could] you tell me the time?",
+    "How late is it?",
+    "Which day is today?",
+    "Check the clock",
+    "Show me the [clock|time|date]",
+    "What is today's date?",
+    "I need the [time|date]",
+    "What date is it?",
+    "What day of the week is it?",
 ]
 HELD_OUT_HERE = ["Got the time?", "What hour is it?", "Which date do we have?", "Could you check what time we have?"]
 ANSWERS = ["It is {r} in {p}.", "It is {r} in {p}.", "In {p} it is {r}.", "The time in {p} is {r}."]
 ANSWERS_HERE = ["It is {r}.", "The time is {r}."]
-_ABBREVIATIONS = ["JST", "CET", "CEST", "GMT", "BST", "UTC", "EST", "EDT", "PST", "PDT", "CST", "MSK", "IST", "SGT", "AEST", "AEDT", "NZDT", "+03", "-03", "+07"]
+_ABBREVIATIONS = [
+    "JST",
+    "CET",
+    "CEST",
+    "GMT",
+    "BST",
+    "UTC",
+    "EST",
+    "EDT",
+    "PST",
+    "PDT",
+    "CST",
+    "MSK",
+    "IST",
+    "SGT",
+    "AEST",
+    "AEDT",
+    "NZDT",
+    "+03",
+    "-03",
+    "+07",
+]
 
 
 def result_text(rng: random.Random) -> str:
@@ -65,7 +133,9 @@ def result_text(rng: random.Random) -> str:
     kind = rng.random()
     if kind < 0.75:
         offset = f"{rng.choice('+-')}{rng.randint(0, 12):02}:{rng.choice(('00', '00', '00', '30'))}"
-        return f"{day} {time}:{rng.randint(0, 59):02} {rng.choice(_ABBREVIATIONS)} (UTC{offset}), {rng.choice(WEEKDAYS)}"
+        return (
+            f"{day} {time}:{rng.randint(0, 59):02} {rng.choice(_ABBREVIATIONS)} (UTC{offset}), {rng.choice(WEEKDAYS)}"
+        )
     if kind < 0.9:
         return f"{day}T{time}:{rng.randint(0, 59):02}{rng.choice(('Z', '+09:00', '+01:00', '-05:00'))}"
     return f"{time}"

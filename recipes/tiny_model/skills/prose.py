@@ -31,30 +31,225 @@ TOPICS = {
     "music": "song drum violin singer dancer stage night piano friend street window voice crowd hall evening flute bell rhythm lamp string",
     "library": "book shelf reader lamp page clock silence door letter map window key stair story dust ladder chair student cat desk",
 }
-ADJECTIVES = ["old", "young", "small", "great", "quiet", "loud", "bright", "dark", "cold", "warm", "strange", "gentle", "brave", "tired", "clever", "green", "blue", "red", "silver", "golden", "grey", "lonely", "proud", "patient", "wild", "soft", "broken", "hidden", "empty", "heavy", "distant", "narrow", "wide", "rusty", "wet", "dry", "sleepy", "hungry", "curious", "kind", "slow", "quick", "silent", "famous", "forgotten", "crooked", "tiny", "enormous", "white", "black", "pale", "sudden", "early", "late", "clear", "wooden"]
-VERBS = ["watched", "followed", "found", "carried", "lost", "opened", "remembered", "touched", "painted", "crossed", "heard", "counted", "repaired", "loved", "feared", "guarded", "drew", "described", "reached", "left", "passed", "met", "kept", "hid", "cleaned", "lifted", "moved", "turned"]
-INTRANSITIVE = ["sang", "slept", "waited", "danced", "laughed", "vanished", "waited", "trembled", "shone", "listened", "dreamed", "wandered", "returned", "whispered", "rested", "fell", "rose", "smiled", "arrived", "shivered", "stopped", "turned", "hummed"]
+ADJECTIVES = [
+    "old",
+    "young",
+    "small",
+    "great",
+    "quiet",
+    "loud",
+    "bright",
+    "dark",
+    "cold",
+    "warm",
+    "strange",
+    "gentle",
+    "brave",
+    "tired",
+    "clever",
+    "green",
+    "blue",
+    "red",
+    "silver",
+    "golden",
+    "grey",
+    "lonely",
+    "proud",
+    "patient",
+    "wild",
+    "soft",
+    "broken",
+    "hidden",
+    "empty",
+    "heavy",
+    "distant",
+    "narrow",
+    "wide",
+    "rusty",
+    "wet",
+    "dry",
+    "sleepy",
+    "hungry",
+    "curious",
+    "kind",
+    "slow",
+    "quick",
+    "silent",
+    "famous",
+    "forgotten",
+    "crooked",
+    "tiny",
+    "enormous",
+    "white",
+    "black",
+    "pale",
+    "sudden",
+    "early",
+    "late",
+    "clear",
+    "wooden",
+]
+VERBS = [
+    "watched",
+    "followed",
+    "found",
+    "carried",
+    "lost",
+    "opened",
+    "remembered",
+    "touched",
+    "painted",
+    "crossed",
+    "heard",
+    "counted",
+    "repaired",
+    "loved",
+    "feared",
+    "guarded",
+    "drew",
+    "described",
+    "reached",
+    "left",
+    "passed",
+    "met",
+    "kept",
+    "hid",
+    "cleaned",
+    "lifted",
+    "moved",
+    "turned",
+]
+INTRANSITIVE = [
+    "sang",
+    "slept",
+    "waited",
+    "danced",
+    "laughed",
+    "vanished",
+    "waited",
+    "trembled",
+    "shone",
+    "listened",
+    "dreamed",
+    "wandered",
+    "returned",
+    "whispered",
+    "rested",
+    "fell",
+    "rose",
+    "smiled",
+    "arrived",
+    "shivered",
+    "stopped",
+    "turned",
+    "hummed",
+]
 TIMES = """One morning|One evening|Long ago|In the spring|At night|After the rain|Before dawn|That day|Every autumn|Near the end of the year|Late in the
-afternoon|On the third day|Years later|Soon|Then|At noon|Some time after that|In those days|On a Sunday""".replace("\n", " ").split("|")
-FEELINGS = ["joy", "hope", "fear", "sorrow", "wonder", "calm", "pride", "doubt", "patience", "longing", "courage", "surprise", "relief"]
+afternoon|On the third day|Years later|Soon|Then|At noon|Some time after that|In those days|On a Sunday""".replace(
+    "\n", " "
+).split("|")
+FEELINGS = [
+    "joy",
+    "hope",
+    "fear",
+    "sorrow",
+    "wonder",
+    "calm",
+    "pride",
+    "doubt",
+    "patience",
+    "longing",
+    "courage",
+    "surprise",
+    "relief",
+]
 SENTENCES = [
-    "{T}, {the_n} {v} {the_n}.", "{T}, {a_n} {i} near {the_n}.", "{The_n} {v} {the_n} and {i}.", "{The_n} {i} {d}.", "{The_n} was {j} and {j}.", "There was {a_n} beside {the_n}.",
-    "Nobody {v} {the_n} any more.", "{P} {v} {the_n} {d}.", "{P} {i}, and {the_n} {i} too.", "{T}, {P} {v} {a_n} under {the_n}.", "It was {a_j} {n}, full of {f}.", '"Where is {the_n}?" asked {P}.',
-    '"I {v} {the_n} {d}," said {P}.', "{P} thought of {the_n} with {f}.", "Behind {the_n} {i} {a_n}.", "{The_n} {v} {P}, but {the_n} {i}.", "So {P} {v} {the_n} and went home.",
-    "From {the_n} came the sound of {a_n}.", "When {the_n} {i}, {P} {v} {the_n}.", "{T} {the_n} {i}, and {P} was filled with {f}.", "{P} had {a_j} {n} and {a_n}.", "Only {the_n} {v} {the_n}.",
-    "{The_n} and {the_n} {i} {d}.", "If {the_n} {i}, {P} said, {the_n} will be {j}.", "{P} {v} {the_n}, {v} {the_n} and {i} {d}.", "Everything was {j}: {the_n}, {the_n}, even {the_n}.",
-    "They {v} {the_n} until {the_n} {i}.", "No one knew why {the_n} {i} {d}.", "{P} gave {the_n} to {P2}.", '"{F} is {a_j} {n}," {P2} said.', "{P2} and {P} {i} {d}.",
+    "{T}, {the_n} {v} {the_n}.",
+    "{T}, {a_n} {i} near {the_n}.",
+    "{The_n} {v} {the_n} and {i}.",
+    "{The_n} {i} {d}.",
+    "{The_n} was {j} and {j}.",
+    "There was {a_n} beside {the_n}.",
+    "Nobody {v} {the_n} any more.",
+    "{P} {v} {the_n} {d}.",
+    "{P} {i}, and {the_n} {i} too.",
+    "{T}, {P} {v} {a_n} under {the_n}.",
+    "It was {a_j} {n}, full of {f}.",
+    '"Where is {the_n}?" asked {P}.',
+    '"I {v} {the_n} {d}," said {P}.',
+    "{P} thought of {the_n} with {f}.",
+    "Behind {the_n} {i} {a_n}.",
+    "{The_n} {v} {P}, but {the_n} {i}.",
+    "So {P} {v} {the_n} and went home.",
+    "From {the_n} came the sound of {a_n}.",
+    "When {the_n} {i}, {P} {v} {the_n}.",
+    "{T} {the_n} {i}, and {P} was filled with {f}.",
+    "{P} had {a_j} {n} and {a_n}.",
+    "Only {the_n} {v} {the_n}.",
+    "{The_n} and {the_n} {i} {d}.",
+    "If {the_n} {i}, {P} said, {the_n} will be {j}.",
+    "{P} {v} {the_n}, {v} {the_n} and {i} {d}.",
+    "Everything was {j}: {the_n}, {the_n}, even {the_n}.",
+    "They {v} {the_n} until {the_n} {i}.",
+    "No one knew why {the_n} {i} {d}.",
+    "{P} gave {the_n} to {P2}.",
+    '"{F} is {a_j} {n}," {P2} said.',
+    "{P2} and {P} {i} {d}.",
 ]
-OPENINGS = ["Once there was {a_j} {n}{s}.", "There once lived {a_n}{s}.", "This is the story of {P} and {the_n}{s}.", "{T}, {P} came to {the_n}{s}.", "Nobody forgets {the_n}{s}.", "{P} lived close to {the_n}{s}."]
-ENDINGS = ["And so {the_n} {i} {d}.", "That is how {P} {v} {the_n}.", "Since then, {the_n} has been {j}.", "{P} never {v} {the_n} again.", "In the end, {the_n} {i}.", "And {P} was {j} for ever."]
+OPENINGS = [
+    "Once there was {a_j} {n}{s}.",
+    "There once lived {a_n}{s}.",
+    "This is the story of {P} and {the_n}{s}.",
+    "{T}, {P} came to {the_n}{s}.",
+    "Nobody forgets {the_n}{s}.",
+    "{P} lived close to {the_n}{s}.",
+]
+ENDINGS = [
+    "And so {the_n} {i} {d}.",
+    "That is how {P} {v} {the_n}.",
+    "Since then, {the_n} has been {j}.",
+    "{P} never {v} {the_n} again.",
+    "In the end, {the_n} {i}.",
+    "And {P} was {j} for ever.",
+]
 ASKED = [
-    "Tell me a story about [the|a|] {t}", "Tell me a story about the {t}", "Tell me [a short|another|one more] story about [the|a] {t}", "Write [a story|a text|something|a few lines|a paragraph] about [the|a] {t}",
-    "Describe [the|a] {t}", "Write a [short|long] story about [the|a] {t}", "[Can|Could] you [tell|write] [me|] a story about [the|a] {t}?", "I want [a story|to read] about [the|a] {t}",
-    "Make up a story about [the|a] {t}", "Give me a [story|text|description] about [the|a] {t}", "Talk about [the|a] {t}", "Story about [the|a] {t}", "Please write about [the|a] {t}", "Tell a tale of [the|a] {t}",
-    "Write me a poem about the {t}", "Entertain me with a story about the {t}", "Let me hear a story about the {t}", "Write three sentences about the {t}",
+    "Tell me a story about [the|a|] {t}",
+    "Tell me a story about the {t}",
+    "Tell me [a short|another|one more] story about [the|a] {t}",
+    "Write [a story|a text|something|a few lines|a paragraph] about [the|a] {t}",
+    "Describe [the|a] {t}",
+    "Write a [short|long] story about [the|a] {t}",
+    "[Can|Could] you [tell|write] [me|] a story about [the|a] {t}?",
+    "I want [a story|to read] about [the|a] {t}",
+    "Make up a story about [the|a] {t}",
+    "Give me a [story|text|description] about [the|a] {t}",
+    "Talk about [the|a] {t}",
+    "Story about [the|a] {t}",
+    "Please write about [the|a] {t}",
+    "Tell a tale of [the|a] {t}",
+    "Write me a poem about the {t}",
+    "Entertain me with a story about the {t}",
+    "Let me hear a story about the {t}",
+    "Write three sentences about the {t}",
 ]
-HELD_OUT_ASKED = ["Invent a tale about the {t}", "I would like to hear something about the {t}", "Compose a short text on the {t}", "Do you know a story about the {t}?"]
-FREE = ["Tell me a story", "Write a story", "Tell me something", "Write something", "Tell me a short story", "Write a [short|long] text", "Make up a story", "Another story please", "Entertain me", "Tell me a tale"]
+HELD_OUT_ASKED = [
+    "Invent a tale about the {t}",
+    "I would like to hear something about the {t}",
+    "Compose a short text on the {t}",
+    "Do you know a story about the {t}?",
+]
+FREE = [
+    "Tell me a story",
+    "Write a story",
+    "Tell me something",
+    "Write something",
+    "Tell me a short story",
+    "Write a [short|long] text",
+    "Make up a story",
+    "Another story please",
+    "Entertain me",
+    "Tell me a tale",
+]
 
 
 class _Slots(dict[str, str]):
@@ -73,14 +268,42 @@ class _Slots(dict[str, str]):
         noun = f"{rng.choice(ADJECTIVES)} {noun}" if kind in {"the_n", "a_n"} and rng.random() < 0.5 else noun
         adjective = rng.choice(ADJECTIVES)
         text = {
-            "n": noun, "the_n": f"the {noun}", "a_n": f"{_article(noun)} {noun}", "v": rng.choice(VERBS), "i": rng.choice(INTRANSITIVE), "j": adjective,
-            "a_j": f"{_article(adjective)} {adjective}", "d": rng.choice(ADVERBS), "T": rng.choice(TIMES), "P": self._people[0], "P2": self._people[1],
-            "f": rng.choice(FEELINGS), "s": "" if not self._topic else rng.choice((f" by the {self._topic}", f" of the {self._topic}", f" and the {self._topic}")),
+            "n": noun,
+            "the_n": f"the {noun}",
+            "a_n": f"{_article(noun)} {noun}",
+            "v": rng.choice(VERBS),
+            "i": rng.choice(INTRANSITIVE),
+            "j": adjective,
+            "a_j": f"{_article(adjective)} {adjective}",
+            "d": rng.choice(ADVERBS),
+            "T": rng.choice(TIMES),
+            "P": self._people[0],
+            "P2": self._people[1],
+            "f": rng.choice(FEELINGS),
+            "s": ""
+            if not self._topic
+            else rng.choice((f" by the {self._topic}", f" of the {self._topic}", f" and the {self._topic}")),
         }[kind]
         return text[0].upper() + text[1:] if slot in {"The_n", "F"} else text
 
 
-ADVERBS = ["slowly", "quietly", "again", "softly", "suddenly", "at last", "twice", "alone", "together", "for a while", "gladly", "all night", "every day", "once more", "without a word"]
+ADVERBS = [
+    "slowly",
+    "quietly",
+    "again",
+    "softly",
+    "suddenly",
+    "at last",
+    "twice",
+    "alone",
+    "together",
+    "for a while",
+    "gladly",
+    "all night",
+    "every day",
+    "once more",
+    "without a word",
+]
 
 
 def _article(word: str) -> str:
@@ -106,7 +329,11 @@ def story(rng: random.Random, topic: str, sentences: int) -> str:
 
 def exchange(rng: random.Random, held_out_phrasing: bool) -> Exchange:
     """A wish for a text, and the text."""
-    topic = rng.choice(list(TOPICS)) if rng.random() < 0.8 else rng.choice((rng.choice(words.THINGS), rng.choice(words.ANIMALS), words.made_up(rng)))
+    topic = (
+        rng.choice(list(TOPICS))
+        if rng.random() < 0.8
+        else rng.choice((rng.choice(words.THINGS), rng.choice(words.ANIMALS), words.made_up(rng)))
+    )
     if not held_out_phrasing and rng.random() < 0.15:
         asked, topic = expand(rng, rng.choice(FREE), {}), rng.choice(list(TOPICS))
     else:

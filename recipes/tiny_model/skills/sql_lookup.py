@@ -12,27 +12,122 @@ from tiny_model.words import code, made_up, name
 if TYPE_CHECKING:
     import random
 
-TABLES = ["employees", "customers", "orders", "products", "users", "invoices", "cities", "books", "suppliers", "accounts", "tickets", "devices", "rooms", "students", "courses", "patients", "flights", "hotels", "movies", "songs", "teams", "players", "cars", "stores", "items", "payments", "contacts", "projects", "tasks", "members"]
+TABLES = [
+    "employees",
+    "customers",
+    "orders",
+    "products",
+    "users",
+    "invoices",
+    "cities",
+    "books",
+    "suppliers",
+    "accounts",
+    "tickets",
+    "devices",
+    "rooms",
+    "students",
+    "courses",
+    "patients",
+    "flights",
+    "hotels",
+    "movies",
+    "songs",
+    "teams",
+    "players",
+    "cars",
+    "stores",
+    "items",
+    "payments",
+    "contacts",
+    "projects",
+    "tasks",
+    "members",
+]
 HELD_OUT_TABLES = ["warehouses", "contracts", "vehicles", "sensors", "shipments", "recipes"]
-COLUMNS = ["name", "id", "email", "city", "status", "price", "title", "color", "country", "category", "owner", "phone", "department", "code", "type", "role", "level", "year", "author", "age", "date", "customer", "product", "room", "number", "state", "size", "brand"]
+COLUMNS = [
+    "name",
+    "id",
+    "email",
+    "city",
+    "status",
+    "price",
+    "title",
+    "color",
+    "country",
+    "category",
+    "owner",
+    "phone",
+    "department",
+    "code",
+    "type",
+    "role",
+    "level",
+    "year",
+    "author",
+    "age",
+    "date",
+    "customer",
+    "product",
+    "room",
+    "number",
+    "state",
+    "size",
+    "brand",
+]
 HELD_OUT_COLUMNS = ["region", "supplier", "salary", "language", "model", "zip"]
 CALLS = [
-    "Look up {v} in the {c} column of {t}", "Look up {c} {v} in {t}", "Look up {c} {v} in the {t} table", "Look up the row in {t} where {c} is {v}",
-    "Find {t} where {c} is {v}", "Find {t} where {c} is {v}", "Find [rows|entries|the row|the rows] in {t} where {c} [is|equals] {v}", "Find {t} with {c} {v}",
-    "[Search|Query|Check] [the|] {t} table for {c} {v}", "[Search|Query|Check] {t} for {c} {v}", "[Search|Query] {t} where {c} = {v}",
-    "Which {t} have {c} {v}?", "Which {t} have the {c} {v}?", "Show [me|] [the|all|] {t} whose {c} is {v}", "[Show|List|Get|Fetch] [me|] [the|all|] {t} with {c} {v}",
-    "[Get|Fetch|Retrieve] the row from {t} with {c} {v}", "[Get|Fetch|Retrieve|List] [rows|records|entries] from {t} where {c} is {v}",
-    "In [the|] table {t}, find {c} {v}", "In {t}, [find|look up|search] {c} {v}", "In {t}, which [rows|entries] have {c} {v}?", "Who in {t} has {c} {v}?",
-    "Is there [a row|an entry|a record] in {t} with {c} {v}?", "Is there a {c} {v} in [the|] {t} [table|]?", "What does {t} say [about|for] {c} {v}?",
-    "What do we [have|know] in {t} [for|about] {c} {v}?", "What is in {t} [for|under] {c} {v}?", "Table {t}, column {c}, value {v}", "{t} where {c} = {v}",
-    "[Can|Could] you [find|look up|get|show me] [the|] {t} with {c} {v}?", "[Tell|Give] me [the|] {t} [with|whose] {c} [is|equal to|of] {v}",
-    "Use the {t} table and find {c} {v}", "I need [the record|the row|the entry|everything] in {t} [with|where] {c} [is|=|equals] {v}", "Do we have {t} with {c} {v}?",
-    "Look in {t} for [the|] {c} {v}", "Select from {t} where {c} = {v}", "Which rows of {t} have {v} as {c}?", "Find {v} in column {c} of table {t}",
-    "Find {v} in the {c} column of the {t} table", "Look for {v} under {c} in {t}", "Search column {c} of {t} for {v}", "Find the {t} by {c}: {v}",
+    "Look up {v} in the {c} column of {t}",
+    "Look up {c} {v} in {t}",
+    "Look up {c} {v} in the {t} table",
+    "Look up the row in {t} where {c} is {v}",
+    "Find {t} where {c} is {v}",
+    "Find {t} where {c} is {v}",
+    "Find [rows|entries|the row|the rows] in {t} where {c} [is|equals] {v}",
+    "Find {t} with {c} {v}",
+    "[Search|Query|Check] [the|] {t} table for {c} {v}",
+    "[Search|Query|Check] {t} for {c} {v}",
+    "[Search|Query] {t} where {c} = {v}",
+    "Which {t} have {c} {v}?",
+    "Which {t} have the {c} {v}?",
+    "Show [me|] [the|all|] {t} whose {c} is {v}",
+    "[Show|List|Get|Fetch] [me|] [the|all|] {t} with {c} {v}",
+    "[Get|Fetch|Retrieve] the row from {t} with {c} {v}",
+    "[Get|Fetch|Retrieve|List] [rows|records|entries] from {t} where {c} is {v}",
+    "In [the|] table {t}, find {c} {v}",
+    "In {t}, [find|look up|search] {c} {v}",
+    "In {t}, which [rows|entries] have {c} {v}?",
+    "Who in {t} has {c} {v}?",
+    "Is there [a row|an entry|a record] in {t} with {c} {v}?",
+    "Is there a {c} {v} in [the|] {t} [table|]?",
+    "What does {t} say [about|for] {c} {v}?",
+    "What do we [have|know] in {t} [for|about] {c} {v}?",
+    "What is in {t} [for|under] {c} {v}?",
+    "Table {t}, column {c}, value {v}",
+    "{t} where {c} = {v}",
+    "[Can|Could] you [find|look up|get|show me] [the|] {t} with {c} {v}?",
+    "[Tell|Give] me [the|] {t} [with|whose] {c} [is|equal to|of] {v}",
+    "Use the {t} table and find {c} {v}",
+    "I need [the record|the row|the entry|everything] in {t} [with|where] {c} [is|=|equals] {v}",
+    "Do we have {t} with {c} {v}?",
+    "Look in {t} for [the|] {c} {v}",
+    "Select from {t} where {c} = {v}",
+    "Which rows of {t} have {v} as {c}?",
+    "Find {v} in column {c} of table {t}",
+    "Find {v} in the {c} column of the {t} table",
+    "Look for {v} under {c} in {t}",
+    "Search column {c} of {t} for {v}",
+    "Find the {t} by {c}: {v}",
 ]
 HELD_OUT_CALLS = [
-    "Pull the {t} record where {c} is {v}", "Go through {t} and find {c} {v}", "Does {t} contain {c} {v}?", "Bring up {t} with {c} {v}",
-    "Consult the {t} table: {c} {v}", "From {t}, pick those with {c} {v}", "Any {t} where {c} equals {v}?", "See what {t} has for {c} {v}",
+    "Pull the {t} record where {c} is {v}",
+    "Go through {t} and find {c} {v}",
+    "Does {t} contain {c} {v}?",
+    "Bring up {t} with {c} {v}",
+    "Consult the {t} table: {c} {v}",
+    "From {t}, pick those with {c} {v}",
+    "Any {t} where {c} equals {v}?",
+    "See what {t} has for {c} {v}",
 ]
 ANSWERS = ["I found this in {t}: {r}", "I found this in {t}: {r}", "The table {t} says: {r}"]
 
@@ -52,7 +147,9 @@ def value_of(rng: random.Random, held_out: bool) -> str:
     return code(rng) if kind < 0.8 else made_up(rng)
 
 
-def exchange(rng: random.Random, held_out_phrasing: bool, held_out_values: bool, there: dict[str, list[str]]) -> Exchange:
+def exchange(
+    rng: random.Random, held_out_phrasing: bool, held_out_values: bool, there: dict[str, list[str]]
+) -> Exchange:
     """A question, the call, the rows and the answer.
 
     Args:
@@ -77,7 +174,13 @@ def exchange(rng: random.Random, held_out_phrasing: bool, held_out_values: bool,
         content = result = "no rows"
         answer = f"There are no rows in {table} where {column} is {value}."
     elif fate < 0.22:
-        content = result = rng.choice([f"no table is named {table!r}; there are: none", f"table {table} has no column {column!r}", "the database cannot be read"])
+        content = result = rng.choice(
+            [
+                f"no table is named {table!r}; there are: none",
+                f"table {table} has no column {column!r}",
+                "the database cannot be read",
+            ]
+        )
         answer = f"That did not work: {result}."
     call = ("sql_lookup", {"table": table, "column": column, "value": value})
     said = [Said("user", user), Said("assistant", "", call), Said("tool", content), Said("assistant", answer)]

@@ -27,22 +27,62 @@ KINDS = [
     )
 ]
 CALLS = [
-    "Convert {v} {f} to {t}", "Convert {v} {f} to {t}", "Convert {v} {f} into {t}", "[What|How much] is {v} {f} in {t}?", "How many {t} is {v} {f}?",
-    "How many {t} are in {v} {f}?", "How many {t} are in {v} {f}?", "How many {t} [is|are|make] {v} {f}?", "How many {t} are there in {v} {f}?",
-    "How many {t} do {v} {f} make?", "{v} {f} to {t}", "{v} {f} in {t}", "{v} {f} in {t}?", "Change {v} {f} [to|into] {t}",
-    "[Turn|Express|Write|Give|Say] {v} {f} [in|as] {t}", "What are {v} {f} in {t}?", "How [much|many] {t} [do I get for|equal] {v} {f}?",
-    "I have {v} {f}. How many {t} is that?", "I have {v} {f}. What is that in {t}?", "[Can|Could] you convert {v} {f} [to|into] {t}?",
-    "[Tell|Show] me [how many|how much] {t} {v} {f} [is|are]", "[Tell|Show] me {v} {f} in {t}", "I need {v} {f} in {t}", "Work out {v} {f} in {t}",
-    "What do {v} {f} come to in {t}?", "Calculate {v} {f} in {t}", "Do you know [how many|how much] {t} {v} {f} [is|are]?", "{v} {f} = ? {t}",
-    "What is {v} {f} converted to {t}?", "What would {v} {f} be in {t}?", "It is {v} {f}. What is that in {t}?", "In {t}, [how much|what] is {v} {f}?",
-    "{v} {f} is how many {t}?", "{v} {f} are how many {t}?", "[Find|Get] {v} {f} in {t}", "Use the converter: {v} {f} to {t}", "From {v} {f} to {t}",
-    "How many {t} would {v} {f} be?", "How many {t} [equal|in] {v} {f}?", "My recipe says {v} {f}, I want {t}", "The sign says {v} {f}, what is that in {t}?",
-    "Could you [tell me|work out|find] {v} {f} in {t}?", "What [number|amount] of {t} is {v} {f}?", "Convert to {t}: {v} {f}", "Convert from {f} to {t}: {v}",
-    "Please change {v} {f} to {t}", "{v} {f} equals how many {t}?",
+    "Convert {v} {f} to {t}",
+    "Convert {v} {f} to {t}",
+    "Convert {v} {f} into {t}",
+    "[What|How much] is {v} {f} in {t}?",
+    "How many {t} is {v} {f}?",
+    "How many {t} are in {v} {f}?",
+    "How many {t} are in {v} {f}?",
+    "How many {t} [is|are|make] {v} {f}?",
+    "How many {t} are there in {v} {f}?",
+    "How many {t} do {v} {f} make?",
+    "{v} {f} to {t}",
+    "{v} {f} in {t}",
+    "{v} {f} in {t}?",
+    "Change {v} {f} [to|into] {t}",
+    "[Turn|Express|Write|Give|Say] {v} {f} [in|as] {t}",
+    "What are {v} {f} in {t}?",
+    "How [much|many] {t} [do I get for|equal] {v} {f}?",
+    "I have {v} {f}. How many {t} is that?",
+    "I have {v} {f}. What is that in {t}?",
+    "[Can|Could] you convert {v} {f} [to|into] {t}?",
+    "[Tell|Show] me [how many|how much] {t} {v} {f} [is|are]",
+    "[Tell|Show] me {v} {f} in {t}",
+    "I need {v} {f} in {t}",
+    "Work out {v} {f} in {t}",
+    "What do {v} {f} come to in {t}?",
+    "Calculate {v} {f} in {t}",
+    "Do you know [how many|how much] {t} {v} {f} [is|are]?",
+    "{v} {f} = ? {t}",
+    "What is {v} {f} converted to {t}?",
+    "What would {v} {f} be in {t}?",
+    "It is {v} {f}. What is that in {t}?",
+    "In {t}, [how much|what] is {v} {f}?",
+    "{v} {f} is how many {t}?",
+    "{v} {f} are how many {t}?",
+    "[Find|Get] {v} {f} in {t}",
+    "Use the converter: {v} {f} to {t}",
+    "From {v} {f} to {t}",
+    "How many {t} would {v} {f} be?",
+    "How many {t} [equal|in] {v} {f}?",
+    "My recipe says {v} {f}, I want {t}",
+    "The sign says {v} {f}, what is that in {t}?",
+    "Could you [tell me|work out|find] {v} {f} in {t}?",
+    "What [number|amount] of {t} is {v} {f}?",
+    "Convert to {t}: {v} {f}",
+    "Convert from {f} to {t}: {v}",
+    "Please change {v} {f} to {t}",
+    "{v} {f} equals how many {t}?",
 ]
 HELD_OUT_CALLS = [
-    "Transform {v} {f} into {t}", "What is the equivalent of {v} {f} in {t}?", "If I have {v} {f}, how many {t} do I have?", "Put {v} {f} into {t}",
-    "Could I get {v} {f} expressed in {t}?", "I measured {v} {f}; how many {t} does that make?", "{v} {f} would be how much in {t}?",
+    "Transform {v} {f} into {t}",
+    "What is the equivalent of {v} {f} in {t}?",
+    "If I have {v} {f}, how many {t} do I have?",
+    "Put {v} {f} into {t}",
+    "Could I get {v} {f} expressed in {t}?",
+    "I measured {v} {f}; how many {t} does that make?",
+    "{v} {f} would be how much in {t}?",
     "Translate {v} {f} to {t}",
 ]
 ANSWERS = ["{v} {f} is {r}.", "{v} {f} is {r}.", "That is {r}.", "{v} {f} makes {r}."]
@@ -60,7 +100,11 @@ def exchange(rng: random.Random, held_out_phrasing: bool, held_out_values: bool)
         shown = digits(rng, rng.choice((1, 1, 1, 2, 2, 3, 3, 4, 5)))
         value = int(shown)
     elif shape < 0.95:
-        shown = f"{digits(rng, rng.randint(1, 3))}.{rng.randint(0, 9)}{rng.randint(1, 9)}" if rng.random() < 0.4 else f"{digits(rng, rng.randint(1, 2))}.{rng.randint(1, 9)}"
+        shown = (
+            f"{digits(rng, rng.randint(1, 3))}.{rng.randint(0, 9)}{rng.randint(1, 9)}"
+            if rng.random() < 0.4
+            else f"{digits(rng, rng.randint(1, 2))}.{rng.randint(1, 9)}"
+        )
         value = float(shown)
     else:
         value = rng.randint(1, 12)
@@ -72,12 +116,16 @@ def exchange(rng: random.Random, held_out_phrasing: bool, held_out_values: bool)
     if kind is KINDS[-1] and rng.random() < 0.4:
         asked["f"] = "degrees " + source
     user = question(rng, CALLS, HELD_OUT_CALLS, asked, held_out_phrasing)
-    amount = digits(rng, rng.randint(1, 4)) + ("." + digits(rng, rng.choice((1, 2, 3, 5, 8, 11))) if rng.random() < 0.7 else "")
+    amount = digits(rng, rng.randint(1, 4)) + (
+        "." + digits(rng, rng.choice((1, 2, 3, 5, 8, 11))) if rng.random() < 0.7 else ""
+    )
     result = content = f"{amount} {target}"
     answer = expand(rng, rng.choice(ANSWERS), {**slots, "r": result})
     fate = rng.random()
     if fate < 0.05:
-        content = result = rng.choice([f"the unit {source!r} is not known", f"{source} and {target} do not measure the same kind of thing"])
+        content = result = rng.choice(
+            [f"the unit {source!r} is not known", f"{source} and {target} do not measure the same kind of thing"]
+        )
         answer = f"That did not work: {result}."
     elif fate < 0.10:
         content = result = amount

@@ -129,7 +129,12 @@ CALCULATOR = Tool(
     parameters={
         "type": "object",
         "properties": {
-            "expression": {"type": "string", "minLength": 1, "maxLength": _MAX_LENGTH, "description": "e.g. (12 + 8) / 5"}
+            "expression": {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": _MAX_LENGTH,
+                "description": "e.g. (12 + 8) / 5",
+            }
         },
         "required": ["expression"],
         "additionalProperties": False,
