@@ -1,8 +1,8 @@
 """What a service puts under a generated stub to call another: identity, deadline and trace go out, errors come back.
 
-`MeshChannel` wraps any channel — to a server, balanced over the registry, or in process — so a caller
-sees the same whichever shape the mesh runs in: `MoltbotError` classes, a default deadline, and the current call's tenant,
-trace and request id carried on.
+`MeshChannel` wraps any channel — to a server, balanced over the registry, or in process — so a caller sees the same
+whichever shape the mesh runs in: `MoltbotError` classes, a default deadline, and the current call's tenant, trace and
+request id carried on.
 """
 
 from __future__ import annotations

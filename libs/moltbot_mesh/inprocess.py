@@ -216,6 +216,7 @@ class UnaryStreamCall(_Call):
         self._closing: asyncio.Task[None] | None = None
 
     def cancel(self) -> bool:
+        """End the call; what the handler holds open is closed."""
         idle = self._driver is None
         cancelled = super().cancel()
         if cancelled and idle:
@@ -430,6 +431,8 @@ class InProcessChannel:
         return self._handlers.get(method) or _Unimplemented(method)
 
     def unary_unary(self, method: str, *_: Any, **__: Any) -> Callable[..., Any]:
+        """As `grpc.aio.Channel.unary_unary`."""
+
         def start(
             request: Any, *, timeout: float | None = None, metadata: Pairs | None = None, **_: Any
         ) -> UnaryUnaryCall:
@@ -438,6 +441,8 @@ class InProcessChannel:
         return start
 
     def unary_stream(self, method: str, *_: Any, **__: Any) -> Callable[..., Any]:
+        """As `grpc.aio.Channel.unary_stream`."""
+
         def start(
             request: Any, *, timeout: float | None = None, metadata: Pairs | None = None, **_: Any
         ) -> UnaryStreamCall:
@@ -446,6 +451,8 @@ class InProcessChannel:
         return start
 
     def stream_unary(self, method: str, *_: Any, **__: Any) -> Callable[..., Any]:
+        """As `grpc.aio.Channel.stream_unary`."""
+
         def start(
             request_iterator: AsyncIterator[Any] | None = None,
             timeout: float | None = None,
@@ -457,6 +464,8 @@ class InProcessChannel:
         return start
 
     def stream_stream(self, method: str, *_: Any, **__: Any) -> Callable[..., Any]:
+        """As `grpc.aio.Channel.stream_stream`."""
+
         def start(
             request_iterator: AsyncIterator[Any] | None = None,
             timeout: float | None = None,

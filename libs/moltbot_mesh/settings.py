@@ -7,7 +7,6 @@ names its line. `MOLTBOT_<SECTION>__<KEY>` overrides a key, `MOLTBOT_<KEY>` one 
 from __future__ import annotations
 
 import difflib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 import yaml
@@ -17,6 +16,7 @@ from moltbot_mesh.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 ENV_PREFIX = "MOLTBOT_"
 _NESTED = "__"

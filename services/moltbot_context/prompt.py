@@ -30,8 +30,9 @@ class Prompt:
 
 
 def estimate_tokens(message: StoredMessage) -> int:
-    """Tokens of a message nobody has counted: a quarter of its UTF-8 bytes, or each CJK character as one, and a few
-    for its frame. An estimate on the high side for English.
+    """Tokens of a message that nobody has counted; on the high side for English.
+
+    A quarter of its UTF-8 bytes, or each CJK character as one, and a few for its frame.
     """
     text = message.content + "".join(call.name + call.arguments for call in message.tool_calls)
     wide = 0 if text.isascii() else sum(1 for character in text if ord(character) >= 0x2E80)

@@ -7,6 +7,7 @@ import importlib
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from moltbot_daemon.commands.shell import FAILED, UNAVAILABLE, USAGE, add_common, open_shell, tell
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, MoltbotError, NotFound, Unavailable
@@ -37,12 +38,12 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=version("moltbot"))
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(to: argparse._SubParsersAction[argparse.ArgumentParser], name: str, about: str) -> argparse.ArgumentParser:
+    def add(to: Any, name: str, about: str) -> argparse.ArgumentParser:
         one = to.add_parser(name, help=about, description=about)
         add_common(one)
         return one
 
-    def group(name: str, about: str) -> argparse._SubParsersAction[argparse.ArgumentParser]:
+    def group(name: str, about: str) -> Any:
         one = commands.add_parser(name, help=about, description=about)
         return one.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
 

@@ -5,9 +5,12 @@ Source: https://platform.openai.com/docs/guides/error-codes.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
-from moltbot_mesh.errors import MoltbotError
+if TYPE_CHECKING:
+    from moltbot_mesh.errors import MoltbotError
 
 _STATUS = {
     1: 499,

@@ -83,9 +83,10 @@ class SqliteSessions:
             db.execute("PRAGMA foreign_keys=ON")
             return db
 
-        write_db = self._write_db = await loop.run_in_executor(self._writer, connect)
+        write_db: sqlite3.Connection = await loop.run_in_executor(self._writer, connect)
         await loop.run_in_executor(self._writer, write_db.executescript, _SCHEMA)
-        read_db = self._read_db = await loop.run_in_executor(self._reader, connect)
+        read_db: sqlite3.Connection = await loop.run_in_executor(self._reader, connect)
+        self._write_db, self._read_db = write_db, read_db
         self._path.chmod(0o600)
         try:
             yield

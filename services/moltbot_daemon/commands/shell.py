@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -16,6 +15,7 @@ from moltbot_mesh.settings import load
 from moltbot_mesh.telemetry import configure_logging
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Mapping
 
 OK, FAILED, USAGE, UNAVAILABLE, FOUND_DAMAGE = 0, 1, 64, 69, 65

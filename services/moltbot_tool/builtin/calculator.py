@@ -29,7 +29,7 @@ _BINARY: dict[type[ast.operator], Callable[[Decimal, Decimal], Decimal]] = {
 }
 _ONE: dict[str, Callable[[Decimal], Decimal]] = {
     "sqrt": lambda a: a.sqrt(),
-    "abs": lambda a: abs(a),
+    "abs": abs,
     "round": lambda a: a.to_integral_value(decimal.ROUND_HALF_EVEN),
     "floor": lambda a: a.to_integral_value(decimal.ROUND_FLOOR),
     "ceil": lambda a: a.to_integral_value(decimal.ROUND_CEILING),
@@ -37,8 +37,9 @@ _ONE: dict[str, Callable[[Decimal], Decimal]] = {
     "log10": lambda a: a.log10(),
     "exp": lambda a: a.exp(),
 }
-_MANY: dict[str, Callable[[list[Decimal]], Decimal]] = {"min": lambda many: min(many), "max": lambda many: max(many)}
+_MANY: dict[str, Callable[[list[Decimal]], Decimal]] = {"min": min, "max": max}
 _FUNCTIONS = (*_ONE, *_MANY)
+_SIGNS = str.maketrans({"\N{MULTIPLICATION SIGN}": "*", "\N{DIVISION SIGN}": "/", "\N{MINUS SIGN}": "-", "^": "ⓧ"})
 _CONSTANTS = {"pi": Decimal("3.141592653589793238462643383"), "e": Decimal("2.718281828459045235360287471")}
 
 
@@ -50,7 +51,7 @@ def calculate(expression: str) -> str:
     """
     if len(expression) > _MAX_LENGTH:
         raise ToolFailure(f"the expression is longer than {_MAX_LENGTH} characters")
-    text = expression.strip().removesuffix("=").translate(str.maketrans({"×": "*", "÷": "/", "−": "-", "^": "ⓧ"}))
+    text = expression.strip().removesuffix("=").translate(_SIGNS)
     text = _PERCENT.sub("/100", text.replace("ⓧ", "**"))
     try:
         tree = ast.parse(text.strip(), mode="eval")
