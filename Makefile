@@ -7,10 +7,18 @@ GENERATED := libs/protos
 BUILD := build
 SHELL := /bin/bash
 
-.PHONY: setup gen proto-lint lint format types test bench run ci clean
+.PHONY: help setup lock gen proto-lint lint format types test test-crash bench bench-audit bench-engine tiny-model run ci clean
 
-setup:  ## the environment from the lock
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
+
+setup:  ## the environment, from the lock
 	./moltbot --setup-dev
+
+lock:  ## the lock files, from pyproject.toml (needs uv)
+	for extra in "" dev; do echo 'hatchling>=1.27' | uv pip compile --quiet --generate-hashes --no-header \
+	  --python-version 3.11 --python-platform x86_64-manylinux_2_31 $${extra:+--extra $$extra} \
+	  pyproject.toml - -o requirements$${extra:+-$$extra}.lock || exit; done
 
 gen:  ## generated code and the descriptor set, from protos/
 	find $(GENERATED) -type f \( -name '*_pb2*.py' -o -name '*_pb2*.pyi' -o -name '*.binpb' \) -delete
@@ -32,3 +40,51 @@ $(BUILD)/googleapis: $(SITE)/google/api/annotations.proto
 proto-lint: $(BUILD)/googleapis
 	$(BIN)buf format protos --diff --exit-code
 	$(BIN)buf lint
+
+lint: proto-lint  ## style, imports, protos
+	$(BIN)ruff check
+	$(BIN)ruff format --check
+	$(BIN)lint-imports
+
+format:  ## mend what a tool can mend
+	$(BIN)ruff check --fix
+	$(BIN)ruff format
+	$(BIN)buf format protos --write
+
+types:  ## pyright, strict
+	$(BIN)pyright
+
+test: setup  ## everything, on real parts
+	$(PYTHON) -m pytest $(ARGS)
+
+test-crash: setup  ## the daemon killed under load, 50 times
+	MOLTBOT_CRASH_KILLS=50 $(PYTHON) -m pytest tests/e2e/test_crash.py $(ARGS)
+
+bench: setup  ## CPU a request and a chunk beside a bare pass-through; start; memory
+	$(PYTHON) benchmarks/gateway.py $(ARGS)
+
+bench-audit: setup  ## the log beside raw fsync and SQLite
+	$(PYTHON) benchmarks/audit.py $(ARGS)
+
+bench-engine: setup  ## the text engine
+	$(PYTHON) benchmarks/text_engine.py $(ARGS)
+
+TINY = $(BUILD)/tiny
+tiny-model:  ## trains the shipped model anew into build/tiny (an hour of one thread)
+	python3 -m venv $(TINY)-venv
+	$(TINY)-venv/bin/pip install --quiet -r recipes/tiny_model/requirements.txt
+	$(TINY)-venv/bin/python recipes/tiny_model/train.py --out $(TINY) --minutes 60 --threads 1 --compile
+	$(TINY)-venv/bin/python recipes/tiny_model/evaluate.py $(TINY) --count 100
+
+run:  ## the daemon
+	./moltbot daemon $(ARGS)
+
+ci: setup lint  ## what must pass before anything is merged
+	$(MAKE) gen
+	@git diff --exit-code -- $(GENERATED) && test -z "$$(git status --porcelain -- $(GENERATED))" || \
+	  { echo 'generated code differs from protos/: run `make gen` and commit'; exit 1; }
+	$(MAKE) types
+	$(MAKE) test
+
+clean:  ## what can be made again
+	rm -rf $(BUILD) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
