@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     daemon.add_argument("--port", type=int, help="public port (8080)")
     daemon.add_argument("--host", help="address to listen on (127.0.0.1)")
     serve = add(commands, "serve", "run one service, found by the others through etcd")
-    serve.add_argument("service", help="gateway, router, context, tool, audit, watermark, or envoy")
+    serve.add_argument("service", help="gateway, router, context, tool, audit, watermark, envoy, or triton")
     serve.add_argument("--port", type=int, help="public port of envoy (8080)")
     chat = add(commands, "chat", "talk to a model of the running daemon")
     chat.add_argument("text", nargs="*", help="the question; without one, line by line")

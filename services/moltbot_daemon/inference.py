@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,10 +17,9 @@ from moltbot_mesh.errors import InvalidArgument, MoltbotError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from moltbot_models.triton.server import TritonServer
-
     from moltbot_daemon.places import Places
     from moltbot_daemon.settings import InferenceSettings
+    from moltbot_models.triton.server import TritonServer
 
 log = structlog.get_logger("moltbot.daemon")
 
@@ -50,6 +50,24 @@ class Local:
             return
         async with self.triton.running():
             yield
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: InferenceSettings, places: Places, progress: Callable[[str], None]) -> AsyncGenerator[Path]:
+    """Run Triton with the models of this node alone, as `moltbot serve triton`.
+
+    Yields:
+        The manifests for `router.models`, once every model has answered.
+
+    Raises:
+        MoltbotError: Triton cannot be had, or does not start.
+    """
+    local = await asyncio.to_thread(prepare, settings.model_copy(update={"engine": "triton"}), places, progress)
+    assert local.triton is not None
+    assert local.manifests is not None
+    async with local.running():
+        await local.triton.wait_ready(_READY_S)
+        yield local.manifests
 
 
 def shipped_model() -> Path:
@@ -116,10 +134,9 @@ def _triton(
 ) -> TritonServer | None:
     if settings.engine == "embedded":
         return None
-    from moltbot_models.triton.server import TritonServer  # noqa: PLC0415
-
     from moltbot_models.triton.provision import ensure_triton  # noqa: PLC0415 - only where it is used
     from moltbot_models.triton.repository import ModelSpec  # noqa: PLC0415
+    from moltbot_models.triton.server import TritonServer  # noqa: PLC0415
 
     try:
         runtime = ensure_triton(places.cache_dir, progress)

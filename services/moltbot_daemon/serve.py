@@ -34,7 +34,9 @@ async def serving(settings: Settings, places: Places, service: str) -> AsyncGene
         InvalidArgument: There is no such service, or no etcd.
     """
     if service not in MODULES:
-        raise InvalidArgument(f"no service is named {service!r}; there are: {', '.join(sorted(MODULES))}")
+        raise InvalidArgument(
+            f"no service is named {service!r}; there are: {', '.join((*sorted(MODULES), 'envoy', 'triton'))}"
+        )
     if not settings.etcd.endpoints:
         raise InvalidArgument(
             "etcd.endpoints is empty: separate services find each other through etcd; set it in the configuration or "

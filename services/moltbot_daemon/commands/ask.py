@@ -13,7 +13,7 @@ from moltbot.router.v1 import router_pb2, router_pb2_grpc
 from moltbot.watermark.v1 import watermark_pb2, watermark_pb2_grpc
 
 from moltbot_audit.verify import verify_steps
-from moltbot_daemon.commands.local import daemon_channel
+from moltbot_daemon.commands.local import mesh_channel
 from moltbot_daemon.commands.shell import FOUND_DAMAGE, OK, UNAVAILABLE, Shell, tell
 from moltbot_mesh.errors import InvalidArgument, MoltbotError
 from moltbot_router.source import read_table
@@ -32,10 +32,10 @@ def status(shell: Shell) -> int:
     """Say whether the daemon answers requests, and with which models."""
 
     async def work() -> tuple[dict[str, Any], int]:
-        async with daemon_channel(shell.places) as channel:
+        async with mesh_channel(shell, "gateway") as channel:
             operations: Any = openai_pb2_grpc.OperationsServiceStub(channel)
             ready = await operations.Readyz(HttpBody(), timeout=5.0)
-            models = await _models(channel)
+        models = await _models(shell)
         is_ready = b'"ready"' in ready.data
         found = {"ready": is_ready, "detail": ready.data.decode(), "models": models}
         return found, OK if is_ready else UNAVAILABLE
@@ -47,9 +47,10 @@ def status(shell: Shell) -> int:
     return code
 
 
-async def _models(channel: Any) -> list[dict[str, Any]]:
-    router: Any = router_pb2_grpc.RouterServiceStub(channel)
-    page = await router.ListModels(router_pb2.ListModelsRequest(page_size=1000), timeout=5.0)
+async def _models(shell: Shell) -> list[dict[str, Any]]:
+    async with mesh_channel(shell, "router") as channel:
+        router: Any = router_pb2_grpc.RouterServiceStub(channel)
+        page = await router.ListModels(router_pb2.ListModelsRequest(page_size=1000), timeout=5.0)
     return [
         {
             "id": status.manifest.id,
@@ -65,13 +66,8 @@ async def _models(channel: Any) -> list[dict[str, Any]]:
 
 def models_list(shell: Shell) -> int:
     """List the models: of the running daemon, else of the files."""
-
-    async def work() -> list[dict[str, Any]]:
-        async with daemon_channel(shell.places) as channel:
-            return await _models(channel)
-
     try:
-        found = asyncio.run(work())
+        found = asyncio.run(_models(shell))
     except MoltbotError as error:
         tell(f"{error.message}; showing the files of router.models")
         table = read_table(shell.settings.router, 1)
@@ -105,7 +101,7 @@ def chat(shell: Shell) -> int:
         return "".join(said)
 
     async def work() -> None:
-        async with daemon_channel(shell.places, args.tenant) as channel:
+        async with mesh_channel(shell, "gateway", args.tenant) as channel:
             stub: Any = gateway_pb2_grpc.GatewayServiceStub(channel)
             messages: list[gateway_pb2.Message] = []
             question = " ".join(args.text)
@@ -153,7 +149,7 @@ def watermark_detect(shell: Shell) -> int:
     text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
 
     async def work() -> watermark_pb2.DetectResponse:
-        async with daemon_channel(shell.places, "") as channel:
+        async with mesh_channel(shell, "watermark", "") as channel:
             stub: Any = watermark_pb2_grpc.WatermarkServiceStub(channel)
             return await stub.Detect(watermark_pb2.DetectRequest(text=text), timeout=60.0)
 

@@ -1,4 +1,4 @@
-"""Calls to the daemon of this machine, over its socket, as the command line."""
+"""Calls to the running mesh as the command line: over the daemon's socket, or to services found through etcd."""
 
 from __future__ import annotations
 
@@ -15,21 +15,35 @@ if TYPE_CHECKING:
 
     import grpc.aio
 
-    from moltbot_daemon.places import Places
+    from moltbot_daemon.commands.shell import Shell
 
 
 @contextlib.asynccontextmanager
-async def daemon_channel(places: Places, tenant: str = "default") -> AsyncGenerator[grpc.aio.Channel]:
-    """A channel to the daemon on this data directory, acting for a tenant. Only its owner can read the mesh key.
+async def mesh_channel(shell: Shell, service: str, tenant: str = "default") -> AsyncGenerator[grpc.aio.Channel]:
+    """A channel to a service of the installation, acting for a tenant. Only its owner can read the mesh key.
+
+    Args:
+        shell: The command's call; with `etcd.endpoints`, the service is found there.
+        service: Which; the daemon has all of them behind one socket.
+        tenant: For whom; empty for none.
 
     Raises:
         Unavailable: No daemon runs.
     """
-    if not places.mesh_socket.exists():
-        raise Unavailable(f"no daemon runs on {places.data_dir}; start one with `moltbot daemon`")
-    inner = open_channel(f"unix:{places.mesh_socket}")
+    places = shell.places
     enter_call(Call("moltbot", Principal("service", "cli", tenant)))
-    try:
-        yield as_channel(MeshChannel(inner, MeshIdentity(load_mesh_key(places.mesh_key_file), "cli"), "daemon"))
-    finally:
-        await inner.close()
+    async with contextlib.AsyncExitStack() as stack:
+        if shell.settings.etcd.endpoints:
+            from moltbot_mesh.balancer import BalancedChannel  # noqa: PLC0415 - one node needs no etcd
+            from moltbot_mesh.etcd import EtcdClient  # noqa: PLC0415
+            from moltbot_mesh.registry import EtcdRegistry  # noqa: PLC0415
+
+            client = EtcdClient(shell.settings.etcd.endpoints)
+            stack.push_async_callback(client.close)
+            inner = BalancedChannel(EtcdRegistry(client, f"{shell.settings.etcd.prefix}/services/"), service)
+        elif places.mesh_socket.exists():
+            inner = open_channel(f"unix:{places.mesh_socket}")
+        else:
+            raise Unavailable(f"no daemon runs on {places.data_dir}; start one with `moltbot daemon`")
+        stack.push_async_callback(inner.close)
+        yield as_channel(MeshChannel(inner, MeshIdentity(load_mesh_key(places.mesh_key_file), "cli"), service))

@@ -6,7 +6,7 @@ import gc
 import sys
 from typing import TYPE_CHECKING
 
-from moltbot_daemon import daemon, front, serve
+from moltbot_daemon import daemon, front, inference, serve
 from moltbot_daemon.commands.setup import ADMIN_TENANT, first_admin_key
 from moltbot_daemon.commands.shell import OK, Shell, tell
 
@@ -52,6 +52,14 @@ def run_service(shell: Shell) -> int:
         if name == "envoy":
             async with front.serving(shell.settings, found) as url:
                 shell.show({"service": name, "url": url}, f"envoy serves {url}")
+                _flush()
+                await daemon.until_told()
+            return OK
+        if name == "triton":
+            async with inference.serving(
+                shell.settings.inference, found, lambda text: tell(f"moltbot: {text}")
+            ) as file:
+                shell.show({"service": name, "manifests": str(file)}, f"triton serves the models of {file}")
                 _flush()
                 await daemon.until_told()
             return OK
