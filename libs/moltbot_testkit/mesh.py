@@ -91,7 +91,7 @@ class Mesh:
         """
         argv = [MOLTBOT, *arguments]
         done = subprocess.run(
-            argv, input=stdin, capture_output=True, text=True, timeout=_COMMAND_S, check=False, env=self._env()
+            argv, input=stdin, capture_output=True, text=True, timeout=_COMMAND_S, check=False, env=self.environment()
         )
         assert expect is None or done.returncode == expect, (
             f"moltbot {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
@@ -117,7 +117,8 @@ class Mesh:
                         return int(entry.name)
         raise AssertionError(f"no Triton runs on {self.data_dir}")
 
-    def _env(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """Of every command and process of this installation."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("MOLTBOT_")}
         return kept | {"MOLTBOT_CONFIG": str(self.config_file)}
 
@@ -137,7 +138,7 @@ class Mesh:
 
         started = len(log.read_text(errors="replace")) if log.exists() else 0
         return ChildProcess(
-            [MOLTBOT, *arguments], log=log, probe=probe, env=self._env(), cwd=self.directory, start_timeout_s=_START_S
+            [MOLTBOT, *arguments], log=log, probe=probe, env=self.environment(), cwd=self.directory, start_timeout_s=_START_S
         )
 
     def __enter__(self) -> Self:

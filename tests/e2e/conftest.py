@@ -1,4 +1,4 @@
-"""One mesh in each shape for all tests of this folder: real Envoy, Triton, etcd, Redis, and upstreams that are played."""
+"""One mesh in each shape for all tests here: real Envoy, Triton, etcd and Redis, and upstreams that are played."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from moltbot_testkit.mesh import Mesh
 
 TEXT, EMBEDDING = "moltbot-tiny", "minilm-l6"
-LIMITED = "limited"
+LIMITED = ("limited", "limited-too")
 REQUESTS_PER_MINUTE = 3
 SHAPES = {"daemon": DaemonMesh, "services": ServicesMesh}
 
@@ -101,7 +101,7 @@ def world(request) -> Iterator[World]:
         settings = {
             "inference": {"threads": 1, "kv_cache_mib": 32},
             "router": {"models": [str(directory / "models.yaml")], "rules": str(directory / "routing.json")},
-            "gateway": {"tenants": {LIMITED: {"requests_per_minute": REQUESTS_PER_MINUTE}}},
+            "gateway": {"tenants": dict.fromkeys(LIMITED, {"requests_per_minute": REQUESTS_PER_MINUTE})},
             "envoy": {"drain_s": 5},
         }
         mesh = SHAPES[request.param](directory, settings)

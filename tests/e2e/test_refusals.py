@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
+import time
 
 import httpx2 as httpx
 import openai
@@ -127,10 +130,14 @@ def test_a_hostile_request_id_is_replaced(world):
 
 
 def test_a_slow_upstream_does_not_hold_the_others(world):
-    with world.playing(Script(delay_s=2.0), world.standby):
-        with world.http().stream("POST", CHAT, json=body(model="standby")) as slow:
-            assert world.http().post(CHAT, json=body()).status_code == 200
-            assert slow.status_code == 200
+    slow = threading.Thread(target=world.http("slow").post, args=(CHAT,), kwargs={"json": body(model="standby")})
+    with world.playing(Script(delay_s=1.0), world.standby) as upstream:
+        slow.start()
+        while not upstream.seen:
+            time.sleep(0.01)
+        assert world.http().post(CHAT, json=body()).status_code == 200
+        assert slow.is_alive()
+        slow.join(30)
 
 
 def test_keys_never_stand_in_logs_or_files(world):
@@ -144,8 +151,6 @@ def test_keys_never_stand_in_logs_or_files(world):
 
 def test_http_1_0_and_odd_requests_do_not_hurt(world):
     port = world.mesh.port
-    import socket
-
     for raw in (b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01\x00", b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"):
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
             connection.sendall(raw)

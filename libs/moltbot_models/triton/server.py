@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import hashlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc.aio
@@ -19,7 +21,6 @@ from moltbot_models.triton.repository import triton_name, write_repository
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
-    from pathlib import Path
 
     from moltbot_models.triton.provision import TritonRuntime
     from moltbot_models.triton.repository import ModelSpec
@@ -32,7 +33,9 @@ _LIVE_S = 20.0
 _LOAD_S = 60.0
 _PROBE_S = 30.0
 _POLL_S = 0.05
-_EXIT_S = 5
+_EXIT_S = 1
+"""How long Triton may take to unload; requests have ended by then, and its own clock has steps of a second."""
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Triton puts the regions of its Python backend
 
 
 class TritonServer:
@@ -58,6 +61,8 @@ class TritonServer:
         self._specs = [_with_defaults(spec, threads, kv_cache_mib) for spec in specs]
         self._run_dir = run_dir.absolute()
         self._repository = self._run_dir / "models"
+        # Of this installation alone: two daemons must not share the Python backend's memory.
+        self._regions = f"moltbot-{hashlib.sha256(os.fsencode(self._run_dir)).hexdigest()[:16]}-"
         socket = self._run_dir / "triton.sock"
         self.endpoint = f"unix:{socket}:{_GRPC_PORT}"
         """The gRPC target, for a manifest's `endpoint`."""
@@ -65,7 +70,7 @@ class TritonServer:
             raise FailedPrecondition(f"{run_dir}: too long for the path of a Unix socket; use a shorter directory")
         self.supervisor = Supervisor(
             "triton",
-            _argv(runtime, self._repository, socket),
+            _argv(runtime, self._repository, socket, self._regions),
             _environment(runtime),
             self._ready,
             on_started=self._load_models,
@@ -82,8 +87,16 @@ class TritonServer:
             InvalidArgument: A model's options are wrong.
         """
         await asyncio.to_thread(self._prepare)
-        async with self.supervisor.running():
-            yield
+        try:
+            async with self.supervisor.running():
+                yield
+        finally:
+            self._clear_shared_memory()
+
+    def _clear_shared_memory(self) -> None:
+        """Remove what a Triton that was killed has left in memory."""
+        for region in _SHARED_MEMORY.glob(f"{self._regions}*"):
+            region.unlink(missing_ok=True)
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Wait until every model has answered.
@@ -104,6 +117,7 @@ class TritonServer:
             self._run_dir.chmod(0o700)
         except OSError as error:
             raise FailedPrecondition(f"{self._run_dir}: cannot be written: {error.strerror}") from None
+        self._clear_shared_memory()
         write_repository(self._repository, self._specs)
 
     async def _load_models(self) -> None:
@@ -163,7 +177,7 @@ def _with_defaults(spec: ModelSpec, threads: int, kv_cache_mib: int) -> ModelSpe
     return dataclasses.replace(spec, options=defaults | dict(spec.options))
 
 
-def _argv(runtime: TritonRuntime, repository: Path, socket: Path) -> list[str]:
+def _argv(runtime: TritonRuntime, repository: Path, socket: Path, regions: str) -> list[str]:
     return [
         str(runtime.server),
         f"--model-repository={repository}",
@@ -176,8 +190,7 @@ def _argv(runtime: TritonRuntime, repository: Path, socket: Path) -> list[str]:
         "--allow-metrics=false",
         f"--grpc-address=unix:{socket}",
         f"--grpc-port={_GRPC_PORT}",
-        # Within the process group of one installation: two daemons must not share the Python backend's memory.
-        f"--backend-config=python,shm-region-prefix-name=moltbot{os.getpid()}-",
+        f"--backend-config=python,shm-region-prefix-name={regions}",
     ]
 
 

@@ -1,0 +1,233 @@
+"""Every request stands in the log once, with a proof that holds without the mesh; damage is found and named."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import time
+import uuid
+
+import pytest
+
+from moltbot_audit import merkle
+from moltbot_audit.checkpoint import verify
+from moltbot_testkit.upstreams import Script
+
+CHAT = "/v1/chat/completions"
+EVENTS = "/moltbot/v1/audit/events"
+pytestmark = pytest.mark.timeout(180)
+
+
+def body(**changes):
+    return {"model": "echo", "messages": [{"role": "user", "content": "Hello"}]} | changes
+
+
+def requests_of(world, request_id, at_least=1, timeout_s=15.0):
+    """The records of one HTTP request, as the administrator sees them, once they have come."""
+    limit = time.monotonic() + timeout_s
+    while True:
+        answer = world.http("auditor", admin=True).post(
+            f"{EVENTS}:query", json={"requestId": request_id, "type": "EVENT_TYPE_REQUEST", "pageSize": 100}
+        )
+        assert answer.status_code == 200, answer.text
+        found = answer.json().get("events", [])
+        if len(found) >= at_least:
+            return found
+        assert time.monotonic() < limit, f"no record of {request_id}"
+        time.sleep(0.05)
+
+
+def event_id(logged):
+    return str(uuid.UUID(bytes=base64.b64decode(logged["event"]["eventId"])))
+
+
+def proof_of(world, found_id, timeout_s=15.0):
+    limit = time.monotonic() + timeout_s
+    while True:
+        answer = world.http("auditor", admin=True).get(f"{EVENTS}/{found_id}/proof")
+        if answer.status_code == 200:
+            return answer.json()
+        assert answer.status_code in {404, 412, 400, 503}, answer.text
+        assert time.monotonic() < limit, answer.text
+        time.sleep(0.1)
+
+
+def assert_proven(world, logged):
+    proof = proof_of(world, event_id(logged))
+    key = world.http("auditor", admin=True).get("/moltbot/v1/audit/checkpoint").json()["verifierKey"]
+    head = verify(proof["checkpoint"], key)
+    leaf = merkle.leaf_hash(base64.b64decode(proof["record"]))
+    hashes = [base64.b64decode(one) for one in proof.get("hashes", [])]
+    index = int(proof.get("sequence", 0))
+    assert merkle.verify_inclusion(leaf, index, head.size, hashes, head.root)
+    # The proof is of this record and no other.
+    assert not merkle.verify_inclusion(merkle.leaf_hash(b"another"), index, head.size, hashes, head.root)
+
+
+def plain(world, headers):
+    return world.http().post(CHAT, json=body(), headers=headers)
+
+
+def streamed(world, headers):
+    with world.http().stream("POST", CHAT, json=body(stream=True), headers=headers) as answer:
+        answer.read()
+    return answer
+
+
+def embedded(world, headers):
+    return world.http().post("/v1/embeddings", json={"model": "minilm-l6", "input": "a"}, headers=headers)
+
+
+def listed(world, headers):
+    return world.http().get("/v1/models", headers=headers)
+
+
+def wrong_key(world, headers):
+    return world.http(None).post(CHAT, json=body(), headers=headers | {"Authorization": "Bearer wrong"})
+
+
+def not_json(world, headers):
+    return world.http().post(CHAT, content=b"{", headers=headers | {"Content-Type": "application/json"})
+
+
+def wrong_type(world, headers):
+    return world.http().post(CHAT, json=body(temperature="hot"), headers=headers)
+
+
+def too_big(world, headers):
+    return world.http().post(CHAT, content=b'{"x": "' + b"x" * (17 << 20), headers=headers)
+
+
+def unknown_route(world, headers):
+    return world.http().post("/v1/nothing", json={}, headers=headers)
+
+
+def unknown_model(world, headers):
+    return world.http().post(CHAT, json=body(model="no-such-model"), headers=headers)
+
+
+def upstream_down(world, headers):
+    return world.http().post(CHAT, json=body(model="down"), headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("ask", "status", "outcome"),
+    [
+        (plain, 200, "OUTCOME_SUCCESS"),
+        (streamed, 200, "OUTCOME_SUCCESS"),
+        (embedded, 200, "OUTCOME_SUCCESS"),
+        (listed, 200, "OUTCOME_SUCCESS"),
+        (wrong_key, 401, "OUTCOME_REFUSED"),
+        (not_json, 400, "OUTCOME_REFUSED"),
+        (wrong_type, 400, "OUTCOME_REFUSED"),
+        (too_big, 413, "OUTCOME_REFUSED"),
+        (unknown_route, 404, "OUTCOME_REFUSED"),
+        (unknown_model, 404, "OUTCOME_REFUSED"),
+        (upstream_down, (502, 503), "OUTCOME_FAILED"),
+    ],
+)
+def test_a_request_stands_in_the_log_once_and_is_proven(world, ask, status, outcome):
+    asked = f"audit-{uuid.uuid4().hex}"
+    answer = ask(world, {"x-request-id": asked})
+    assert answer.status_code in (status if isinstance(status, tuple) else (status,))
+    assert answer.headers["x-request-id"] == asked
+    found = requests_of(world, asked)
+    time.sleep(0.3)
+    found = requests_of(world, asked)
+    assert len(found) == 1, [one["event"].get("action") for one in found]
+    event = found[0]["event"]
+    assert event["outcome"] == outcome, event
+    assert event["httpStatus"] == answer.status_code
+    if answer.headers.get("x-moltbot-receipt"):
+        assert event_id(found[0]) == answer.headers["x-moltbot-receipt"]
+    assert_proven(world, found[0])
+
+
+def test_a_quota_refusal_stands_in_the_log(world):
+    http = world.http("limited-too")
+    ids = [f"quota-{uuid.uuid4().hex}" for _ in range(4)]
+    answers = [http.post(CHAT, json=body(), headers={"x-request-id": one}) for one in ids]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    (found,) = requests_of(world, ids[-1])
+    assert (found["event"]["outcome"], found["event"]["tenant"]) == ("OUTCOME_REFUSED", "limited-too")
+    assert_proven(world, found)
+
+
+def test_a_client_that_left_stands_in_the_log_as_cancelled(world):
+    asked = f"left-{uuid.uuid4().hex}"
+    with (
+        world.playing(Script(chunks=("word ",) * 200, between_s=0.05)),
+        world.http().stream("POST", CHAT, json=body(stream=True), headers={"x-request-id": asked}) as answer,
+    ):
+        next(answer.iter_lines())
+    (found,) = requests_of(world, asked)
+    assert found["event"]["outcome"] == "OUTCOME_CANCELLED"
+
+
+def test_the_log_holds_no_prompt_and_no_answer(world):
+    secret, said = f"canary-{uuid.uuid4().hex}", f"reply-{uuid.uuid4().hex}"
+    with world.playing(Script(chunks=(said,))):
+        answer = world.http().post(CHAT, json=body(messages=[{"role": "user", "content": secret}]))
+    assert said in answer.text
+    requests_of(world, answer.headers["x-request-id"])
+    log = world.mesh.data_dir / "audit"
+    for path in log.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert secret.encode() not in content, path
+            assert said.encode() not in content, path
+
+
+def test_a_tenant_sees_its_own_records_alone(world):
+    asked = f"mine-{uuid.uuid4().hex}"
+    world.http().post(CHAT, json=body(), headers={"x-request-id": asked})
+    requests_of(world, asked)
+    seen = world.http("stranger").post(f"{EVENTS}:query", json={"requestId": asked}).json()
+    assert not seen.get("events")
+
+
+def test_a_trace_joins_all_that_one_request_did(world):
+    trace = uuid.uuid4().hex
+    answer = world.http().post(
+        CHAT,
+        json={
+            "model": "moltbot-tiny",
+            "messages": [{"role": "user", "content": "What is 17 * 23?"}],
+            "temperature": 0,
+            "max_tokens": 64,
+            "moltbot": {"tools": ["calculator"]},
+        },
+        headers={"traceparent": f"00-{trace}-00000000000000aa-01"},
+    )
+    requests_of(world, answer.headers["x-request-id"])
+    events = world.http().get(f"/moltbot/v1/audit/traces/{trace}").json()["events"]
+    types = {one["event"]["type"] for one in events}
+    assert {"EVENT_TYPE_REQUEST", "EVENT_TYPE_MODEL_CALL", "EVENT_TYPE_TOOL_CALL"} <= types
+    (request,) = (one for one in events if one["event"]["type"] == "EVENT_TYPE_REQUEST")
+    children = [one for one in events if one["event"].get("parentEventId") == request["event"]["eventId"]]
+    assert len(children) >= 3
+
+
+def test_verify_finds_nothing_in_a_sound_log_and_each_flipped_byte_in_another(world, tmp_path):
+    for _ in range(20):
+        world.http().post(CHAT, json=body())
+    time.sleep(1.5)  # a signed checkpoint is at most a second behind
+    sound = json.loads(world.mesh.command("audit", "verify", "--json").stdout)
+    assert sound["intact"]
+    assert sound["records"] >= 20
+
+    copy = tmp_path / "log"
+    shutil.copytree(world.mesh.data_dir / "audit" / "log", copy)
+    assert json.loads(world.mesh.command("audit", "verify", str(copy), "--json").stdout)["intact"]
+    segment = next(path for path in sorted(copy.rglob("*")) if path.is_file() and "segment" in str(path))
+    content = segment.read_bytes()
+    written = len(content.rstrip(b"\0"))
+    for place in (written // 4, written // 2, written - 40):
+        segment.write_bytes(content[:place] + bytes([content[place] ^ 0x20]) + content[place + 1 :])
+        done = world.mesh.command("audit", "verify", str(copy), "--json", expect=65)
+        found = json.loads(done.stdout)
+        assert not found["intact"]
+        assert segment.name in " ".join(found["problems"]), found["problems"]
+    segment.write_bytes(content)
+    assert json.loads(world.mesh.command("audit", "verify", str(copy), "--json").stdout)["intact"]
