@@ -137,9 +137,8 @@ class Mesh:
             return serves in log.read_text(errors="replace")[started:]
 
         started = len(log.read_text(errors="replace")) if log.exists() else 0
-        return ChildProcess(
-            [MOLTBOT, *arguments], log=log, probe=probe, env=self.environment(), cwd=self.directory, start_timeout_s=_START_S
-        )
+        argv, env = [MOLTBOT, *arguments], self.environment()
+        return ChildProcess(argv, log=log, probe=probe, env=env, cwd=self.directory, start_timeout_s=_START_S)
 
     def __enter__(self) -> Self:
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,10 @@
-"""`moltbot serve envoy`: Envoy in front of separate services, its endpoints taken from the registry.
-
-When the instances of a service change, Envoy is started again with the new ones after a drain. Endpoints pushed over
-xDS, without a restart, come with the control service.
-"""
+"""`moltbot serve envoy`: Envoy in front of separate services; it follows their instances in the registry."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from typing import TYPE_CHECKING
 
 import structlog
@@ -28,8 +25,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("moltbot.front")
 
 _START_S = 60.0
-_SETTLE_S = 1.0
-"""How long instances may come and go before Envoy follows."""
+_CLUSTERS_FILE = "envoy-clusters.json"
 
 
 class _Endpoints:
@@ -94,28 +90,29 @@ async def _until_complete(endpoints: _Endpoints) -> None:
 
 
 async def _keep(settings: Settings, places: Places, endpoints: _Endpoints, up: asyncio.Future[str]) -> None:
-    while True:
-        endpoints.changed.clear()
-        config = EnvoyConfig(
-            upstreams=dict(endpoints.targets),
-            descriptor_set=descriptor_set(),
-            listen_host=settings.host,
-            listen_port=settings.port,
-            admin_path=places.run_dir / ADMIN_SOCKET,
-            body_limit_bytes=settings.gateway.body_limit_bytes,
-            access_log=str(places.run_dir / "access.log"),
-            tls_certificate=settings.envoy.tls_certificate,
-            tls_key=settings.envoy.tls_key,
-        )
-        envoy = EnvoyProcess(config, places.run_dir, settings.envoy.concurrency, settings.envoy.drain_s)
-        envoy.check_port()
-        envoy.prepare()
-        child = envoy_supervisor(envoy)
-        async with child.running():
-            await child.wait_ready(_START_S)
-            if not up.done():
-                scheme = "https" if settings.envoy.tls_certificate else "http"
-                up.set_result(f"{scheme}://{settings.host}:{await envoy.port()}")
-            log.info("endpoints", services={name: len(found) for name, found in endpoints.targets.items()})
+    endpoints.changed.clear()
+    config = EnvoyConfig(
+        upstreams=dict(endpoints.targets),
+        descriptor_set=descriptor_set(),
+        listen_host=settings.host,
+        listen_port=settings.port,
+        clusters_file=places.run_dir / _CLUSTERS_FILE,
+        admin_path=places.run_dir / ADMIN_SOCKET,
+        body_limit_bytes=settings.gateway.body_limit_bytes,
+        access_log=str(places.run_dir / "access.log"),
+        tls_certificate=settings.envoy.tls_certificate,
+        tls_key=settings.envoy.tls_key,
+    )
+    envoy = EnvoyProcess(config, places.run_dir, settings.envoy.concurrency, settings.envoy.drain_s)
+    envoy.check_port()
+    envoy.prepare()
+    child = envoy_supervisor(envoy)
+    async with child.running():
+        await child.wait_ready(_START_S)
+        scheme = "https" if settings.envoy.tls_certificate else "http"
+        up.set_result(f"{scheme}://{settings.host}:{await envoy.port()}")
+        while True:
             await endpoints.changed.wait()
-            await asyncio.sleep(_SETTLE_S)
+            endpoints.changed.clear()
+            envoy.update(dataclasses.replace(config, upstreams=dict(endpoints.targets)))
+            log.info("endpoints", services={name: len(found) for name, found in endpoints.targets.items()})

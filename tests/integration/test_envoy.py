@@ -447,6 +447,51 @@ async def test_with_two_gateways_one_of_them_dead_every_request_is_answered(tmp_
     assert seen.refused == []
 
 
+async def test_gateways_come_and_go_without_a_failed_request_or_a_cut_stream(tmp_path):
+    first, second = Seen(), Seen()
+    async with gateway(first, "127.0.0.1:0") as (old,), aiohttp.ClientSession() as http:
+        file = tmp_path / "clusters.json"
+        upstreams = {"gateway": (f"127.0.0.1:{old}",)}
+        async with running_envoy(tmp_path, DESCRIPTORS, upstreams, clusters_file=file) as envoy:
+            statuses, stop = [], asyncio.Event()
+
+            async def load():
+                while not stop.is_set():
+                    async with http.post(envoy.url + CHAT, data=b"{}") as response:
+                        statuses.append(response.status)
+
+            async def streamed():
+                async with http.post(envoy.url + CHAT, data=b"stream") as response:
+                    return await response.text()
+
+            async with asyncio.TaskGroup() as tasks:
+                stream = tasks.create_task(streamed())
+                await first.started.wait()
+                tasks.create_task(load())
+                async with gateway(second, "127.0.0.1:0") as (new,):
+                    for targets in ((old, new), (new,), (old, new), (old,)):
+                        changed = replace(
+                            envoy.process.config, upstreams={"gateway": tuple(f"127.0.0.1:{port}" for port in targets)}
+                        )
+                        envoy.process.update(changed)
+                        before = len(statuses)
+                        while len(statuses) < before + 30:
+                            await asyncio.sleep(0.01)
+                        if targets == (new,):
+                            # The old one gets no more; what it streams goes on.
+                            await asyncio.sleep(0.3)
+                            count, before = len(first.calls), len(statuses)
+                            while len(statuses) < before + 10:
+                                await asyncio.sleep(0.01)
+                            assert len(first.calls) == count
+                            first.go_on.set()
+                    await asyncio.sleep(0.3)
+                stop.set()
+            assert set(statuses) == {200}
+            assert second.calls
+            assert "data: two" in stream.result()
+
+
 async def test_the_port_speaks_tls_and_answers_the_allowed_origin_alone(tmp_path):
     key, certificate = self_signed(tmp_path)
     seen = Seen()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from moltbot_mesh.envoy.access_log import access_logs
-from moltbot_mesh.envoy.clusters import OTLP, Node, clusters, seconds, typed
+from moltbot_mesh.envoy.clusters import OTLP, Node, seconds, static_clusters, typed
 from moltbot_mesh.envoy.http_filters import http_filters
 from moltbot_mesh.envoy.local_replies import local_replies
 from moltbot_mesh.envoy.routes import route_configuration
@@ -33,11 +33,14 @@ def bootstrap(config: EnvoyConfig) -> Node:
         "application_log_config": {
             "log_format": {"json_format": {"time": "%Y-%m-%dT%T.%eZ", "level": "%l", "logger": "%n", "message": "%j"}}
         },
-        "static_resources": {"listeners": [_listener(config)], "clusters": clusters(config)},
+        "static_resources": {"listeners": [_listener(config)], "clusters": static_clusters(config)},
         "overload_manager": _overload_manager(config),
         "layered_runtime": {"layers": [{"name": "admin", "admin_layer": {}}]},
         "stats_flush_interval": "60s",
     }
+    if config.clusters_file is not None:
+        source = {"path": str(config.clusters_file)}
+        found["dynamic_resources"] = {"cds_config": {"path_config_source": source, "resource_api_version": "V3"}}
     if config.admin_path is not None:
         found["admin"] = {"address": {"pipe": {"path": str(config.admin_path), "mode": 0o600}}}
     return found

@@ -19,7 +19,7 @@ _CONNECTION_WINDOW_BYTES = 8 << 20
 _BUFFER_BYTES = 1 << 20
 
 
-def typed(name: str, **fields: Any) -> Node:
+def typed(name: str, /, **fields: Any) -> Node:
     """A `google.protobuf.Any` of one of Envoy's messages."""
     return {"@type": f"type.googleapis.com/{name}", **fields}
 
@@ -30,7 +30,12 @@ def seconds(value: float) -> str:
 
 
 def cluster_names(config: EnvoyConfig) -> dict[str, str]:
-    """The cluster of each mesh service; services in the same place share one, the gateway's before any other's."""
+    """The cluster of each mesh service; services in the same place share one, the gateway's before any other's.
+
+    With a `clusters_file` each has its own: routes name it, and places change.
+    """
+    if config.clusters_file is not None:
+        return {service: service for service, targets in config.upstreams.items() if targets}
     by_targets: dict[tuple[str, ...], str] = {}
     names: dict[str, str] = {}
     for service in sorted(config.upstreams, key=lambda name: (name != GATEWAY, name)):
@@ -40,12 +45,25 @@ def cluster_names(config: EnvoyConfig) -> dict[str, str]:
     return names
 
 
-def clusters(config: EnvoyConfig) -> list[Node]:
-    """All clusters: one a place, and the trace collector's."""
-    found = [_mesh_cluster(config, name) for name in dict.fromkeys(cluster_names(config).values())]
+def mesh_clusters(config: EnvoyConfig) -> list[Node]:
+    """The clusters of the mesh services: one a place."""
+    return [_mesh_cluster(config, name) for name in dict.fromkeys(cluster_names(config).values())]
+
+
+def static_clusters(config: EnvoyConfig) -> list[Node]:
+    """The clusters that are part of the bootstrap: the trace collector's, and without a `clusters_file` all."""
+    found = mesh_clusters(config) if config.clusters_file is None else []
     if config.otlp_target:
         found.append(_http2_cluster(OTLP, (config.otlp_target,), {"max_concurrent_streams": 100}))
     return found
+
+
+def discovery_response(config: EnvoyConfig) -> Node:
+    """What the `clusters_file` holds.
+
+    Source: xDS, `envoy.service.discovery.v3.DiscoveryResponse` from a path.
+    """
+    return {"resources": [typed("envoy.config.cluster.v3.Cluster", **cluster) for cluster in mesh_clusters(config)]}
 
 
 def _mesh_cluster(config: EnvoyConfig, name: str) -> Node:

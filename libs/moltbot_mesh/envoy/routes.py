@@ -39,6 +39,8 @@ def route_configuration(config: EnvoyConfig) -> Node:
     return {
         "name": "public",
         "virtual_hosts": [host],
+        # Clusters from a file are there before the port is open, but not when the routes are read.
+        "validate_clusters": config.clusters_file is None,
         # A client's own id was dropped if it was not one; see `status.lua`.
         "request_headers_to_add": [
             {"header": {"key": "x-request-id", "value": "%UNIQUE_ID%"}, "append_action": "ADD_IF_ABSENT"}
@@ -52,7 +54,7 @@ def _grpc_route(config: EnvoyConfig, service: str, cluster: str) -> Node:
         "timeout": seconds(config.request_timeout_s),
         "idle_timeout": seconds(config.stream_idle_timeout_s),
     }
-    if any(len(targets) > 1 for targets in config.upstreams.values()):
+    if config.clusters_file is not None or any(len(targets) > 1 for targets in config.upstreams.values()):
         # Only what no server has seen is tried again: answering is not idempotent.
         action["retry_policy"] = {"retry_on": "connect-failure,refused-stream", "num_retries": 2}
     return {"name": service, "match": {"prefix": f"/{service}/", **_GRPC}, "route": action}

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from moltbot_mesh.envoy.bootstrap import bootstrap, to_yaml
-from moltbot_mesh.envoy.clusters import cluster_names, clusters
+from moltbot_mesh.envoy.clusters import cluster_names, static_clusters
 from moltbot_mesh.envoy.config import EXPOSED, EnvoyConfig
 from moltbot_mesh.envoy.example import example
 from moltbot_mesh.envoy.routes import exposed_services
@@ -60,7 +60,7 @@ def test_yaml_says_the_same_as_the_bootstrap():
 
 def test_services_behind_one_socket_share_one_cluster():
     assert set(cluster_names(DAEMON).values()) == {"gateway"}
-    assert [cluster["name"] for cluster in clusters(DAEMON)] == ["gateway"]
+    assert [cluster["name"] for cluster in static_clusters(DAEMON)] == ["gateway"]
 
 
 def test_a_service_without_upstream_is_not_exposed():
@@ -69,12 +69,12 @@ def test_a_service_without_upstream_is_not_exposed():
 
 
 def test_a_host_name_is_resolved_and_an_address_is_not():
-    kinds = {cluster["name"]: cluster["type"] for cluster in clusters(EVERYTHING)}
+    kinds = {cluster["name"]: cluster["type"] for cluster in static_clusters(EVERYTHING)}
     assert kinds == {"gateway": "STATIC", "audit": "STRICT_DNS", "otlp": "STATIC"}
 
 
 def test_only_upstreams_with_several_endpoints_are_health_checked_and_retried():
-    gateway, audit, _ = clusters(EVERYTHING)
+    gateway, audit, _ = static_clusters(EVERYTHING)
     assert "health_checks" in gateway
     assert "health_checks" not in audit
     assert "retry_policy" not in to_yaml(bootstrap(DAEMON))
