@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from moltbot_models.engine.config import EngineError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 
-class EncoderError(Exception):
-    """A model directory that cannot be loaded, or texts that cannot be embedded."""
+class EncoderError(EngineError):
+    """A model directory that cannot be loaded."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("MODEL_INVALID", message)
 
 
 class EncoderCheckpoint:

@@ -1,4 +1,4 @@
-"""The text engine within this process: the same code that runs in Triton, for where Triton's wheel does not exist."""
+"""Engine and encoder within this process: the same code that runs in Triton, for where its wheel does not exist."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument
 from moltbot_models.engine.config import EngineError
+from moltbot_models.generation import Embeddings, Usage
 from moltbot_models.providers.engines import engine_failure
 from moltbot_models.providers.upstream_errors import timed_out
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from moltbot_models.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest
+    from moltbot_models.encoder import Encoder
+    from moltbot_models.generation import Delta, EmbeddingRequest, GenerationRequest
     from moltbot_models.manifest import Manifest
     from moltbot_models.providers.base import UpstreamContext
 
@@ -56,17 +58,35 @@ class EmbeddedUpstream:
             raise engine_failure(self._manifest.id, error.reason, str(error)) from error
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
-        """Refuse: the text engine makes no vectors.
-
-        Raises:
-            InvalidArgument: Always.
-        """
-        raise InvalidArgument(f"{request.model}: the embedded engine generates text; ask a model of type embedding")
+        """Embed texts; see `Upstream.embed`."""
+        manifest = self._manifest
+        if manifest.task != "embedding":
+            raise InvalidArgument(f"{request.model}: this model generates text; ask a model of type embedding")
+        encoder = await self._encoder()
+        if request.dimensions not in {None, encoder.dimensions}:
+            raise InvalidArgument(
+                f"{request.model}: its vectors have {encoder.dimensions} dimensions; ask for no others"
+            )
+        try:
+            async with asyncio.timeout(manifest.timeout_s):
+                vectors, tokens = await asyncio.to_thread(encoder.embed, request.inputs)
+        except TimeoutError:
+            raise timed_out(manifest.id, "the vectors", manifest.timeout_s) from None
+        return Embeddings(tuple(tuple(row) for row in vectors.tolist()), Usage(prompt_tokens=tokens))
 
     async def probe(self) -> None:
         """Load the engine unless it is loaded."""
+        if self._manifest.task == "embedding":
+            await self._encoder()
+            return
         try:
             await self._engines.text(self._path)
+        except EngineError as error:
+            raise engine_failure(self._manifest.id, error.reason, str(error)) from error
+
+    async def _encoder(self) -> Encoder:
+        try:
+            return await self._engines.encoder(self._path)
         except EngineError as error:
             raise engine_failure(self._manifest.id, error.reason, str(error)) from error
 
