@@ -27,6 +27,8 @@ from moltbot_mesh.settings import Section
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
+    from opentelemetry.context import Context
+
     from moltbot_mesh.call import TraceContext
 
 _BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -115,17 +117,49 @@ class Telemetry:
         if self._tracer is None or not trace.sampled:
             yield otel.INVALID_SPAN
             return
-        parent = otel.SpanContext(
-            int.from_bytes(trace.trace_id), int.from_bytes(trace.span_id), True, otel.TraceFlags(1)
-        )
-        context = otel.set_span_in_context(otel.NonRecordingSpan(parent))
-        with self._tracer.start_as_current_span(name, context=context, attributes=attributes) as span:
+        with self._tracer.start_as_current_span(name, _within(trace), otel.SpanKind.SERVER, attributes) as span:
             yield span
+
+    def record_span(
+        self,
+        name: str,
+        trace: TraceContext,
+        start_ns: int,
+        end_ns: int,
+        attributes: Mapping[str, Any],
+        *,
+        error: str = "",
+        client: bool = False,
+    ) -> None:
+        """Record a span of something that has ended, within `trace`; nothing happens when that is not sampled.
+
+        Args:
+            name: Of the operation.
+            trace: What it was part of.
+            start_ns: Since the epoch.
+            end_ns: Since the epoch.
+            attributes: As OpenTelemetry's conventions name them.
+            error: Its `error.type`; empty if it went well.
+            client: Whether it was a call to another system.
+        """
+        if self._tracer is None or not trace.sampled:
+            return
+        kind = otel.SpanKind.CLIENT if client else otel.SpanKind.INTERNAL
+        given = dict(attributes) | ({"error.type": error} if error else {})
+        span = self._tracer.start_span(name, _within(trace), kind, given, start_time=start_ns)
+        if error:
+            span.set_status(otel.StatusCode.ERROR, error)
+        span.end(end_ns)
 
     def close(self) -> None:
         """Send what is left. Bounded by the exporter's own timeout."""
         if self._provider is not None:
             self._provider.shutdown()
+
+
+def _within(trace: TraceContext) -> Context:
+    parent = otel.SpanContext(int.from_bytes(trace.trace_id), int.from_bytes(trace.span_id), True, otel.TraceFlags(1))
+    return otel.set_span_in_context(otel.NonRecordingSpan(parent))
 
 
 def configure_logging(level: str = "info", *, json: bool | None = None) -> None:

@@ -25,6 +25,17 @@ class Attempt:
     reason: str
     first_token_us: int
     duration_us: int
+    operation: str = "chat"
+    """`chat`, `text_completion` or `embeddings`, as OpenTelemetry names them."""
+    usage: Usage = field(default_factory=Usage)
+    finish_reason: str = ""
+    ended_ns: int = field(default_factory=time.time_ns)
+    """Since the epoch; it is made when the call ends."""
+
+    @property
+    def started_ns(self) -> int:
+        """Since the epoch."""
+        return self.ended_ns - self.duration_us * 1000
 
 
 @dataclass(slots=True)
@@ -35,6 +46,13 @@ class ToolRun:
     outcome: Outcome
     reason: str
     duration_us: int
+    ended_ns: int = field(default_factory=time.time_ns)
+    """Since the epoch; it is made when the call ends."""
+
+    @property
+    def started_ns(self) -> int:
+        """Since the epoch."""
+        return self.ended_ns - self.duration_us * 1000
 
 
 @dataclass(slots=True)

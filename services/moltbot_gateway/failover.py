@@ -26,7 +26,7 @@ from moltbot_models.generation import Usage
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from moltbot_gateway.exchange import Exchange
+    from moltbot_gateway.exchange import Exchange, Outcome
     from moltbot_gateway.settings import GatewaySettings
     from moltbot_gateway.upstream_pool import OpenUpstream, UpstreamPool
     from moltbot_models.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest, Sampling
@@ -73,7 +73,7 @@ class Failover:
             except Unavailable as error:
                 failures.append(error)
                 continue
-            attempt = _Running(exchange, self._pool, model)
+            attempt = _Running(exchange, self._pool, model, "chat" if request.prompt is None else "text_completion")
             limited = replace(request, model=upstream.name, sampling=self._within_limits(request.sampling, upstream))
             pieces = upstream.provider.generate(limited, stream=stream)
             size = 0
@@ -96,6 +96,7 @@ class Failover:
                         continue
                     counted = last.usage or Usage(_prompt_tokens(request), estimate_tokens(size))
                     exchange.usage = _sum(exchange.usage, counted)
+                    attempt.usage, attempt.finish_reason = counted, last.finish_reason
                     attempt.ended(None)
                     yield (*deltas[:-1], replace(last, usage=exchange.usage))
                     return
@@ -126,7 +127,7 @@ class Failover:
             except Unavailable as error:
                 failures.append(error)
                 continue
-            attempt = _Running(exchange, self._pool, model)
+            attempt = _Running(exchange, self._pool, model, "embeddings")
             try:
                 async with asyncio.timeout_at(exchange.deadline_s):
                     found = await upstream.provider.embed(replace(request, model=upstream.name))
@@ -140,7 +141,8 @@ class Failover:
                     raise
                 failures.append(error)
             else:
-                exchange.model, exchange.usage = model, found.usage
+                exchange.model = model
+                exchange.usage = attempt.usage = found.usage
                 attempt.ended(None)
                 return found
             finally:
@@ -160,9 +162,12 @@ class Failover:
 class _Running:
     """One call to a model, reported once when it ends."""
 
-    def __init__(self, exchange: Exchange, pool: UpstreamPool, model: str) -> None:
+    def __init__(self, exchange: Exchange, pool: UpstreamPool, model: str, operation: str) -> None:
         self.watch = Stopwatch()
         self.first_token_us = 0
+        self.usage = Usage()
+        self.finish_reason = ""
+        self._operation = operation
         self._exchange = exchange
         self._pool = pool
         self._model = model
@@ -172,20 +177,24 @@ class _Running:
     def ended(self, error: MoltbotError | None) -> None:
         """It ended by itself."""
         if error is None:
-            self._report(Attempt(self._model, "success", "", self.first_token_us, self.watch.us()), ok=True)
+            self._report("success", "", ok=True)
         else:
-            ok = False if isinstance(error, _RETRYABLE) else None
-            self._report(Attempt(self._model, "failed", error.reason, self.first_token_us, self.watch.us()), ok=ok)
+            self._report("failed", error.reason, ok=False if isinstance(error, _RETRYABLE) else None)
 
     def cancelled(self) -> None:
         """Unless it ended, the client left."""
-        self._report(Attempt(self._model, "cancelled", "CANCELLED", self.first_token_us, self.watch.us()), ok=None)
+        self._report("cancelled", "CANCELLED", ok=None)
 
-    def _report(self, attempt: Attempt, *, ok: bool | None) -> None:
-        if not self._reported:
-            self._reported = True
-            self._exchange.attempts.append(attempt)
-            self._pool.ended(self._model, ok=ok, first_token_us=attempt.first_token_us, duration_us=attempt.duration_us)
+    def _report(self, outcome: Outcome, reason: str, *, ok: bool | None) -> None:
+        if self._reported:
+            return
+        self._reported = True
+        first_us, took_us = self.first_token_us, self.watch.us()
+        attempt = Attempt(
+            self._model, outcome, reason, first_us, took_us, self._operation, self.usage, self.finish_reason
+        )
+        self._exchange.attempts.append(attempt)
+        self._pool.ended(self._model, ok=ok, first_token_us=first_us, duration_us=took_us)
 
 
 def _prompt_tokens(request: GenerationRequest) -> int:

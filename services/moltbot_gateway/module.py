@@ -51,7 +51,12 @@ async def open_gateway(runtime: Runtime) -> AsyncGenerator[Service]:
         producer = AuditProducer(audit, runtime.data_dir / "audit-spill", runtime.module, runtime.instance)
         await stack.enter_async_context(producer.running())
         recorder = Recorder(
-            producer, peers.watermark, metrics, runtime.derive_key("commitment"), runtime.module, runtime.instance
+            producer,
+            peers.watermark,
+            runtime.telemetry,
+            runtime.derive_key("commitment"),
+            runtime.module,
+            runtime.instance,
         )
         await stack.enter_async_context(recorder.registering())
         engines = EngineHost()

@@ -12,6 +12,7 @@ import structlog
 from moltbot.audit.v1 import audit_pb2
 from moltbot.watermark.v1 import watermark_pb2
 
+from moltbot_gateway.spans import record_spans
 from moltbot_mesh.errors import DeadlineExceeded, MoltbotError, ResourceExhausted, Unavailable
 from moltbot_mesh.uuid7 import uuid7
 
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
     from moltbot.watermark.v1 import watermark_pb2_grpc
 
-    from moltbot_gateway.exchange import Exchange, Outcome
+    from moltbot_gateway.exchange import Attempt, Exchange, Outcome, ToolRun
     from moltbot_mesh.audit.producer import AuditProducer
-    from moltbot_mesh.telemetry import Metrics
+    from moltbot_mesh.telemetry import Telemetry
 
 log = structlog.get_logger("moltbot.gateway")
 
@@ -43,7 +44,7 @@ class Recorder:
     Args:
         producer: Takes audit events.
         watermark: Takes outputs.
-        metrics: Of the process.
+        telemetry: Takes metrics and spans.
         commitment_key: Keys the commitments to prompts and answers, 32 bytes.
         service: This service's name.
         instance: This instance.
@@ -53,14 +54,15 @@ class Recorder:
         self,
         producer: AuditProducer,
         watermark: watermark_pb2_grpc.WatermarkServiceAsyncStub,
-        metrics: Metrics,
+        telemetry: Telemetry,
         commitment_key: bytes,
         service: str,
         instance: str,
     ) -> None:
         self._producer = producer
         self._watermark = watermark
-        self._metrics = metrics
+        self._telemetry = telemetry
+        self._metrics = telemetry.metrics
         self._commitment_key = commitment_key
         self._service = service
         self._instance = instance
@@ -121,9 +123,7 @@ class Recorder:
                     exchange,
                     audit_pb2.EVENT_TYPE_MODEL_CALL,
                     attempt.model,
-                    attempt.outcome,
-                    attempt.reason,
-                    attempt.duration_us,
+                    attempt,
                 )
             )
             if attempt.outcome == "failed":
@@ -131,17 +131,14 @@ class Recorder:
             elif attempt.first_token_us:
                 self._metrics.first_token_seconds.labels(attempt.model).observe(attempt.first_token_us / 1e6)
         for run in exchange.tool_runs:
-            self._emit(
-                self._caused(
-                    exchange, audit_pb2.EVENT_TYPE_TOOL_CALL, run.tool, run.outcome, run.reason, run.duration_us
-                )
-            )
+            self._emit(self._caused(exchange, audit_pb2.EVENT_TYPE_TOOL_CALL, run.tool, run))
         route = caller.action.rpartition(" ")[2] if exchange.reason != "ROUTE_NOT_FOUND" else "unknown"
         self._metrics.requests.labels(principal.tenant, route, exchange.outcome).inc()
         if exchange.model:
             tokens = self._metrics.tokens
             tokens.labels(principal.tenant, exchange.model, "in").inc(exchange.usage.prompt_tokens)
             tokens.labels(principal.tenant, exchange.model, "out").inc(exchange.usage.completion_tokens)
+        record_spans(self._telemetry, exchange)
         if text:
             self._register(exchange, text)
 
@@ -150,21 +147,19 @@ class Recorder:
         exchange: Exchange,
         kind: audit_pb2.EventType.ValueType,
         what: str,
-        outcome: Outcome,
-        reason: str,
-        duration_us: int,
+        done: Attempt | ToolRun,
     ) -> audit_pb2.AuditEvent:
         caller = exchange.caller
         return audit_pb2.AuditEvent(
             event_id=uuid7(),
-            time_unix_ns=exchange.started_ns,
+            time_unix_ns=done.started_ns,
             type=kind,
-            outcome=_OUTCOMES[outcome],
+            outcome=_OUTCOMES[done.outcome],
             tenant=caller.principal.tenant,
             subject=caller.principal.subject,
             action="call",
             object=what,
-            reason=reason,
+            reason=done.reason,
             ingress=audit_pb2.INGRESS_CLASS_INTERNAL,
             request_id=caller.request_id,
             trace_id=caller.trace.trace_id,
@@ -173,7 +168,7 @@ class Recorder:
             service=self._service,
             instance=self._instance,
             model=what if kind == audit_pb2.EVENT_TYPE_MODEL_CALL else "",
-            duration_us=duration_us,
+            duration_us=done.duration_us,
         )
 
     def _register(self, exchange: Exchange, text: str) -> None:
