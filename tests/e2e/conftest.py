@@ -101,7 +101,7 @@ def world(request) -> Iterator[World]:
         settings = {
             "inference": {"threads": 1, "kv_cache_mib": 32},
             "router": {"models": [str(directory / "models.yaml")], "rules": str(directory / "routing.json")},
-            "gateway": {"tenants": dict.fromkeys(LIMITED, {"requests_per_minute": REQUESTS_PER_MINUTE})},
+            "gateway": {"tenants": {name: {"requests_per_minute": REQUESTS_PER_MINUTE} for name in LIMITED}},
             "envoy": {"drain_s": 5},
         }
         mesh = SHAPES[request.param](directory, settings)

@@ -62,11 +62,8 @@ def test_errors_over_grpc_carry_their_details(world):
 
 
 def test_an_rpc_of_the_mesh_alone_is_closed_to_keys(world):
-    with world.grpc() as (channel, key):
-        with pytest.raises(grpc.RpcError) as raised:
-            router_pb2_grpc.RouterServiceStub(channel).ListModels(
-                router_pb2.ListModelsRequest(), metadata=key, timeout=10
-            )
+    with world.grpc() as (channel, key), pytest.raises(grpc.RpcError) as raised:
+        router_pb2_grpc.RouterServiceStub(channel).ListModels(router_pb2.ListModelsRequest(), metadata=key, timeout=10)
     assert raised.value.code() in {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED}
 
 
