@@ -186,6 +186,9 @@ class HttpAnswer:
         content, clock = self._response.content, self._loop.time
         if self._deadline_s is None:
             self._deadline_s = clock() + self._within
+        if self._timer is not None and self._timer.when() > self._deadline_s:
+            self._timer.cancel()
+            self._timer = None
         if self._timer is None and not content.at_eof():
             self._timer = self._loop.call_at(self._deadline_s, self._look)
         try:

@@ -160,6 +160,8 @@ class WebSocketUpstream:
             return None
         if message.type is aiohttp.WSMsgType.BINARY:
             raise garbage(self._manifest.id, "a binary frame")
+        if socket.close_code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG:
+            raise garbage(self._manifest.id, "a frame larger than the limit")
         raise connection_lost(self._manifest.id)
 
 

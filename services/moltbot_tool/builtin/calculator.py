@@ -60,7 +60,7 @@ def calculate(expression: str) -> str:
     with decimal.localcontext(decimal.Context(prec=28, Emax=100_000, Emin=-100_000)) as context:
         context.traps[decimal.InvalidOperation] = True
         try:
-            return plain_text(_value(tree.body, text.strip()))
+            return plain_text(_finite(_value(tree.body, text.strip())))
         except decimal.DivisionByZero:
             raise ToolFailure("division by zero") from None
         except (decimal.Overflow, decimal.InvalidOperation, RecursionError):
@@ -92,6 +92,12 @@ def _value(node: ast.expr, text: str) -> Decimal:
             raise ToolFailure(f"{name} takes {'one number' if name in _ONE else 'one or more numbers'}")
         case _:
             raise ToolFailure(f"only numbers, + - * / // % ** ( ), {', '.join(_FUNCTIONS)} and pi, e are known")
+
+
+def _finite(value: Decimal) -> Decimal:
+    if not value.is_finite():  # the logarithm of zero is no trap of decimal's
+        raise decimal.InvalidOperation
+    return value
 
 
 def _floor_divided(a: Decimal, b: Decimal) -> tuple[Decimal, Decimal]:

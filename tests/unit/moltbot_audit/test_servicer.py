@@ -37,6 +37,10 @@ class Runtime:
     module: str = "audit"
     instance: str = "audit-1"
 
+    @property
+    def shared_dir(self):
+        return self.data_dir / "shared"
+
     def settings(self, section):
         return section(segment_bytes=1 << 20, checkpoint_interval_s=0.05)
 

@@ -194,7 +194,7 @@ async def test_calls_of_the_clients_own_tools_are_passed_to_it(gateway, pool, ex
 
 
 async def test_a_tool_that_is_not_there_is_named(gateway, pool, exchange):
-    with pytest.raises(NotFound, match="calclator.*calculator, clock"):
+    with pytest.raises(NotFound, match=r"calclator.*calculator, clock"):
         await gateway.answer(exchange, asked("calclator"))
     assert pool.told == []
 

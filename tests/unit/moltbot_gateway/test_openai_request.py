@@ -33,9 +33,9 @@ def test_the_least_that_can_be_asked():
 def test_everything_that_can_be_asked():
     tool = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
     ask, wish = chat(
-        model="m", stream=True, stream_options={"include_usage": True}, max_tokens=5, temperature=0.5, top_p=0.9, top_k=3,
-        min_p=0.1, frequency_penalty=1, presence_penalty=-1, seed=7, stop=["a", "b"], logprobs=True, top_logprobs=2,
-        tools=[tool], tool_choice={"type": "function", "function": {"name": "f"}},
+        model="m", stream=True, stream_options={"include_usage": True}, max_tokens=5, temperature=0.5, top_p=0.9,
+        top_k=3, min_p=0.1, frequency_penalty=1, presence_penalty=-1, seed=7, stop=["a", "b"], logprobs=True,
+        top_logprobs=2, tools=[tool], tool_choice={"type": "function", "function": {"name": "f"}},
         moltbot={"session": "s", "task_type": "t", "tools": ["*"], "mark": True},
     )  # fmt: skip
     assert ask.sampling == Sampling(5, 0.5, 0.9, 3, 0.1, 1.0, -1.0, 7, ("a", "b"), logprobs=True, top_logprobs=2)

@@ -40,7 +40,7 @@ class TestCalculator:
         value = exact(expression)
         assume(abs(value) < 10**15)
         # 15 digits are shown where the value is not whole.
-        assert Fraction(calculate(expression)) == pytest.approx(value, rel=Fraction(1, 10**14))
+        assert Fraction(calculate(expression)) == pytest.approx(float(value), rel=1e-14)
         if value.denominator == 1:
             assert calculate(expression) == str(value)
 
@@ -56,7 +56,7 @@ class TestCalculator:
             ("0.1 + 0.2", "0.3"),
             ("1 / 3", "0.333333333333333"),
             ("2^10", "1024"),
-            ("2 × 3 ÷ 4 − 1", "0.5"),
+            ("2 \N{MULTIPLICATION SIGN} 3 ÷ 4 \N{MINUS SIGN} 1", "0.5"),
             ("20% * 50", "10"),
             ("10 % 3", "1"),
             ("12345678901234567.5 * 2", "24691357802469135"),
@@ -73,9 +73,10 @@ class TestCalculator:
     @pytest.mark.parametrize(
         "expression",
         [
-            "", "x", "1 +", "__import__('os')", "(1).real", "[1]", "'a'", "True", "1 < 2", "1 if 1 else 2", "lambda: 1", "f(1)",
-            "sqrt(1, 2)", "max()", "round(1, ndigits=1)", "1 / 0", "1 // 0", "1 % 0", "0 / 0", "sqrt(-1)", "ln(0)", "9**9**9",
-            "10 ** 1001", "1e99999 * 1e99999", "1e999999", "exp(1e9)", "1j", "a := 1", "(" * 300 + "1" + ")" * 300, "1" * 501, "\x00",
+            "", "x", "1 +", "__import__('os')", "(1).real", "[1]", "'a'", "True", "1 < 2", "1 if 1 else 2", "lambda: 1",
+            "f(1)", "sqrt(1, 2)", "max()", "round(1, ndigits=1)", "1 / 0", "1 // 0", "1 % 0", "0 / 0", "sqrt(-1)",
+            "ln(0)", "9**9**9", "10 ** 1001", "1e99999 * 1e99999", "1e999999", "exp(1e9)", "1j", "a := 1",
+            "(" * 300 + "1" + ")" * 300, "1" * 501, "\x00",
         ],
     )  # fmt: skip
     def test_everything_else_is_a_failure_for_the_model(self, expression):
@@ -140,7 +141,8 @@ class TestSqlLookup:
             "CREATE TABLE people (id INTEGER, name TEXT, secret TEXT);"
             "CREATE TABLE hidden (id INTEGER); CREATE TABLE empty (id INTEGER); CREATE TABLE wrong (id INTEGER);"
             "CREATE VIEW view AS SELECT secret AS name FROM people;"
-            "INSERT INTO people VALUES (1, 'Ada', 's1'), (2, 'Bob', 's2'), (3, 'Bob', 's3'); INSERT INTO wrong VALUES (1);"
+            "INSERT INTO people VALUES (1, 'Ada', 's1'), (2, 'Bob', 's2'), (3, 'Bob', 's3');"
+            "INSERT INTO wrong VALUES (1);"
         )
         db.close()
         return path
@@ -163,8 +165,8 @@ class TestSqlLookup:
     @pytest.mark.parametrize(
         ("table", "column"),
         [
-            ("hidden", "id"), ("sqlite_master", "sql"), ("people", "secret"), ("people", "rowid"), ("people", 'name" OR "1'),
-            ("people; DROP TABLE people", "id"), ("wrong", "nope"), ("view", "name"),
+            ("hidden", "id"), ("sqlite_master", "sql"), ("people", "secret"), ("people", "rowid"),
+            ("people", 'name" OR "1'), ("people; DROP TABLE people", "id"), ("wrong", "nope"), ("view", "name"),
         ],
     )  # fmt: skip
     def test_everything_else_is_refused(self, database, table, column):
