@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 GRAM = 16
@@ -31,6 +34,9 @@ _IGNORED = re.compile(
     "[\ufe00-\ufe0f\U000e0100-\U000e01ef\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]+"
 )
 _MULTIPLIER = 0x9E37_79B9_7F4A_7C15
+_WORD = (1 << 64) - 1
+_TOGETHER_CHARACTERS = 65_536
+"""Of texts that are winnowed at once: some 3 MiB of numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +67,26 @@ def fingerprint(text: str, key: bytes) -> Fingerprint:
         text: With or without a mark.
         key: 32 bytes, the same for all texts that are to be compared.
     """
-    plain = normalised(text)
-    # Lone surrogates cannot come over the wire, but must not break a caller that reads files.
-    exact = hmac.digest(key, plain.encode("utf-8", "surrogatepass"), "sha256")[:16]
-    grams = frozenset(_keyed(plain[at : at + GRAM], key) for at in _winnowed(plain)[:MAX_GRAMS])
-    return Fingerprint(exact, grams, len(plain))
+    return fingerprints((text,), key)[0]
+
+
+def fingerprints(texts: Sequence[str], key: bytes) -> list[Fingerprint]:
+    """Take the fingerprints of several texts; short ones cost a third of what each would alone.
+
+    Args:
+        texts: With or without marks.
+        key: As for `fingerprint`.
+    """
+    plains = [normalised(text) for text in texts]
+    return [
+        # Lone surrogates cannot come over the wire, but must not break a caller that reads files.
+        Fingerprint(
+            hmac.digest(key, plain.encode("utf-8", "surrogatepass"), "sha256")[:16],
+            frozenset(_keyed(gram, key) for gram in itertools.islice(grams, MAX_GRAMS)),
+            len(plain),
+        )
+        for plain, grams in zip(plains, _winnowed(plains), strict=True)
+    ]
 
 
 def _keyed(gram: str, key: bytes) -> int:
@@ -73,28 +94,58 @@ def _keyed(gram: str, key: bytes) -> int:
     return int.from_bytes(digest, signed=True)
 
 
-def _winnowed(plain: str) -> list[int]:
-    """One place of each gram whose hash is the least of some window."""
-    count = len(plain) - GRAM + 1
-    if count <= 0:
-        return []
-    codes = np.frombuffer(plain.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
-    hashes = np.zeros(count, dtype=np.uint64)
-    multiplier = np.uint64(_MULTIPLIER)
-    for offset in range(GRAM):
-        hashes *= multiplier
-        hashes += codes[offset : offset + count]
+def _winnowed(plains: Sequence[str]) -> list[dict[str, None]]:
+    """Of each text the grams whose hash is the least of some window, in order."""
+    found: list[dict[str, None]] = [{} for _ in plains]
+    together: list[int] = []
+    characters = 0
+    for index, plain in enumerate(plains):
+        if len(plain) < GRAM + WINDOW - 1:
+            # The only window is the text.
+            if len(plain) >= GRAM:
+                _choose([plain], len(plain) - GRAM + 1, [found[index]])
+            continue
+        together.append(index)
+        characters += len(plain)
+        if characters > _TOGETHER_CHARACTERS:
+            _choose([plains[i] for i in together], WINDOW, [found[i] for i in together])
+            together, characters = [], 0
+    if together:
+        _choose([plains[i] for i in together], WINDOW, [found[i] for i in together])
+    return found
+
+
+def _choose(plains: Sequence[str], window: int, found: Sequence[dict[str, None]]) -> None:
+    """Winnow texts of at least one window each, written one after the other."""
+    joined = "".join(plains)
+    hashes = _hashes(joined)
+    least = _sliding(hashes, window, np.minimum)
+    starts = list(itertools.accumulate(map(len, plains), initial=0))
+    for end in starts[1:-1]:
+        # Windows that reach from one text into the next are none; a hash is never less than 0.
+        least[end - window - GRAM + 2 : end] = 0
+    # A gram is no less than any window that holds it, so it is the least of one where it equals the greatest of theirs.
+    around = np.zeros(window - 1, dtype=np.uint64)
+    chosen = np.flatnonzero(hashes == _sliding(np.concatenate((around, least, around)), window, np.maximum))
+    text = 0
+    for at in chosen.tolist():
+        while at >= starts[text + 1]:
+            text += 1
+        found[text][joined[at : at + GRAM]] = None
+
+
+def _hashes(plain: str) -> NDArray[np.uint64]:
+    """A hash of each gram: the polynomial of its characters, by those of half the length, mixed."""
+    hashes = np.frombuffer(plain.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
+    size, factor = 1, _MULTIPLIER
+    while size < GRAM:
+        hashes = hashes[:-size] * np.uint64(factor) + hashes[size:]
+        size, factor = 2 * size, factor * factor & _WORD
     # Mixed (the finaliser of splitmix64), for the polynomial's low bits alone would choose by the last characters.
     hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)
     hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB)
     hashes ^= hashes >> np.uint64(31)
-    window = min(WINDOW, count)
-    least = _sliding(hashes, window, np.minimum)
-    # A gram is no less than any window that holds it, so it is the least of one where it equals the greatest of theirs.
-    around = np.zeros(window - 1, dtype=np.uint64)
-    chosen = np.flatnonzero(hashes == _sliding(np.concatenate((around, least, around)), window, np.maximum))
-    _, first = np.unique(hashes[chosen], return_index=True)
-    return [int(at) for at in np.sort(chosen[first])]
+    return hashes
 
 
 def _sliding(values: NDArray[np.uint64], window: int, extreme: np.ufunc) -> NDArray[np.uint64]:

@@ -15,6 +15,7 @@ from moltbot_watermark.detect import Detector
 from moltbot_watermark.keys import Keyring, load_master_key
 from moltbot_watermark.label import Labels
 from moltbot_watermark.lane import Lane
+from moltbot_watermark.outputs import Outputs
 from moltbot_watermark.registry import Registry
 from moltbot_watermark.servicer import WatermarkServicer
 from moltbot_watermark.settings import WatermarkSettings
@@ -53,11 +54,13 @@ async def open_watermark(runtime: Runtime) -> AsyncGenerator[Service]:
         stack.push_async_callback(reading.close)
         await stack.enter_async_context(keyring.watching())
         await stack.enter_async_context(_housekeeping(registry, writing, retention_s))
+        outputs = Outputs(registry, fingerprint_key, writing, settings.max_waiting)
+        stack.push_async_callback(outputs.close)
         servicer = WatermarkServicer(
             settings=settings,
             keyring=keyring,
             registry=registry,
-            fingerprint_key=fingerprint_key,
+            outputs=outputs,
             detector=Detector(keyring, registry, fingerprint_key),
             label_maker=Labels(keyring),
             writing=writing,

@@ -46,6 +46,10 @@ CREATE TABLE IF NOT EXISTS indexed (one INTEGER PRIMARY KEY CHECK (one = 1), out
 INSERT OR IGNORE INTO indexed VALUES (1, 0);
 """
 _COLUMNS = "id, tenant, epoch, mark_id, request_id, audit_id, trace_id, model, create_time_s, exact, characters, grams"
+_INSERT = (
+    f"INSERT INTO outputs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608 - constants
+    "ON CONFLICT (tenant, audit_id) DO NOTHING"
+)
 _BATCH = 50
 """Entries that are purged in one transaction."""
 _INDEX_BATCH = 500
@@ -143,25 +147,21 @@ class Registry:
         Raises:
             AlreadyExists: The audit id is bound to another answer.
         """
+        (refused,) = self.register_all([(output, text)])
+        if refused is not None:
+            raise refused
 
-        def work(db: sqlite3.Connection) -> None:
-            if output.audit_id:
-                query = "SELECT exact, epoch, mark_id FROM outputs WHERE tenant = ? AND audit_id = ?"
-                found = db.execute(query, (output.tenant, output.audit_id)).fetchone()
-                if found is not None:
-                    if tuple(found) != (text.exact, output.epoch, output.mark_id):
-                        raise AlreadyExists(
-                            f"audit id {output.audit_id!r} is bound to another answer", reason="IDEMPOTENCY_CONFLICT"
-                        )
-                    return
-            grams = array("q", sorted(text.grams)).tobytes()
-            values = (
-                None, output.tenant, output.epoch, output.mark_id, output.request_id, output.audit_id or None,
-                output.trace_id, output.model, output.create_time_s, text.exact, text.characters, grams,
-            )  # fmt: skip
-            db.execute(f"INSERT INTO outputs ({_COLUMNS}) VALUES ({','.join('?' * len(values))})", values)  # noqa: S608
+    def register_all(self, outputs: Sequence[tuple[Output, Fingerprint]]) -> list[AlreadyExists | None]:
+        """Bind answers to their requests, each as `register` does, in one transaction.
 
-        self._write(work)
+        Returns:
+            For each why it was refused; `None` if it was not.
+        """
+
+        def work(db: sqlite3.Connection) -> list[AlreadyExists | None]:
+            return [_register(db, output, text) for output, text in outputs]
+
+        return self._write(work)
 
     def index(self) -> int:
         """Enter the grams of new outputs into the index: many at once cost a third of what each would alone.
@@ -278,6 +278,21 @@ def _transaction(db: sqlite3.Connection) -> Generator[None]:
         db.execute("ROLLBACK")
         raise
     db.execute("COMMIT")
+
+
+def _register(db: sqlite3.Connection, output: Output, text: Fingerprint) -> AlreadyExists | None:
+    values = (
+        None, output.tenant, output.epoch, output.mark_id, output.request_id, output.audit_id or None,
+        output.trace_id, output.model, output.create_time_s, text.exact, text.characters,
+        array("q", sorted(text.grams)).tobytes(),
+    )  # fmt: skip
+    if db.execute(_INSERT, values).rowcount:
+        return None
+    query = "SELECT exact, epoch, mark_id FROM outputs WHERE tenant = ? AND audit_id = ?"
+    found = db.execute(query, (output.tenant, output.audit_id)).fetchone()
+    if tuple(found) == (text.exact, output.epoch, output.mark_id):
+        return None
+    return AlreadyExists(f"audit id {output.audit_id!r} is bound to another answer", reason="IDEMPOTENCY_CONFLICT")
 
 
 def _purge_outputs(db: sqlite3.Connection, before_s: float) -> int:

@@ -15,7 +15,6 @@ from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, NotFound
 from moltbot_mesh.paging import page_of
 from moltbot_watermark import label as labels
 from moltbot_watermark.detect import Layer, TextMatch
-from moltbot_watermark.fingerprint import fingerprint
 from moltbot_watermark.keys import State
 from moltbot_watermark.label import Label
 from moltbot_watermark.registry import Output
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from moltbot_watermark.keys import Epoch, Keyring
     from moltbot_watermark.label import Labels
     from moltbot_watermark.lane import Lane
+    from moltbot_watermark.outputs import Outputs
     from moltbot_watermark.registry import Registry
     from moltbot_watermark.settings import WatermarkSettings
 
@@ -58,7 +58,7 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
         settings: Of the service.
         keyring: Keys of all tenants.
         registry: Marks and outputs.
-        fingerprint_key: Of the outputs' fingerprints, 32 bytes.
+        outputs: Registers answers.
         detector: Finds marks.
         label_maker: Makes and checks labels.
         writing: Where the database is written.
@@ -71,7 +71,7 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
         settings: WatermarkSettings,
         keyring: Keyring,
         registry: Registry,
-        fingerprint_key: bytes,
+        outputs: Outputs,
         detector: Detector,
         label_maker: Labels,
         writing: Lane,
@@ -80,7 +80,7 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
         self._settings = settings
         self._keyring = keyring
         self._registry = registry
-        self._fingerprint_key = fingerprint_key
+        self._outputs = outputs
         self._detector = detector
         self._labels = label_maker
         self._writing = writing
@@ -181,11 +181,8 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
             request.tenant, request.epoch, request.mark_id, request.request_id, request.audit_id, request.trace_id,
             request.model, time.time(),
         )  # fmt: skip
-        await self._writing.run(self._register, output, request.text)
+        await self._outputs.register(output, request.text)
         return pb.RegisterOutputResponse()
-
-    def _register(self, output: Output, text: str) -> None:
-        self._registry.register(output, fingerprint(text, self._fingerprint_key))
 
     async def BuildLabel(self, request: pb.BuildLabelRequest, context: Any) -> pb.BuildLabelResponse:  # noqa: ARG002, N802
         """Build a label."""
