@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import itertools
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,6 @@ import structlog
 from moltbot.audit.v1 import audit_pb2
 from moltbot.watermark.v1 import watermark_pb2
 
-from moltbot_gateway.spans import record_spans
 from moltbot_mesh.errors import DeadlineExceeded, MoltbotError, ResourceExhausted, Unavailable
 from moltbot_mesh.uuid7 import uuid7
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from moltbot.watermark.v1 import watermark_pb2_grpc
 
-    from moltbot_gateway.exchange import Attempt, Exchange, Outcome, ToolRun
+    from moltbot_gateway.exchange import Exchange, Outcome
     from moltbot_mesh.audit.producer import AuditProducer
-    from moltbot_mesh.telemetry import Telemetry
+    from moltbot_mesh.telemetry import Metrics
 
 log = structlog.get_logger("moltbot.gateway")
 
@@ -34,6 +34,11 @@ _OUTCOMES: dict[Outcome, audit_pb2.Outcome.ValueType] = {
     "cancelled": audit_pb2.OUTCOME_CANCELLED,
 }
 _OUTPUTS_WAITING = 4096
+_GATHER_S = 0.05
+"""How long an output waits for others to be registered together with: nobody waits for it."""
+_TOGETHER = 64
+_AGAIN_S = 0.5
+_TENANTS_REMEMBERED = 1024
 _TEMPORARY = (Unavailable, DeadlineExceeded, ResourceExhausted)
 _LOCAL = ("", "127.0.0.1", "::1")
 
@@ -44,7 +49,7 @@ class Recorder:
     Args:
         producer: Takes audit events.
         watermark: Takes outputs.
-        telemetry: Takes metrics and spans.
+        metrics: Of the process.
         commitment_key: Keys the commitments to prompts and answers, 32 bytes.
         service: This service's name.
         instance: This instance.
@@ -54,26 +59,34 @@ class Recorder:
         self,
         producer: AuditProducer,
         watermark: watermark_pb2_grpc.WatermarkServiceAsyncStub,
-        telemetry: Telemetry,
+        metrics: Metrics,
         commitment_key: bytes,
         service: str,
         instance: str,
     ) -> None:
         self._producer = producer
         self._watermark = watermark
-        self._telemetry = telemetry
-        self._metrics = telemetry.metrics
+        self._metrics = metrics
         self._commitment_key = commitment_key
         self._service = service
         self._instance = instance
+        self._keyed: dict[str, hmac.HMAC] = {}
         self._outputs: deque[watermark_pb2.RegisterOutputRequest] = deque()
         self._output_came = asyncio.Event()
         self._outputs_dropped = 0
 
     def commitment(self, tenant: str, data: bytes) -> bytes:
         """HMAC-SHA256 of data under the tenant's commitment key, 32 bytes: shows nothing without the key."""
-        key = hmac.digest(self._commitment_key, tenant.encode(), "sha256")
-        return hmac.digest(key, data, "sha256")
+        keyed = self._keyed.get(tenant)
+        if keyed is None:
+            if len(self._keyed) >= _TENANTS_REMEMBERED:
+                self._keyed.clear()
+            key = hmac.digest(self._commitment_key, tenant.encode(), "sha256")
+            keyed = self._keyed[tenant] = hmac.new(key, digestmod="sha256")
+        # A copy: `hmac.digest` lets go of the interpreter's lock each time, which costs more than the hash.
+        commitment = keyed.copy()
+        commitment.update(data)
+        return commitment.digest()
 
     def _emit(self, event: audit_pb2.AuditEvent) -> None:
         try:
@@ -123,7 +136,9 @@ class Recorder:
                     exchange,
                     audit_pb2.EVENT_TYPE_MODEL_CALL,
                     attempt.model,
-                    attempt,
+                    attempt.outcome,
+                    attempt.reason,
+                    attempt.duration_us,
                 )
             )
             if attempt.outcome == "failed":
@@ -131,14 +146,17 @@ class Recorder:
             elif attempt.first_token_us:
                 self._metrics.first_token_seconds.labels(attempt.model).observe(attempt.first_token_us / 1e6)
         for run in exchange.tool_runs:
-            self._emit(self._caused(exchange, audit_pb2.EVENT_TYPE_TOOL_CALL, run.tool, run))
+            self._emit(
+                self._caused(
+                    exchange, audit_pb2.EVENT_TYPE_TOOL_CALL, run.tool, run.outcome, run.reason, run.duration_us
+                )
+            )
         route = caller.action.rpartition(" ")[2] if exchange.reason != "ROUTE_NOT_FOUND" else "unknown"
         self._metrics.requests.labels(principal.tenant, route, exchange.outcome).inc()
         if exchange.model:
             tokens = self._metrics.tokens
             tokens.labels(principal.tenant, exchange.model, "in").inc(exchange.usage.prompt_tokens)
             tokens.labels(principal.tenant, exchange.model, "out").inc(exchange.usage.completion_tokens)
-        record_spans(self._telemetry, exchange)
         if text:
             self._register(exchange, text)
 
@@ -147,19 +165,21 @@ class Recorder:
         exchange: Exchange,
         kind: audit_pb2.EventType.ValueType,
         what: str,
-        done: Attempt | ToolRun,
+        outcome: Outcome,
+        reason: str,
+        duration_us: int,
     ) -> audit_pb2.AuditEvent:
         caller = exchange.caller
         return audit_pb2.AuditEvent(
             event_id=uuid7(),
-            time_unix_ns=done.started_ns,
+            time_unix_ns=exchange.started_ns,
             type=kind,
-            outcome=_OUTCOMES[done.outcome],
+            outcome=_OUTCOMES[outcome],
             tenant=caller.principal.tenant,
             subject=caller.principal.subject,
             action="call",
             object=what,
-            reason=done.reason,
+            reason=reason,
             ingress=audit_pb2.INGRESS_CLASS_INTERNAL,
             request_id=caller.request_id,
             trace_id=caller.trace.trace_id,
@@ -168,7 +188,7 @@ class Recorder:
             service=self._service,
             instance=self._instance,
             model=what if kind == audit_pb2.EVENT_TYPE_MODEL_CALL else "",
-            duration_us=done.duration_us,
+            duration_us=duration_us,
         )
 
     def _register(self, exchange: Exchange, text: str) -> None:
@@ -209,15 +229,25 @@ class Recorder:
     async def _register_outputs(self) -> None:
         while True:
             await self._output_came.wait()
+            await asyncio.sleep(_GATHER_S)
             self._output_came.clear()
             while self._outputs:
-                output = self._outputs[0]
-                try:
-                    await self._watermark.RegisterOutput(output, timeout=10.0)
-                except _TEMPORARY as error:
-                    log.warning("output not registered; trying again", error=error.message)
-                    await asyncio.sleep(0.5)
-                    continue
-                except MoltbotError as error:
-                    log.error("output not registered", request_id=output.request_id, error=error.message)
-                self._outputs.popleft()
+                group = list(itertools.islice(self._outputs, _TOGETHER))
+                taken = await asyncio.gather(*(self._register_output(output) for output in group))
+                again = [output for output, done in zip(group, taken, strict=True) if not done]
+                for _ in group:
+                    self._outputs.popleft()
+                if again:
+                    self._outputs.extendleft(reversed(again))
+                    await asyncio.sleep(_AGAIN_S)
+
+    async def _register_output(self, output: watermark_pb2.RegisterOutputRequest) -> bool:
+        """Register one; whether it need not be tried again."""
+        try:
+            await self._watermark.RegisterOutput(output, timeout=10.0)
+        except _TEMPORARY as error:
+            log.warning("output not registered; trying again", error=error.message)
+            return False
+        except MoltbotError as error:
+            log.error("output not registered", request_id=output.request_id, error=error.message)
+        return True
