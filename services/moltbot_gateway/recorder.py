@@ -13,17 +13,18 @@ import structlog
 from moltbot.audit.v1 import audit_pb2
 from moltbot.watermark.v1 import watermark_pb2
 
+from moltbot_gateway.spans import record_spans
 from moltbot_mesh.errors import DeadlineExceeded, MoltbotError, ResourceExhausted, Unavailable
 from moltbot_mesh.uuid7 import uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
     from moltbot.watermark.v1 import watermark_pb2_grpc
 
-    from moltbot_gateway.exchange import Exchange, Outcome
+    from moltbot_gateway.exchange import Attempt, Exchange, Outcome, ToolRun
     from moltbot_mesh.audit.producer import AuditProducer
-    from moltbot_mesh.telemetry import Metrics
+    from moltbot_mesh.telemetry import Telemetry
 
 log = structlog.get_logger("moltbot.gateway")
 
@@ -49,7 +50,7 @@ class Recorder:
     Args:
         producer: Takes audit events.
         watermark: Takes outputs.
-        metrics: Of the process.
+        telemetry: Takes metrics and spans.
         commitment_key: Keys the commitments to prompts and answers, 32 bytes.
         service: This service's name.
         instance: This instance.
@@ -59,14 +60,15 @@ class Recorder:
         self,
         producer: AuditProducer,
         watermark: watermark_pb2_grpc.WatermarkServiceAsyncStub,
-        metrics: Metrics,
+        telemetry: Telemetry,
         commitment_key: bytes,
         service: str,
         instance: str,
     ) -> None:
         self._producer = producer
         self._watermark = watermark
-        self._metrics = metrics
+        self._telemetry = telemetry
+        self._metrics = telemetry.metrics
         self._commitment_key = commitment_key
         self._service = service
         self._instance = instance
@@ -88,12 +90,12 @@ class Recorder:
         commitment.update(data)
         return commitment.digest()
 
-    def _emit(self, event: audit_pb2.AuditEvent) -> None:
+    def _emit(self, events: Sequence[audit_pb2.AuditEvent]) -> None:
         try:
-            self._producer.emit(event)
+            self._producer.emit_now(events)
         except MoltbotError as error:
-            # The producer counts it and enters a gap; the answer has gone out already.
-            log.critical("audit event not recorded", request_id=event.request_id, error=error.message)
+            # The producer counts them and enters a gap; the answer has gone out already.
+            log.critical("audit events not recorded", request_id=events[0].request_id, error=error.message)
 
     def record(self, exchange: Exchange) -> None:
         """Record a finished exchange: one event for the request, one for each call to a model or a tool."""
@@ -129,34 +131,22 @@ class Recorder:
         for key, value in (("task_type", exchange.task_type), ("rule", exchange.rule)):
             if value:
                 event.attributes[key] = value
-        self._emit(event)
+        events = [event]
         for attempt in exchange.attempts:
-            self._emit(
-                self._caused(
-                    exchange,
-                    audit_pb2.EVENT_TYPE_MODEL_CALL,
-                    attempt.model,
-                    attempt.outcome,
-                    attempt.reason,
-                    attempt.duration_us,
-                )
-            )
+            events.append(self._caused(exchange, audit_pb2.EVENT_TYPE_MODEL_CALL, attempt.model, attempt))
             if attempt.outcome == "failed":
                 self._metrics.upstream_failures.labels(attempt.model, attempt.reason).inc()
             elif attempt.first_token_us:
                 self._metrics.first_token_seconds.labels(attempt.model).observe(attempt.first_token_us / 1e6)
-        for run in exchange.tool_runs:
-            self._emit(
-                self._caused(
-                    exchange, audit_pb2.EVENT_TYPE_TOOL_CALL, run.tool, run.outcome, run.reason, run.duration_us
-                )
-            )
+        events += [self._caused(exchange, audit_pb2.EVENT_TYPE_TOOL_CALL, run.tool, run) for run in exchange.tool_runs]
+        self._emit(events)
         route = caller.action.rpartition(" ")[2] if exchange.reason != "ROUTE_NOT_FOUND" else "unknown"
         self._metrics.requests.labels(principal.tenant, route, exchange.outcome).inc()
         if exchange.model:
             tokens = self._metrics.tokens
             tokens.labels(principal.tenant, exchange.model, "in").inc(exchange.usage.prompt_tokens)
             tokens.labels(principal.tenant, exchange.model, "out").inc(exchange.usage.completion_tokens)
+        record_spans(self._telemetry, exchange)
         if text:
             self._register(exchange, text)
 
@@ -165,21 +155,19 @@ class Recorder:
         exchange: Exchange,
         kind: audit_pb2.EventType.ValueType,
         what: str,
-        outcome: Outcome,
-        reason: str,
-        duration_us: int,
+        done: Attempt | ToolRun,
     ) -> audit_pb2.AuditEvent:
         caller = exchange.caller
         return audit_pb2.AuditEvent(
             event_id=uuid7(),
-            time_unix_ns=exchange.started_ns,
+            time_unix_ns=done.started_ns,
             type=kind,
-            outcome=_OUTCOMES[outcome],
+            outcome=_OUTCOMES[done.outcome],
             tenant=caller.principal.tenant,
             subject=caller.principal.subject,
             action="call",
             object=what,
-            reason=reason,
+            reason=done.reason,
             ingress=audit_pb2.INGRESS_CLASS_INTERNAL,
             request_id=caller.request_id,
             trace_id=caller.trace.trace_id,
@@ -188,7 +176,7 @@ class Recorder:
             service=self._service,
             instance=self._instance,
             model=what if kind == audit_pb2.EVENT_TYPE_MODEL_CALL else "",
-            duration_us=duration_us,
+            duration_us=done.duration_us,
         )
 
     def _register(self, exchange: Exchange, text: str) -> None:

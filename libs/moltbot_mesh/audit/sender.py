@@ -25,6 +25,9 @@ log = structlog.get_logger("moltbot.audit")
 _BATCH = 512
 _BATCH_BYTES = 256 << 10
 _WINDOW = 8
+_LINGER_S = 0.02
+"""How long an event waits for others to be sent with: a batch's changes of threads on its way into the log are most of
+what an event costs."""
 _ACK_S = 30.0
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 5.0
@@ -147,6 +150,7 @@ class Sender:
             if payloads:
                 return payloads, position
             await self._more.wait()
+            await asyncio.sleep(_LINGER_S)
 
     async def _acknowledge(self, until: Position) -> None:
         self.acknowledged_until = until
