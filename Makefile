@@ -20,7 +20,7 @@ lock:  ## the lock files, from pyproject.toml (needs uv)
 	  --python-version 3.11 --python-platform x86_64-manylinux_2_31 $${extra:+--extra $$extra} \
 	  pyproject.toml - -o requirements$${extra:+-$$extra}.lock || exit; done
 
-gen:  ## generated code and the descriptor set, from protos/
+gen: setup  ## generated code and the descriptor set, from protos/
 	find $(GENERATED) -type f \( -name '*_pb2*.py' -o -name '*_pb2*.pyi' -o -name '*.binpb' \) -delete
 	$(PYTHON) -m grpc_tools.protoc -I protos -I $(SITE) \
 	  --plugin=protoc-gen-mypy=$(BIN)protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)protoc-gen-mypy_grpc \
@@ -31,27 +31,27 @@ gen:  ## generated code and the descriptor set, from protos/
 	  --descriptor_set_out=$(GENERATED)/moltbot/descriptor_set.binpb \
 	  $(filter-out protos/moltbot/third_party/%,$(PROTOS)) google/rpc/error_details.proto google/rpc/status.proto
 
-$(BUILD)/googleapis: $(SITE)/google/api/annotations.proto
+$(BUILD)/googleapis: requirements-dev.lock | setup
 	mkdir -p $@/google/api $@/google/rpc
 	cp $(SITE)/google/api/{annotations,http,httpbody,field_behavior}.proto $@/google/api/
 	cp $(SITE)/google/rpc/{status,error_details}.proto $@/google/rpc/
 	touch $@
 
-proto-lint: $(BUILD)/googleapis
+proto-lint: setup $(BUILD)/googleapis
 	$(BIN)buf format protos --diff --exit-code
 	$(BIN)buf lint
 
-lint: proto-lint  ## style, imports, protos
+lint: setup proto-lint  ## style, imports, protos
 	$(BIN)ruff check
 	$(BIN)ruff format --check
 	$(BIN)lint-imports
 
-format:  ## mend what a tool can mend
+format: setup  ## mend what a tool can mend
 	$(BIN)ruff check --fix
 	$(BIN)ruff format
 	$(BIN)buf format protos --write
 
-types:  ## pyright, strict
+types: setup  ## pyright, strict
 	$(BIN)pyright
 
 test: setup  ## everything, on real parts
@@ -79,7 +79,7 @@ tiny-model:  ## trains the shipped model anew into build/tiny (an hour of one th
 run:  ## the daemon
 	./moltbot daemon $(ARGS)
 
-ci: setup lint  ## what must pass before anything is merged
+ci: lint  ## what must pass before anything is merged
 	$(MAKE) gen
 	@git diff --exit-code -- $(GENERATED) && test -z "$$(git status --porcelain -- $(GENERATED))" || \
 	  { echo 'generated code differs from protos/: run `make gen` and commit'; exit 1; }
