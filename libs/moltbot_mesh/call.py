@@ -8,7 +8,6 @@ Source: W3C Trace Context (https://www.w3.org/TR/trace-context/).
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from contextvars import ContextVar
@@ -72,7 +71,7 @@ class TraceContext:
     @classmethod
     def new(cls, *, sampled: bool) -> TraceContext:
         """A new trace."""
-        return cls(os.urandom(16), random.randbytes(8), sampled)  # noqa: S311 - an id, not a secret
+        return cls(random.randbytes(16), random.randbytes(8), sampled)  # noqa: S311 - ids, not secrets
 
 
 @dataclass(frozen=True, slots=True)

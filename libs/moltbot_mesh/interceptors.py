@@ -19,6 +19,7 @@ import grpc
 import protovalidate
 import structlog
 from google.api.httpbody_pb2 import HttpBody
+from google.protobuf import descriptor_pool
 
 from moltbot_mesh import call as calls
 from moltbot_mesh.call import ANONYMOUS, Call, Principal, TraceContext
@@ -53,6 +54,8 @@ PEER = "x-moltbot-peer"
 REQUEST_ID = "x-request-id"
 TRACEPARENT = "traceparent"
 AUTHORIZATION = "authorization"
+
+_EVENTS = "text/event-stream"
 
 log = structlog.get_logger("moltbot.rpc")
 
@@ -114,8 +117,56 @@ def _wrap(handler: Any, served: _Served) -> grpc.RpcMethodHandler[Any, Any]:
         (True, False): (grpc.stream_unary_rpc_method_handler, served.unary),
         (True, True): (grpc.stream_stream_rpc_method_handler, served.streaming),
     }[kinds]
+    if kinds == (False, True) and served.answers_in_bodies:
+        streaming = served.streaming(inner, validate=True)
+        return cast("Any", _BodyHandler(handler.request_deserializer, _whole(streaming), streaming))
     wrapped = behaviour(inner, validate=not handler.request_streaming)
     return cast("Any", make)(wrapped, handler.request_deserializer, handler.response_serializer)
+
+
+@dataclass(frozen=True, slots=True)
+class _BodyHandler:
+    """A method that answers with HTTP bodies: mostly with a single one.
+
+    To gRPC's server it is a method with one answer, for that goes out together with the status: a write and some
+    changes of threads less, and less to do for Envoy. On the wire nothing tells the two kinds apart. The in-process
+    channel takes `unary_stream`.
+    """
+
+    request_deserializer: Any
+    unary_unary: Any
+    unary_stream: Any
+    request_streaming: bool = False
+    response_streaming: bool = False
+    response_serializer: None = None  # gRPC serialises only the last message of such a method: we do it for all
+    stream_unary: None = None
+    stream_stream: None = None
+
+
+def _answers_in_bodies(method: str) -> bool:
+    try:
+        found = descriptor_pool.Default().FindMethodByName(method.strip("/").replace("/", "."))
+    except KeyError:
+        return False  # not of a generated service
+    return found.output_type.full_name == HttpBody.DESCRIPTOR.full_name
+
+
+def _whole(streaming: _Streaming) -> _Unary:
+    """A stream of bodies as one answer: events go out as they come, any other body when it is known to be the last."""
+
+    async def handle(request: Any, context: Any) -> bytes:
+        held: HttpBody | None = None
+        async for body in streaming(request, context):
+            if held is not None:
+                await context.write(held.SerializeToString())
+                held = None
+            if body.content_type.startswith(_EVENTS):
+                await context.write(body.SerializeToString())
+            else:
+                held = body
+        return b"" if held is None else held.SerializeToString()
+
+    return handle
 
 
 class _Served:
@@ -123,6 +174,7 @@ class _Served:
 
     def __init__(self, method: str, access: Access, around: Surroundings) -> None:
         self._method = method
+        self.answers_in_bodies = _answers_in_bodies(method)
         self._access = access
         self._around = around
         self._seconds: dict[str, Any] = {}

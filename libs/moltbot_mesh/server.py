@@ -76,9 +76,9 @@ class MeshServer:
         for method, handler in self._handlers.items():
             service, _, name = method.lstrip("/").partition("/")
             services.setdefault(service, {})[name] = handler
+        # Not `add_registered_method_handlers`: grpc.aio then waits anew for every method at each request.
         for service, handlers in services.items():
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-            self._server.add_registered_method_handlers(service, handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = [*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
         reflection.enable_server_reflection(names, self._server)

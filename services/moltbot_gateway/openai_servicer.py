@@ -194,17 +194,21 @@ class OpenAIServicer(openai_pb2_grpc.OpenAIServiceServicer):
         async with contextlib.aclosing(batches):
             async for batch in batches:
                 data: list[bytes] = []
+                content_type = last_type = openai_response.EVENTS
                 if chunks is None:
                     chunks = kind(exchange.caller.request_id, exchange.model, include_usage=wish.include_usage)
                     exchange.http_status = 200
                     await self._send_headers(exchange, context)
                     data.append(chunks.first())
+                else:
+                    last_type = ""  # Envoy has it; a body without one goes out together with the call's end
                 for deltas in batch:
                     data.extend(chunks.chunk(delta) for delta in deltas)
                     if deltas[-1].finish_reason is not None:
                         if wish.include_usage:
                             data.append(chunks.usage(exchange.usage))
                         data.append(openai_response.DONE)
+                        content_type = last_type
                 joined = b"".join(data)
                 if joined:
-                    yield HttpBody(content_type=openai_response.EVENTS, data=joined)
+                    yield HttpBody(content_type=content_type, data=joined)
