@@ -9,6 +9,7 @@ Source: Schleimer, Wilkerson, Aiken, Winnowing: Local Algorithms for Document Fi
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import itertools
@@ -33,6 +34,8 @@ MAX_GRAMS = 16_384
 _IGNORED = re.compile(
     "[\ufe00-\ufe0f\U000e0100-\U000e01ef\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]+"
 )
+_MOST_MARKS = 30
+"""Combining marks in a row that are compared: as many as a stream-safe text has (UAX #15, section 13)."""
 _MULTIPLIER = 0x9E37_79B9_7F4A_7C15
 _WORD = (1 << 64) - 1
 _TOGETHER_CHARACTERS = 65_536
@@ -55,9 +58,23 @@ def normalised(text: str) -> str:
     """The text as it is compared."""
     if text.isascii():
         return "".join(text.lower().split())
-    # Ignored characters go first, for one between a letter and its accent would keep them apart.
-    folded = unicodedata.normalize("NFKC", _IGNORED.sub("", text)).casefold()
+    # Ignored characters go first, for one between a letter and its accent would keep them apart. Then what a long run
+    # of marks has too many: putting it in order takes the square of its length, with the interpreter's lock held.
+    safe = _long_run_of_marks().sub(_first_marks, _IGNORED.sub("", text))
+    folded = unicodedata.normalize("NFKC", safe).casefold()
     return "".join(unicodedata.normalize("NFKC", folded).split())
+
+
+@functools.cache
+def _long_run_of_marks() -> re.Pattern[str]:
+    """Marks, by what they decompose to: some of class 0 become two that are not."""
+    plane = (chr(code) for code in range(0x300, 0x20000) if not 0xD800 <= code < 0xE000)
+    marks = "".join(c for c in plane if unicodedata.combining(unicodedata.normalize("NFKD", c)[0]))
+    return re.compile(f"[{marks}]{{{_MOST_MARKS + 1},}}")
+
+
+def _first_marks(run: re.Match[str]) -> str:
+    return run.group()[:_MOST_MARKS]
 
 
 def fingerprint(text: str, key: bytes) -> Fingerprint:
