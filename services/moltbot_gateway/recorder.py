@@ -219,14 +219,17 @@ class Recorder:
             await self._output_came.wait()
             await asyncio.sleep(_GATHER_S)
             self._output_came.clear()
-            while self._outputs:
-                group = list(itertools.islice(self._outputs, _TOGETHER))
+            waiting = len(self._outputs)  # those that come meanwhile gather again
+            while waiting > 0:
+                group = list(itertools.islice(self._outputs, min(waiting, _TOGETHER)))
+                waiting -= len(group)
                 taken = await asyncio.gather(*(self._register_output(output) for output in group))
                 again = [output for output, done in zip(group, taken, strict=True) if not done]
                 for _ in group:
                     self._outputs.popleft()
                 if again:
                     self._outputs.extendleft(reversed(again))
+                    self._output_came.set()
                     await asyncio.sleep(_AGAIN_S)
 
     async def _register_output(self, output: watermark_pb2.RegisterOutputRequest) -> bool:
