@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from moltbot_gateway.ask import Caller
-from moltbot_gateway.exchange import Exchange
+from moltbot_gateway.exchange import UNKNOWN_ROUTE, Exchange
 from moltbot_gateway.openai_errors import http_status
 from moltbot_mesh.call import ANONYMOUS, Call, Principal, current_call, enter_call
 from moltbot_mesh.errors import Internal, MoltbotError, PermissionDenied
@@ -27,6 +27,19 @@ if TYPE_CHECKING:
 log = structlog.get_logger("moltbot.gateway")
 
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
+_OPENAI, _TYPED = "/moltbot.gateway.v1.OpenAIService", "/moltbot.gateway.v1.GatewayService"
+_ROUTES = {
+    f"{_OPENAI}/ChatCompletions": "/v1/chat/completions",
+    f"{_OPENAI}/Completions": "/v1/completions",
+    f"{_OPENAI}/Embeddings": "/v1/embeddings",
+    f"{_OPENAI}/ListModels": "/v1/models",
+    f"{_OPENAI}/RetrieveModel": "/v1/models/{model}",
+    f"{_OPENAI}/Refuse": UNKNOWN_ROUTE,
+    f"{_TYPED}/Chat": "/moltbot/v1/chat",
+    f"{_TYPED}/Complete": "/moltbot/v1/complete",
+    f"{_TYPED}/Embed": "/moltbot/v1/embed",
+    f"{_TYPED}/ListModels": "/moltbot/v1/models",
+}
 _READ = frozenset({AUTHORIZATION, PEER, "x-request-id", "x-mesh-method", "x-mesh-path", "x-api-key"})
 
 
@@ -53,12 +66,14 @@ class Callers:
         request_id = metadata.get("x-request-id", "")
         if not _REQUEST_ID.match(request_id):
             request_id = uuid_text(uuid7())
-        action = call.method
+        action = route = call.method
         if "x-mesh-path" in metadata:
             path = metadata["x-mesh-path"].partition("?")[0]
             action = f"{metadata.get('x-mesh-method', 'POST')} {path}"[:256]
+            route = _ROUTES.get(call.method, call.method)
         peer = metadata.get(PEER, "").rpartition(":")[0] or metadata.get(PEER, "")
-        return Exchange(Caller(ANONYMOUS, call.trace, request_id, action, peer.strip("[]"), call.deadline_monotonic_s))
+        caller = Caller(ANONYMOUS, call.trace, request_id, action, peer.strip("[]"), call.deadline_monotonic_s)
+        return Exchange(caller, route)
 
     async def recognise(self, exchange: Exchange, metadata: Mapping[str, str]) -> Principal:
         """Find out who calls, and make the call act for that tenant.

@@ -13,6 +13,7 @@ from moltbot_models.generation import Usage
 if TYPE_CHECKING:
     from moltbot_gateway.ask import Caller
 
+UNKNOWN_ROUTE = "unknown"
 Outcome = Literal["success", "refused", "failed", "cancelled"]
 
 
@@ -60,6 +61,8 @@ class Exchange:
     """What is known of a request so far."""
 
     caller: Caller
+    route: str = UNKNOWN_ROUTE
+    """A label of metrics: one of as many as there are methods, whatever paths clients ask for."""
     event_id: bytes = field(default_factory=uuid7)
     started_ns: int = field(default_factory=time.time_ns)
     watch: Stopwatch = field(default_factory=Stopwatch)

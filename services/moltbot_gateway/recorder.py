@@ -140,8 +140,7 @@ class Recorder:
                 self._metrics.first_token_seconds.labels(attempt.model).observe(attempt.first_token_us / 1e6)
         events += [self._caused(exchange, audit_pb2.EVENT_TYPE_TOOL_CALL, run.tool, run) for run in exchange.tool_runs]
         self._emit(events)
-        route = caller.action.rpartition(" ")[2] if exchange.reason != "ROUTE_NOT_FOUND" else "unknown"
-        self._metrics.requests.labels(principal.tenant, route, exchange.outcome).inc()
+        self._metrics.requests.labels(principal.tenant, exchange.route, exchange.outcome).inc()
         if exchange.model:
             tokens = self._metrics.tokens
             tokens.labels(principal.tenant, exchange.model, "in").inc(exchange.usage.prompt_tokens)
