@@ -20,11 +20,15 @@ from moltbot_mesh.paging import DEFAULT_PAGE_SIZE, offset_of
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
+    from google.protobuf.timestamp_pb2 import Timestamp
+
     from moltbot_audit.commit import Answer
     from moltbot_audit.ledger import Ledger
 
 _PIPELINE = 64
 _END = 1 << 62
+_SEQUENCE_DIGITS = 18
+"""More than the database's numbers have is no sequence."""
 
 
 class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
@@ -115,8 +119,8 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
                 request.type,
                 request.outcome,
                 request.ingress,
-                request.start_time.ToNanoseconds() if request.HasField("start_time") else 0,
-                request.end_time.ToNanoseconds() if request.HasField("end_time") else 0,
+                _nanoseconds(request.start_time) if request.HasField("start_time") else 0,
+                _nanoseconds(request.end_time) if request.HasField("end_time") else 0,
             )
             size = request.page_size or DEFAULT_PAGE_SIZE
             before = offset_of(request.page_token) or _END
@@ -186,7 +190,7 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
 
     async def _find(self, name: str) -> Logged:
         """The event with an id or a sequence, if the caller may see it."""
-        if name.isascii() and name.isdigit() and len(name) < 20:
+        if name.isascii() and name.isdigit() and len(name) <= _SEQUENCE_DIGITS:
             logged = await asyncio.to_thread(self._ledger.at, int(name))
         else:
             try:
@@ -207,6 +211,14 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
             await self._log_read(method, target, error.reason)
             raise
         await self._log_read(method, target, "")
+
+
+def _nanoseconds(time: Timestamp) -> int:
+    """Since the epoch, within what events can have; never 0, which would mean no bound."""
+    try:
+        return min(max(time.ToNanoseconds(), 1), (1 << 63) - 1)
+    except ValueError:
+        raise InvalidArgument("start_time, end_time: not a time") from None
 
 
 def _only_own(asked: str) -> str:

@@ -26,11 +26,11 @@ _ModelId = Annotated[str, Meta(max_length=128)]
 _Probability = Annotated[float, Meta(ge=0, le=1)]
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
 _Tokens = Annotated[int, Meta(ge=1, le=1_000_000)]
-_StopTexts = Annotated[list[Annotated[str, Meta(max_length=256)]], Meta(max_length=16)]
+_StopTexts = Annotated[list[_Short], Meta(max_length=16)]
 
 
 class _Part(Struct):
-    type: str
+    type: _Short
     text: str = ""
 
 
@@ -76,7 +76,7 @@ class _StreamOptions(Struct):
 
 
 class _ResponseFormat(Struct):
-    type: str
+    type: _Short
 
 
 class _Mesh(Struct, forbid_unknown_fields=True):
@@ -98,7 +98,7 @@ class _Common(Struct):
     frequency_penalty: _Penalty | None = None
     presence_penalty: _Penalty | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: str | _StopTexts | None = None
+    stop: _Short | _StopTexts | None = None
     n: int | None = 1
     moltbot: _Mesh | None = None
 
@@ -109,7 +109,7 @@ class _Chat(_Common, kw_only=True):
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     tools: Annotated[list[_Tool], Meta(max_length=128)] | None = None
-    tool_choice: str | _NamedTool | None = None
+    tool_choice: _Short | _NamedTool | None = None
     response_format: _ResponseFormat | None = None
 
 
@@ -158,10 +158,7 @@ def chat(body: bytes) -> tuple[Ask, StreamWish]:
             "response_format", f"type {request.response_format.type!r} is not offered; use 'text' or leave it"
         )
     messages = tuple(_message(message, index) for index, message in enumerate(request.messages))
-    tools = tuple(
-        ToolSpec(t.function.name, t.function.description or "", bytes(t.function.parameters).decode())
-        for t in request.tools or ()
-    )
+    tools = tuple(_tool(tool.function, index) for index, tool in enumerate(request.tools or ()))
     choice = request.tool_choice
     if isinstance(choice, str) and choice not in _CHOICES:
         raise _refused("tool_choice", f"{choice!r} is not known; use auto, none, required or a function by name")
@@ -236,6 +233,8 @@ def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise _refused(at or "body", text[:1].lower() + text[1:]) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"the body is not JSON: {error}", reason="MALFORMED_BODY") from None
+    except RecursionError:
+        raise InvalidArgument("the body is nested too deep", reason="MALFORMED_BODY") from None
 
 
 def _refused(field: str, description: str) -> InvalidArgument:
@@ -245,6 +244,14 @@ def _refused(field: str, description: str) -> InvalidArgument:
 def _only_one(request: _Common) -> None:
     if request.n not in (None, 1):
         raise _refused("n", "only 1 is offered; send the request again for another answer")
+
+
+def _tool(function: _FunctionSpec, index: int) -> ToolSpec:
+    try:
+        parameters = bytes(function.parameters).decode()
+    except UnicodeDecodeError:
+        raise _refused(f"tools[{index}].function.parameters", "not UTF-8") from None
+    return ToolSpec(function.name, function.description or "", parameters)
 
 
 def _message(message: _Message, index: int) -> Message:
