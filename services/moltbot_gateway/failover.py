@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from moltbot_gateway.upstream_pool import OpenUpstream, UpstreamPool
     from moltbot_models.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest, Sampling
 
+_MOST_TOKENS = (1 << 31) - 1
+"""Of each part of a sum, which then fits an event's 32 bits."""
 _RETRYABLE = (Unavailable, DeadlineExceeded, ResourceExhausted, Internal, Unauthenticated)
 """Failures that say nothing about the request itself: another model may answer it."""
 
@@ -94,7 +96,7 @@ class Failover:
                     if last.finish_reason is None:
                         yield deltas
                         continue
-                    counted = last.usage or Usage(_prompt_tokens(request), estimate_tokens(size))
+                    counted = _sum(last.usage or Usage(_prompt_tokens(request), estimate_tokens(size)), Usage())
                     exchange.usage = _sum(exchange.usage, counted)
                     attempt.usage, attempt.finish_reason = counted, last.finish_reason
                     attempt.ended(None)
@@ -142,7 +144,7 @@ class Failover:
                 failures.append(error)
             else:
                 exchange.model = model
-                exchange.usage = attempt.usage = found.usage
+                exchange.usage = attempt.usage = _sum(found.usage, Usage())
                 attempt.ended(None)
                 return found
             finally:
@@ -204,11 +206,16 @@ def _prompt_tokens(request: GenerationRequest) -> int:
 
 
 def _sum(a: Usage, b: Usage) -> Usage:
+    """Both together, within what a record can hold: an upstream may say anything, and quotas must not grow by it."""
     return Usage(
-        a.prompt_tokens + b.prompt_tokens,
-        a.completion_tokens + b.completion_tokens,
-        a.cached_tokens + b.cached_tokens,
+        _counted(a.prompt_tokens) + _counted(b.prompt_tokens),
+        _counted(a.completion_tokens) + _counted(b.completion_tokens),
+        _counted(a.cached_tokens) + _counted(b.cached_tokens),
     )
+
+
+def _counted(tokens: int) -> int:
+    return min(max(tokens, 0), _MOST_TOKENS)
 
 
 def _nobody(models: Sequence[str], failures: Sequence[MoltbotError]) -> MoltbotError:

@@ -97,7 +97,7 @@ class GenericHttpUpstream:
             return embeddings(self._manifest.id, body, len(request.inputs))
         try:
             vectors = _VECTORS.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise garbage(self._manifest.id, f"not a list of vectors ({type(error).__name__})") from None
         if len(vectors) != len(request.inputs) or len({len(vector) for vector in vectors}) > 1:
             raise garbage(self._manifest.id, f"it does not hold one vector for each of {len(request.inputs)} inputs")

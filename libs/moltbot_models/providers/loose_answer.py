@@ -57,7 +57,7 @@ class LooseReader:
             return ()
         try:
             tree: Any = msgspec.json.decode(piece)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise garbage(self._model, f"not JSON ({type(error).__name__})") from None
         if isinstance(tree, list) and len(cast("list[Any]", tree)) == 1:
             tree = tree[0]

@@ -50,11 +50,14 @@ class _Piece(msgspec.Struct, gc=False):
     tool_calls: list[_ToolCall] | None = None
 
 
-class _Logprob(msgspec.Struct, gc=False):
+class _TopLogprob(msgspec.Struct, gc=False):
     token: str
     logprob: float
     bytes: list[int] | None = None
-    top_logprobs: list[_Logprob] | None = None
+
+
+class _Logprob(_TopLogprob, gc=False):
+    top_logprobs: list[_TopLogprob] | None = None
 
 
 class _Logprobs(msgspec.Struct, gc=False):
@@ -109,6 +112,8 @@ class _EmbeddingList(msgspec.Struct, gc=False):
 
 MAX_EMBEDDINGS_BYTES = 64 << 20
 """Of an answer with vectors: 2,048 of 1,536 numbers in JSON."""
+MAX_TOOL_CALLS = 128
+"""Of one answer: each is run, at once with the others."""
 _CHUNK = msgspec.json.Decoder(_Chunk)
 _EMBEDDINGS = msgspec.json.Decoder(_EmbeddingList)
 
@@ -167,7 +172,7 @@ class ChunkReader:
     def _choice(self, event: bytes | str) -> _Choice | None:
         try:
             chunk = _CHUNK.decode(event)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise garbage(self._model, f"not in the form of the OpenAI API ({type(error).__name__})") from None
         if chunk.error is not None:
             raise error_in_band(self._model, chunk.error)
@@ -190,7 +195,7 @@ class ChunkReader:
                 if piece.content:
                     texts.append(piece.content)
                 if piece.tool_calls:
-                    calls += _calls(piece.tool_calls)
+                    calls += _calls(self._model, piece.tool_calls)
             elif choice.text:
                 texts.append(choice.text)
             if choice.logprobs is not None:
@@ -227,7 +232,7 @@ def embeddings(model: str, body: bytes, count: int) -> Embeddings:
     """
     try:
         found = _EMBEDDINGS.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise garbage(model, f"not a list of embeddings ({type(error).__name__})") from None
     rows = sorted(found.data, key=lambda row: row.index)
     if [row.index for row in rows] != list(range(count)) or len({len(row.embedding) for row in rows}) > 1:
@@ -235,11 +240,13 @@ def embeddings(model: str, body: bytes, count: int) -> Embeddings:
     return Embeddings(tuple(row.embedding for row in rows), found.usage.usage())
 
 
-def _calls(calls: Sequence[_ToolCall]) -> list[ToolCallDelta]:
+def _calls(model: str, calls: Sequence[_ToolCall]) -> list[ToolCallDelta]:
     found: list[ToolCallDelta] = []
     for place, call in enumerate(calls):
         function = call.function or _Function()
         index = place if call.index is None else call.index
+        if not 0 <= index < MAX_TOOL_CALLS:
+            raise garbage(model, f"it asks for more than {MAX_TOOL_CALLS} tool calls")
         found.append(ToolCallDelta(index, call.id or "", function.name or "", function.arguments or ""))
     return found
 
@@ -262,6 +269,7 @@ def _logprobs(logprobs: _Logprobs) -> list[TokenLogprob]:
     ]
 
 
-def _logprob(entry: _Logprob) -> TokenLogprob:
+def _logprob(entry: _TopLogprob) -> TokenLogprob:
     raw = entry.token.encode() if entry.bytes is None else bytes(value & 0xFF for value in entry.bytes)
-    return TokenLogprob(entry.token, entry.logprob, raw, tuple(_logprob(top) for top in entry.top_logprobs or ()))
+    tops = entry.top_logprobs if isinstance(entry, _Logprob) else None
+    return TokenLogprob(entry.token, entry.logprob, raw, tuple(_logprob(top) for top in tops or ()))

@@ -101,7 +101,7 @@ def _seconds(header: str) -> float | None:
 def _identifiers(body: bytes) -> str:
     try:
         tree = msgspec.json.decode(body, type=dict[str, object])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
     error = tree.get("error", tree)
     return _identifiers_of(cast("Mapping[str, object]", error)) if isinstance(error, dict) else ""
