@@ -141,6 +141,7 @@ def _hcm(config: EnvoyConfig) -> Node:
             "initial_stream_window_size": _STREAM_WINDOW_BYTES,
             "initial_connection_window_size": _CONNECTION_WINDOW_BYTES,
         },
+        request_timeout=seconds(config.request_arrival_timeout_s),
         request_headers_timeout=seconds(config.request_headers_timeout_s),
         stream_idle_timeout=seconds(config.stream_idle_timeout_s),
     )

@@ -78,6 +78,9 @@ class EnvoyConfig:
     """A stream on which nothing moves this long is ended."""
     request_headers_timeout_s: float = 10.0
     """A client that has not sent its headers by then is answered 408."""
+    request_arrival_timeout_s: float = 120.0
+    """A client whose request, body and all, is not here by then is answered 408: one that sends a byte now and then is
+    never idle."""
     connection_idle_timeout_s: float = 600.0
     """A connection without a request is closed after this."""
     max_connections: int = 10_000
