@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -89,6 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    os.umask(0o077)  # what any part of the mesh writes is for its owner alone, also where it has no mode of its own
     args = parser().parse_args(argv)
     name = " ".join(filter(None, (args.command, getattr(args, "subcommand", None))))
     module, _, function = _COMMANDS[name].partition(":")

@@ -59,7 +59,9 @@ def make(found: Places) -> None:
     for directory in (found.data_dir, found.run_dir, found.cache_dir):
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if directory.stat().st_uid != os.getuid():
+            # Beside the data directory the name can be guessed: a link that somebody put there is not followed.
+            planted = directory == found.run_dir and directory.is_symlink()
+            if planted or directory.stat().st_uid != os.getuid():
                 raise InvalidArgument(f"{directory} belongs to another user; choose another --data-dir")
             if directory != found.cache_dir:
                 directory.chmod(0o700)

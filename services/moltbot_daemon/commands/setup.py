@@ -6,10 +6,11 @@ import asyncio
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 ADMIN_TENANT = "default"
+_PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)|(?<=[?&]password=)[^&\s]+")
 
 
 async def with_store(shell: Shell, work: Callable[[KeyValueStore], Awaitable[Any]]) -> Any:
@@ -187,14 +189,14 @@ def config_check(shell: Shell) -> int:
 
 def config_show(shell: Shell) -> int:
     """Show the configuration in force."""
-    tree = shell.settings.model_dump(mode="json")
+    tree = _without_passwords(shell.settings.model_dump(mode="json"))
     shell.show(tree, yaml.safe_dump(tree, sort_keys=False).rstrip())
     return OK
 
 
 def config_diff(shell: Shell) -> int:
     """Show what differs from the defaults."""
-    mine = _flat(shell.settings.model_dump(mode="json"))
+    mine = _flat(_without_passwords(shell.settings.model_dump(mode="json")))
     default = _flat(Settings().model_dump(mode="json"))
     differing = {
         key: {"default": default.get(key), "now": value} for key, value in mine.items() if default.get(key) != value
@@ -202,6 +204,19 @@ def config_diff(shell: Shell) -> int:
     text = "\n".join(f"{key}: {item['default']} → {item['now']}" for key, item in differing.items())
     shell.show(differing, text or "nothing differs from the defaults")
     return OK
+
+
+def _without_passwords(tree: dict[str, Any]) -> dict[str, Any]:
+    """The same without the passwords of URLs (`redis://user:password@host`): what is shown is pasted elsewhere."""
+
+    def shown(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: shown(item) for key, item in cast("dict[str, Any]", value).items()}
+        if isinstance(value, list):
+            return [shown(item) for item in cast("list[Any]", value)]
+        return _PASSWORD.sub("***", value) if isinstance(value, str) else value
+
+    return shown(tree)
 
 
 def _flat(tree: dict[str, Any], at: str = "") -> dict[str, Any]:
