@@ -2,7 +2,8 @@
 
 Start-time fair queueing: a waiting request is tagged with the virtual time at which its tenant's share would start it,
 and the smallest tag goes next. A tenant with a thousand waiting requests delays another's first by one place, not by a
-thousand.
+thousand. And no tenant takes the last eighth of the places or of the queue: whoever holds its places for minutes, by
+answers that it does not read, keeps nobody else out.
 
 Source: Goyal, Vin, Cheng, "Start-time Fair Queuing" (SIGCOMM 1996).
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from moltbot_mesh.errors import ResourceExhausted
@@ -19,6 +21,7 @@ from moltbot_mesh.errors import ResourceExhausted
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+_KEPT_PART = 8
 _GIVEN_UP = 64
 """Entries nobody waits for any more that may stand in the heap beyond the live ones."""
 
@@ -37,7 +40,11 @@ class FairQueue:
         self._places = places
         self._max_waiting = max_waiting
         self._max_wait_s = max_wait_s
-        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._most_held = places - places // _KEPT_PART
+        self._most_waiting = max_waiting - max_waiting // _KEPT_PART
+        self._held: Counter[str] = Counter()
+        self._waits: Counter[str] = Counter()
+        self._waiting: list[tuple[float, int, asyncio.Future[None], str]] = []
         self._live = 0
         self._sequence = 0
         self._virtual_time = 0.0
@@ -64,54 +71,80 @@ class FairQueue:
         try:
             yield
         finally:
-            self._release()
+            self._release(tenant)
 
     async def _acquire(self, tenant: str, weight: float) -> None:
-        if self._free:  # then nobody waits: a place that becomes free goes to whoever does
-            self._free -= 1
+        if self._free and self._held[tenant] < self._most_held:
+            # Then none waits that may have a place: one that becomes free goes to whoever does.
+            self._take(tenant)
             return
-        if self._live >= self._max_waiting:
+        if self._live >= self._max_waiting or self._waits[tenant] >= self._most_waiting:
+            waiting = min(self._live, self._max_waiting)
             raise ResourceExhausted(
-                f"{self._max_waiting} requests wait already; try again shortly", reason="OVERLOADED", retry_after_s=1.0
+                f"{waiting} requests wait already; try again shortly", reason="OVERLOADED", retry_after_s=1.0
             )
         tag = max(self._virtual_time, self._finish.get(tenant, 0.0))
         self._finish[tenant] = tag + 1.0 / weight
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sequence += 1
-        heapq.heappush(self._waiting, (tag, self._sequence, turn))
+        heapq.heappush(self._waiting, (tag, self._sequence, turn, tenant))
         self._live += 1
+        self._waits[tenant] += 1
         try:
             async with asyncio.timeout(self._max_wait_s):
                 await turn
         except TimeoutError:
-            self._give_up(turn)
+            self._give_up(turn, tenant)
             raise ResourceExhausted(
                 f"no place became free within {self._max_wait_s:g} s; try again later",
                 reason="OVERLOADED",
                 retry_after_s=self._max_wait_s,
             ) from None
         except asyncio.CancelledError:
-            self._give_up(turn)
+            self._give_up(turn, tenant)
             raise
 
-    def _give_up(self, turn: asyncio.Future[None]) -> None:
+    def _take(self, tenant: str) -> None:
+        self._free -= 1
+        self._held[tenant] += 1
+
+    def _leave_queue(self, tenant: str) -> None:
+        self._live -= 1
+        _one_less(self._waits, tenant)
+
+    def _give_up(self, turn: asyncio.Future[None], tenant: str) -> None:
         if turn.done() and not turn.cancelled():
-            self._release()  # the place was given in the same moment
+            self._release(tenant)  # the place was given in the same moment
         else:
             turn.cancel()
-            self._live -= 1
+            self._leave_queue(tenant)
             if len(self._waiting) > 2 * self._live + _GIVEN_UP:
                 self._waiting = [entry for entry in self._waiting if not entry[2].cancelled()]
                 heapq.heapify(self._waiting)
 
-    def _release(self) -> None:
-        while self._waiting:
-            tag, _, turn = heapq.heappop(self._waiting)
+    def _release(self, tenant: str) -> None:
+        self._free += 1
+        _one_less(self._held, tenant)
+        passed_over: list[tuple[float, int, asyncio.Future[None], str]] = []
+        while self._free and self._waiting:
+            entry = heapq.heappop(self._waiting)
+            tag, _, turn, next_tenant = entry
             if turn.cancelled():
                 continue
-            self._live -= 1
+            if self._held[next_tenant] >= self._most_held:
+                passed_over.append(entry)
+                continue
+            self._leave_queue(next_tenant)
+            self._take(next_tenant)
             self._virtual_time = max(self._virtual_time, tag)
             turn.set_result(None)
-            return
-        self._free += 1
-        self._finish.clear()
+        for entry in passed_over:
+            heapq.heappush(self._waiting, entry)
+        if not self._waiting:
+            self._finish.clear()
+
+
+def _one_less(counts: Counter[str], tenant: str) -> None:
+    counts[tenant] -= 1
+    if not counts[tenant]:
+        del counts[tenant]

@@ -28,9 +28,9 @@ class GatewaySettings(Section):
     """The public API."""
 
     max_in_flight: _Positive = 256
-    """Requests that are answered at the same time; more wait in the queue."""
+    """Requests that are answered at the same time; more wait in the queue. One tenant holds seven eighths at most."""
     max_queued: _Positive = 1024
-    """Requests that may wait; more are refused with 429."""
+    """Requests that may wait, seven eighths of them of one tenant; more are refused with 429."""
     max_queue_s: Annotated[float, Field(gt=0)] = 30.0
     """Seconds a request may wait before it is refused with 429."""
     body_limit_bytes: _Positive = 16 << 20

@@ -144,11 +144,11 @@ async def test_who_comes_while_another_is_leaving_finds_the_free_place():
     waiting = asyncio.create_task(queue._acquire("b", 1))
     await settle()
     waiting.cancel()
-    queue._release()  # before the one that waits has learnt that it was cancelled
+    queue._release("a")  # before the one that waits has learnt that it was cancelled
     async with asyncio.timeout(0.1):
         await queue._acquire("c", 1)
     assert queue.in_flight == 1
-    queue._release()
+    queue._release("c")
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert (queue.in_flight, queue.waiting) == (0, 0)
