@@ -167,7 +167,7 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
     async def Detect(self, request: pb.DetectRequest, context: Any) -> pb.DetectResponse:  # noqa: ARG002, N802
         """Say whether the mesh made a text."""
         tenant = _searched(request.tenant)
-        detection = await self._reading.run(self._detector.detect, request.text, tenant)
+        detection = await self._reading.run_for(_caller(), self._detector.detect, request.text, tenant)
         if not detection.complete:
             log.warning("detection cut short: the text holds too many damaged frames", characters=len(request.text))
         return pb.DetectResponse(
@@ -196,7 +196,7 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
             content_propagator=request.content_propagator,
             propagate_id=request.propagate_id,
         )
-        return await self._reading.run(self._build_label, tenant, wanted, request.text)
+        return await self._reading.run_for(tenant, self._build_label, tenant, wanted, request.text)
 
     def _build_label(self, tenant: str, wanted: Label, text: str) -> pb.BuildLabelResponse:
         built = self._labels.build(tenant, wanted, text)
@@ -208,7 +208,8 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
 
     async def VerifyLabel(self, request: pb.VerifyLabelRequest, context: Any) -> pb.VerifyLabelResponse:  # noqa: ARG002, N802
         """Check a label."""
-        found = await self._reading.run(self._labels.verify, request.content, _searched(request.tenant))
+        tenant = _searched(request.tenant)
+        found = await self._reading.run_for(_caller(), self._labels.verify, request.content, tenant)
         return pb.VerifyLabelResponse(
             well_formed=found.well_formed,
             authentic=found.authentic,
@@ -216,6 +217,12 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
             tenant=found.tenant,
             produce_id=found.produce_id,
         )
+
+
+def _caller() -> str:
+    """Whose call it is."""
+    call = current_call()
+    return call.principal.tenant if call is not None else ""
 
 
 def _searched(asked: str) -> str:
