@@ -132,9 +132,9 @@ class TextEngine:
             EngineError: At once, if the request cannot be served: `INVALID_ARGUMENT`, `REQUEST_TOO_LARGE`,
                 `QUEUE_FULL`, `ENGINE_CLOSED`.
         """
-        prompt = build_prompt(self._directory, request, self._architecture.vocabulary)
-        length = len(prompt.tokens)
         limit = min(self._architecture.context_length, self._pool.count * BLOCK_TOKENS)
+        prompt = build_prompt(self._directory, request, self._architecture.vocabulary, limit)
+        length = len(prompt.tokens)
         if length >= limit:
             raise EngineError(
                 "REQUEST_TOO_LARGE", f"the prompt has {length} tokens, prompt and answer together may have {limit}"

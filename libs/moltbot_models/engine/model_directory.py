@@ -30,6 +30,8 @@ class ModelDirectory:
     template: ChatTemplate | None
     end_tokens: frozenset[int]
     """Tokens that end an answer."""
+    longest_token: int
+    """Characters."""
 
 
 def read_model_directory(path: Path) -> ModelDirectory:
@@ -56,6 +58,7 @@ def read_model_directory(path: Path) -> ModelDirectory:
         vocabulary=Vocabulary(tokenizer),
         template=ChatTemplate(source, special) if source else None,
         end_tokens=frozenset(ends),
+        longest_token=max(map(len, tokenizer.get_vocab()), default=1),
     )
 
 

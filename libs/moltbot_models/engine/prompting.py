@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from moltbot_models.engine.model_directory import ModelDirectory
     from moltbot_models.generation import GenerationRequest, Sampling
 
+_SHRINKING = 2
+"""How much shorter a tokenizer's normaliser may make a text."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -24,24 +27,26 @@ class Prompt:
     parses_tool_calls: bool = False
 
 
-def build_prompt(directory: ModelDirectory, request: GenerationRequest, vocabulary: int) -> Prompt:
+def build_prompt(directory: ModelDirectory, request: GenerationRequest, vocabulary: int, most_tokens: int) -> Prompt:
     """Render and tokenise a request.
 
     Args:
         directory: The model's tokenizer and template.
         request: What is asked.
         vocabulary: Rows of the model's embedding.
+        most_tokens: That prompt and answer together may have. The caller checks it; here a text that cannot have so few
+            is refused before it is tokenised, which takes seconds and a hundred times its memory.
 
     Raises:
-        EngineError: `INVALID_ARGUMENT` naming the field that cannot be served.
+        EngineError: `INVALID_ARGUMENT` naming the field that cannot be served, `REQUEST_TOO_LARGE`.
     """
     check_sampling(request.sampling)
     if request.prompt is not None:
         if request.messages:
             raise EngineError("INVALID_ARGUMENT", "give either prompt or messages, not both")
-        prompt = Prompt(_tokens(directory, request.prompt, special=True))
+        prompt = Prompt(_tokens(directory, request.prompt, most_tokens, special=True))
     else:
-        prompt = _conversation(directory, request)
+        prompt = _conversation(directory, request, most_tokens)
     if not prompt.tokens:
         raise EngineError("INVALID_ARGUMENT", "the prompt is empty: give at least one token")
     if max(prompt.tokens) >= vocabulary:
@@ -49,7 +54,7 @@ def build_prompt(directory: ModelDirectory, request: GenerationRequest, vocabula
     return prompt
 
 
-def _conversation(directory: ModelDirectory, request: GenerationRequest) -> Prompt:
+def _conversation(directory: ModelDirectory, request: GenerationRequest, most_tokens: int) -> Prompt:
     template = directory.template
     if template is None:
         raise EngineError("INVALID_ARGUMENT", "this model has no chat template: send prompt instead of messages")
@@ -64,7 +69,7 @@ def _conversation(directory: ModelDirectory, request: GenerationRequest) -> Prom
         opening = _opening(request)
     text = template.render(request.messages, tools) + opening
     # The template writes the special tokens itself.
-    return Prompt(_tokens(directory, text, special=False), opening, parses)
+    return Prompt(_tokens(directory, text, most_tokens, special=False), opening, parses)
 
 
 def _opening(request: GenerationRequest) -> str:
@@ -76,9 +81,16 @@ def _opening(request: GenerationRequest) -> str:
     return f'{OPEN}\n{{"name": {json.dumps(request.tool_choice, ensure_ascii=False)}, "arguments":'
 
 
-def _tokens(directory: ModelDirectory, text: str, *, special: bool) -> list[int]:
+def _tokens(directory: ModelDirectory, text: str, most_tokens: int, *, special: bool) -> list[int]:
+    most = most_tokens * directory.longest_token * _SHRINKING
+    if len(text) > most:
+        raise EngineError(
+            "REQUEST_TOO_LARGE",
+            f"the prompt has {len(text)} characters: more than {most_tokens} tokens, which prompt and answer may have",
+        )
     try:
-        return directory.tokenizer.encode(text, add_special_tokens=special).ids
+        # Of a batch, for a single text is encoded with the interpreter's lock held.
+        return directory.tokenizer.encode_batch_fast([text], add_special_tokens=special)[0].ids
     except (TypeError, UnicodeEncodeError) as error:
         raise EngineError(
             "INVALID_ARGUMENT", "the text holds half of a surrogate pair, which is no character"
