@@ -194,21 +194,23 @@ class OpenAIServicer(openai_pb2_grpc.OpenAIServiceServicer):
         async with contextlib.aclosing(batches):
             async for batch in batches:
                 data: list[bytes] = []
-                content_type = last_type = openai_response.EVENTS
+                end, begins = b"", chunks is None
                 if chunks is None:
                     chunks = kind(exchange.caller.request_id, exchange.model, include_usage=wish.include_usage)
                     exchange.http_status = 200
                     await self._send_headers(exchange, context)
                     data.append(chunks.first())
-                else:
-                    last_type = ""  # Envoy has it; a body without one goes out together with the call's end
                 for deltas in batch:
                     data.extend(chunks.chunk(delta) for delta in deltas)
                     if deltas[-1].finish_reason is not None:
                         if wish.include_usage:
                             data.append(chunks.usage(exchange.usage))
-                        data.append(openai_response.DONE)
-                        content_type = last_type
-                joined = b"".join(data)
+                        end = openai_response.DONE
+                if begins and end:  # Envoy takes the content type from the first body, which goes out at once
+                    yield HttpBody(content_type=openai_response.EVENTS, data=b"".join(data))
+                    data.clear()
+                joined = b"".join((*data, end))
                 if joined:
-                    yield HttpBody(content_type=content_type, data=joined)
+                    # The end goes without one, together with the call's: by then the answer is recorded, so that a
+                    # client that has read `[DONE]` finds it in the log even if this process is killed.
+                    yield HttpBody(content_type="" if end else openai_response.EVENTS, data=joined)
