@@ -146,7 +146,10 @@ class AuditProducer:
             Unavailable: There is no room for it and the policy is `block_all`, or the producer is closed.
         """
         self._complete(event)
-        queued = Queued(event, next(self._counters))
+        self._put(Queued(event, next(self._counters)))
+        return uuid_text(event.event_id)
+
+    def _put(self, queued: Queued) -> None:
         self._emitted += 1
         if len(self._queue) >= self._queue_events or self._closed:
             self._drop(queued.counter)
@@ -157,7 +160,6 @@ class AuditProducer:
             self._notify(self._wake)
             if len(self._queue) == self._batch:
                 self._notify(self._urgent)
-        return uuid_text(event.event_id)
 
     def emit_now(self, events: Sequence[audit_pb2.AuditEvent]) -> None:
         """Record events together; they outlive this process when this returns. From the loop alone.
@@ -174,20 +176,21 @@ class AuditProducer:
         """
         for event in events:
             self._complete(event)
+        fresh = [Queued(event, next(self._counters)) for event in events]
         if self._spill is not None and not (self._closed or self._spilling or self._durable or self.problem):
-            batch = [*self._queue, *(Queued(event, next(self._counters)) for event in events)]
+            waiting = [self._queue.popleft() for _ in range(len(self._queue))]  # other threads may add to it meanwhile
             try:
-                self._write(self._spill, batch)
+                self._write(self._spill, waiting + fresh)
             except MoltbotError as error:
+                self._queue.extendleft(reversed(waiting))
                 log.warning("audit events not spilled at once", service=self._service, error=error.message)
             else:
-                self._queue.clear()
                 self._emitted += len(events)
                 assert self._sender is not None
                 self._sender.spilled()
                 return
-        for event in events:
-            self.emit(event)
+        for queued in fresh:  # by the numbers that they have: one left out would be a gap
+            self._put(queued)
 
     async def emit_durable(self, event: audit_pb2.AuditEvent) -> str:
         """Record an event and wait until it is on disk: do what it tells only then.

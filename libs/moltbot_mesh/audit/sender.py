@@ -27,8 +27,6 @@ _BATCH_BYTES = 256 << 10
 _WINDOW = 8
 _LINGER_S = 0.02
 """How long spilled events wait for others to be sent with: they are safe, and a batch costs changes of threads."""
-"""How long an event waits for others to be sent with: a batch's changes of threads on its way into the log are most of
-what an event costs."""
 _ACK_S = 30.0
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 5.0
