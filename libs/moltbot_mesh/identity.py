@@ -15,7 +15,6 @@ import base64
 import contextlib
 import hashlib
 import hmac
-import os
 import re
 import secrets
 import time
@@ -23,9 +22,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
+import structlog
 
 from moltbot_mesh.call import Principal
-from moltbot_mesh.errors import InvalidArgument, NotFound, Unauthenticated
+from moltbot_mesh.durable import create_durably
+from moltbot_mesh.errors import InvalidArgument, MoltbotError, NotFound, Unauthenticated
+from moltbot_mesh.reconnect import backoff_s
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -33,10 +35,15 @@ if TYPE_CHECKING:
 
     from moltbot_mesh.keyvalue import KeyValueStore
 
+log = structlog.get_logger("moltbot.identity")
+
 MESH_KEY_FILE = "mesh.key"
 _TOKEN_LIFETIME_S = 600
 _TOKENS_REMEMBERED = 1024
 _KEY_PREFIX = "api_keys/"
+_KEY_ID = re.compile(r"[a-z2-7]{1,64}")
+_LOOK_INTERVAL_S = 0.2
+"""Unknown keys are looked for at most so often, in seconds: whoever guesses must not load the store."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 ROLES = frozenset({"admin", "user"})
 
@@ -51,7 +58,8 @@ def load_mesh_key(path: Path) -> bytes:
         InvalidArgument: The file does not hold 32 bytes in base64, or others may read it.
     """
     if not path.exists():
-        _make_mesh_key(path)
+        # Services that start at the same moment must not each make one of their own.
+        create_durably(path, base64.b64encode(secrets.token_bytes(32)) + b"\n")
     if path.stat().st_mode & 0o077:
         raise InvalidArgument(f"{path}: others may read the mesh key; run `chmod 600 {path}`")
     try:
@@ -61,21 +69,6 @@ def load_mesh_key(path: Path) -> bytes:
     if len(key) != 32:
         raise InvalidArgument(f"{path}: not a mesh key (32 bytes in base64); remove it to have a new one made")
     return key
-
-
-def _make_mesh_key(path: Path) -> None:
-    # Written whole before it gets its name: services that start at the same moment never read half a key.
-    made = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(base64.b64encode(secrets.token_bytes(32)) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(made, path)
-    finally:
-        made.unlink()
 
 
 class MeshIdentity:
@@ -174,23 +167,29 @@ class ApiKeys:
     async def watching(self) -> AsyncGenerator[None]:
         """Keep the keys current while the context is open."""
         self._take(await self._store.list(_KEY_PREFIX))
-
-        async def watch() -> None:
-            async for entries in self._store.watch(_KEY_PREFIX):
-                self._take(entries)
-
-        task = asyncio.create_task(watch(), name="api-keys-watch")
+        task = asyncio.create_task(self._follow(), name="api-keys-watch")
         try:
             yield
         finally:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        """Take each change. A watch that broke begins anew: a key that was revoked meanwhile must not stay valid."""
+        failures = 0
+        while True:
+            try:
+                async with contextlib.aclosing(self._store.watch(_KEY_PREFIX)) as changes:
+                    async for entries in changes:
+                        failures = 0
+                        self._take(entries)
+            except MoltbotError as error:
+                log.error("API keys cannot be followed; trying again", error=error.message)
+            await asyncio.sleep(backoff_s(failures))
+            failures += 1
 
     def _take(self, entries: dict[str, bytes]) -> None:
-        self._by_id = {
-            key.removeprefix(_KEY_PREFIX): msgspec.json.decode(value, type=_StoredKey) for key, value in entries.items()
-        }
+        self._by_id = _decoded(entries)
         self._principals = {
             key_id: Principal("key", key_id, key.tenant, frozenset(key.roles)) for key_id, key in self._by_id.items()
         }
@@ -218,10 +217,8 @@ class ApiKeys:
                 "this is not a key of this mesh (mb_…); `moltbot keys create --tenant NAME` makes one"
             )
         key_id, secret = parts[1], parts[2]
-        if key_id not in self._by_id and time.monotonic() - self._looked_s > 0.2:
-            # A key made a moment ago may not have reached this watch yet.
-            self._looked_s = time.monotonic()
-            self._take(await self._store.list(_KEY_PREFIX))
+        if key_id not in self._by_id:
+            await self._look_for(key_id)
         key = self._by_id.get(key_id)
         digest = hashlib.sha256(secret.encode()).hexdigest()
         if not hmac.compare_digest(digest, key.secret_sha256 if key else "0" * 64) or key is None:
@@ -229,6 +226,17 @@ class ApiKeys:
         if key.revoke_time_s is not None:
             raise Unauthenticated("the API key was revoked", reason="KEY_REVOKED")
         return self._principals[key_id]
+
+    async def _look_for(self, key_id: str) -> None:
+        """Learn of a key that was made a moment ago and has not reached the watch; what is known stays as it is."""
+        if not _KEY_ID.fullmatch(key_id) or time.monotonic() - self._looked_s <= _LOOK_INTERVAL_S:
+            return
+        self._looked_s = time.monotonic()
+        value = await self._store.get(_KEY_PREFIX + key_id)
+        if value is None or key_id in self._by_id:
+            return
+        for found, key in _decoded({_KEY_PREFIX + key_id: value}).items():
+            self._know(found, key)
 
     async def create(
         self, tenant: str, roles: frozenset[str] = frozenset({"user"}), name: str = ""
@@ -256,11 +264,8 @@ class ApiKeys:
 
     async def list(self) -> list[ApiKey]:
         """All keys, oldest first."""
-        entries = await self._store.list(_KEY_PREFIX)
-        keys = [
-            _shown(key.removeprefix(_KEY_PREFIX), msgspec.json.decode(value, type=_StoredKey))
-            for key, value in entries.items()
-        ]
+        stored = _decoded(await self._store.list(_KEY_PREFIX))
+        keys = [_shown(key_id, key) for key_id, key in stored.items()]
         return sorted(keys, key=lambda key: key.create_time_s)
 
     async def revoke(self, key_id: str) -> ApiKey:
@@ -270,14 +275,25 @@ class ApiKeys:
             NotFound: No key has this id.
         """
         value = await self._store.get(_KEY_PREFIX + key_id)
-        if value is None:
+        stored = None if value is None else _decoded({key_id: value}).get(key_id)
+        if stored is None:
             raise NotFound(f"no API key has the id {key_id!r}; `moltbot keys list` shows them")
-        stored = msgspec.json.decode(value, type=_StoredKey)
         if stored.revoke_time_s is None:
             stored = msgspec.structs.replace(stored, revoke_time_s=time.time())
             await self._store.put(_KEY_PREFIX + key_id, msgspec.json.encode(stored))
             self._know(key_id, stored)
         return _shown(key_id, stored)
+
+
+def _decoded(entries: dict[str, bytes]) -> dict[str, _StoredKey]:
+    """The keys by id. An entry that is none is left out: it must not shut out, or let in, the others."""
+    found: dict[str, _StoredKey] = {}
+    for name, value in entries.items():
+        try:
+            found[name.removeprefix(_KEY_PREFIX)] = msgspec.json.decode(value, type=_StoredKey)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            log.error("not an API key; ignored", entry=name, error=type(error).__name__)
+    return found
 
 
 def _shown(key_id: str, key: _StoredKey) -> ApiKey:

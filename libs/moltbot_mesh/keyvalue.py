@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from moltbot_mesh.keyvalue_files import Bell, FileKeyValueStore, already_exists, file_name
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from moltbot_mesh.etcd import EtcdClient
 
@@ -47,7 +47,7 @@ class KeyValueStore(Protocol):
         """Remove a key; False if it was not there."""
         ...
 
-    def watch(self, prefix: str) -> AsyncIterator[dict[str, bytes]]:
+    def watch(self, prefix: str) -> AsyncGenerator[dict[str, bytes]]:
         """Yield all keys with the prefix, now and after each change.
 
         Changes that come close together may come as one. The store not being there for a while is waited out.
@@ -88,7 +88,7 @@ class MemoryKeyValueStore:
         self._bell.ring()
         return found
 
-    async def watch(self, prefix: str) -> AsyncIterator[dict[str, bytes]]:
+    async def watch(self, prefix: str) -> AsyncGenerator[dict[str, bytes]]:
         """See `KeyValueStore.watch`."""
         last: dict[str, bytes] | None = None
         while True:
@@ -138,7 +138,7 @@ class EtcdKeyValueStore:
         """See `KeyValueStore.delete`."""
         return await self._client.delete(self._key(key))
 
-    async def watch(self, prefix: str) -> AsyncIterator[dict[str, bytes]]:
+    async def watch(self, prefix: str) -> AsyncGenerator[dict[str, bytes]]:
         """See `KeyValueStore.watch`."""
         async with contextlib.aclosing(self._client.watch_prefix(self._prefix + prefix)) as changes:
             async for change in changes:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, unquote
 
+from moltbot_mesh.durable import sync
 from moltbot_mesh.errors import AlreadyExists, FailedPrecondition, InvalidArgument, ResourceExhausted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, Callable
 
 R = TypeVar("R")
 
@@ -116,7 +117,7 @@ class FileKeyValueStore:
         self._looks += 1
         self._bell.ring()
 
-    async def watch(self, prefix: str) -> AsyncIterator[dict[str, bytes]]:
+    async def watch(self, prefix: str) -> AsyncGenerator[dict[str, bytes]]:
         """See `KeyValueStore.watch`."""
         last: dict[str, bytes] | None = None
         seen: tuple[int, int] | None = None
@@ -184,7 +185,7 @@ class FileKeyValueStore:
             place(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        self._sync_directory()
+        sync(self._directory)
 
     def _remove_abandoned(self) -> None:
         """Remove what processes left that were killed while they wrote."""
@@ -198,12 +199,5 @@ class FileKeyValueStore:
             path.unlink()
         except FileNotFoundError:
             return False
-        self._sync_directory()
+        sync(self._directory)
         return True
-
-    def _sync_directory(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -20,7 +20,7 @@ from moltbot_mesh.errors import InvalidArgument, MoltbotError
 from moltbot_mesh.reconnect import backoff_s
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from moltbot_mesh.etcd import EtcdClient
@@ -56,7 +56,7 @@ class Registry(Protocol):
         """
         ...
 
-    def watch(self, service: str) -> AsyncIterator[frozenset[Instance]]:
+    def watch(self, service: str) -> AsyncGenerator[frozenset[Instance]]:
         """Yield all instances of a service, now and after each change."""
         ...
 
@@ -83,7 +83,7 @@ class InProcessRegistry:
                     del self._instances[key]
                 self._changed.notify_all()
 
-    async def watch(self, service: str) -> AsyncIterator[frozenset[Instance]]:
+    async def watch(self, service: str) -> AsyncGenerator[frozenset[Instance]]:
         """See `Registry.watch`."""
         last: frozenset[Instance] | None = None
         while True:
@@ -140,7 +140,7 @@ class EtcdRegistry:
             except MoltbotError as error:  # the lease ends by itself
                 log.warning("instance not removed", service=instance.service, id=instance.id, error=error.message)
 
-    async def watch(self, service: str) -> AsyncIterator[frozenset[Instance]]:
+    async def watch(self, service: str) -> AsyncGenerator[frozenset[Instance]]:
         """See `Registry.watch`."""
         last: frozenset[Instance] | None = None
         prefix = f"{self._prefix}{service}/"
