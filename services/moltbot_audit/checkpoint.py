@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from moltbot_mesh.durable import create_durably
 from moltbot_mesh.errors import DataLoss, InvalidArgument
 
 if TYPE_CHECKING:
@@ -66,13 +66,7 @@ class Signer:
             pem = Ed25519PrivateKey.generate().private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
-            temporary = path.with_name(path.name + ".tmp")
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(pem)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            create_durably(path, pem)
         if path.stat().st_mode & 0o077:
             raise InvalidArgument(f"{path}: others may read the audit key; run `chmod 600 {path}`")
         try:

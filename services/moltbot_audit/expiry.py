@@ -7,13 +7,12 @@ behind it were removed by somebody else.
 from __future__ import annotations
 
 import itertools
-import os
 from typing import TYPE_CHECKING
 
 from moltbot_audit.checkpoint import verify_text
-from moltbot_audit.integrate import write_durably
 from moltbot_audit.segment import segments
 from moltbot_audit.tiles import TILE_HASHES, tile_path
+from moltbot_mesh.durable import replace_durably, sync
 from moltbot_mesh.errors import DataLoss
 
 if TYPE_CHECKING:
@@ -62,17 +61,9 @@ def expire(directory: Path, signer: Signer, covered: int, before_ns: int) -> tup
     if not old:
         return horizon, 0
     for number in range(found[0][0] // TILE_HASHES, -(-horizon // TILE_HASHES)):
-        _sync(directory / tile_path(0, number))
-    write_durably(directory / HORIZON_FILE, signer.sign_text(f"{signer.origin}\nhorizon\n{horizon}\n"))
-    _sync(directory)
+        sync(directory / tile_path(0, number))
+    horizon_note = signer.sign_text(f"{signer.origin}\nhorizon\n{horizon}\n")
+    replace_durably(directory / HORIZON_FILE, horizon_note.encode())
     for path in old:
         path.unlink()
     return horizon, horizon - found[0][0]
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from moltbot_mesh.durable import replace_durably
 from moltbot_mesh.errors import MoltbotError
 
 if TYPE_CHECKING:
@@ -27,16 +27,6 @@ _MOST_BEHIND = 100_000
 _INDEX_BATCH = 2048
 _HASH_BATCH = 128
 _RETRY_S = 1.0
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Replace a small file; it has either the old or the new text, also after a power failure."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 class Integrator:
@@ -159,7 +149,7 @@ class Integrator:
             size, root = self._tree.size, self._tree.root()
             self._tree.publish()
         note = self._signer.sign(size, root)
-        write_durably(self._path, note)
+        replace_durably(self._path, note.encode())
         self.note, self._signed = note, size
 
     def _fill_index(self) -> bool:

@@ -14,12 +14,13 @@ from moltbot_audit.checkpoint import Checkpoint, Signer, parse, verify
 from moltbot_audit.commit import Committer
 from moltbot_audit.expiry import expire, read_horizon
 from moltbot_audit.index import Index
-from moltbot_audit.integrate import Integrator, write_durably
+from moltbot_audit.integrate import Integrator
 from moltbot_audit.records import Committed, Filter, Logged, Place, Record
 from moltbot_audit.seen import Seen
 from moltbot_audit.segment import Damage, SegmentWriter, read, read_at, segment_name, segments
 from moltbot_audit.tiles import Tree
 from moltbot_audit.verify import CHECKPOINT_FILE, KEY_FILE, VerifyReport, verify_directory
+from moltbot_mesh.durable import replace_durably
 from moltbot_mesh.errors import DataLoss, FailedPrecondition, MoltbotError, NotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Ledger:
             self._tree = Tree(directory)
             self._index = self._opened.enter_context(contextlib.closing(Index(directory / "index.sqlite")))
             self._catch_up(note, covered, decode)
-            write_durably(directory / KEY_FILE, signer.verifier_key + "\n")
+            replace_durably(directory / KEY_FILE, f"{signer.verifier_key}\n".encode())
             self._integrator = Integrator(
                 self._tree,
                 self._index,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from moltbot_mesh.audit import frames
 from moltbot_mesh.audit.frames import HEADER_BYTES, Frame
+from moltbot_mesh.durable import sync
 from moltbot_mesh.errors import DataLoss, MoltbotError, NotFound, ResourceExhausted, Unavailable
 
 if TYPE_CHECKING:
@@ -155,11 +156,7 @@ class SegmentWriter:
             os.posix_fallocate(file, 0, self._segment_bytes)
             os.pwrite(file, _HEADER.pack(MAGIC, first), 0)
             os.fdatasync(file)
-            directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            sync(self.directory)
         except OSError:
             os.close(file)
             path.unlink(missing_ok=True)

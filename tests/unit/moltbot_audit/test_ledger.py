@@ -262,7 +262,7 @@ def test_a_full_disk_refuses_records_says_so_and_recovers_alone(open_ledger, rec
 def test_a_checkpoint_that_cannot_be_written_comes_when_it_can(open_ledger, record, monkeypatch):
     ledger = open_ledger()
     with monkeypatch.context() as patch:
-        patch.setattr("moltbot_audit.integrate.write_durably", refusing)
+        patch.setattr("moltbot_audit.integrate.replace_durably", refusing)
         ledger.append([record()])
         deadline_s = time.monotonic() + 5
         while not ledger.problem:
