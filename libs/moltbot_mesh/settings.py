@@ -79,6 +79,13 @@ def read_yaml(path: Path) -> tuple[Tree, dict[tuple[str, ...], int]]:
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"{path}: cannot be read: {error}. `moltbot init --config {path}` writes one.") from None
     try:
+        return _parsed(path, text)
+    except RecursionError:
+        raise InvalidArgument(f"{path}: nested too deep, or an alias that holds itself; write it out") from None
+
+
+def _parsed(path: Path, text: str) -> tuple[Tree, dict[tuple[str, ...], int]]:
+    try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

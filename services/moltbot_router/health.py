@@ -81,6 +81,8 @@ class Health:
                 before = state.first_token_us or first_token_us
                 state.first_token_us = before + _SMOOTHING * (first_token_us - before)
             return
+        if self.breaker(model) is Breaker.OPEN:
+            return  # it was under way when the breaker opened: the same outage, not another
         state.failures += 1
         if state.failures >= self._failures or state.opened:
             state.open_until_s = self._clock() + min(_MAX_OPEN_S, self._open_s * 2**state.opened)
@@ -95,15 +97,16 @@ class Health:
         return Breaker.OPEN if self._clock() < state.open_until_s else Breaker.HALF_OPEN
 
     def may_call(self, model: str) -> bool:
-        """Whether a call may go to the model now. A half-open breaker lets one call through to try."""
+        """Whether a call may go to the model now: its breaker is closed, or half open and no call is trying."""
         breaker = self.breaker(model)
-        if breaker is Breaker.HALF_OPEN:
-            state = self._state(model)
-            if self._clock() < state.trial_until_s:
-                return False
-            state.trial_until_s = self._clock() + self._open_s
-            return True
-        return breaker is Breaker.CLOSED
+        return breaker is Breaker.CLOSED or (
+            breaker is Breaker.HALF_OPEN and self._clock() >= self._state(model).trial_until_s
+        )
+
+    def try_call(self, model: str) -> None:
+        """A call will go to the model; if its breaker is half open, no other one does until this one has ended."""
+        if self.breaker(model) is Breaker.HALF_OPEN:
+            self._state(model).trial_until_s = self._clock() + self._open_s
 
     def opens_in_s(self, model: str) -> float:
         """Seconds until an open breaker lets a call try."""

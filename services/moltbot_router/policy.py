@@ -127,6 +127,7 @@ class Policy:
                 reason="UPSTREAM_UNAVAILABLE",
                 retry_after_s=max(wait_s, 0.1),
             )
+        self.health.try_call(found[0])  # the others are called only if it fails
         return found
 
 

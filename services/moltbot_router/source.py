@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 import structlog
@@ -56,7 +57,8 @@ class TableSource:
         self._settings = settings
         self._stamp = self._look()
         self._changed = asyncio.Condition()
-        self.table = read_table(settings, 1)
+        # Greater than any version of a router that ran before: whoever knows one of those must get this one.
+        self.table = read_table(settings, time.time_ns() // 1_000_000)
         self.problem = ""
         """Why the files are not in use; empty when they are."""
 
@@ -71,17 +73,20 @@ class TableSource:
 
     async def reload(self) -> None:
         """Read the files again if they changed."""
-        stamp = self._look()
+        stamp = await asyncio.to_thread(self._look)
         if stamp == self._stamp:
             return
-        self._stamp = stamp
         try:
             table = await asyncio.to_thread(read_table, self._settings, self.table.version + 1)
         except MoltbotError as error:
-            self.problem = error.message
+            self._stamp, self.problem = stamp, error.message
             log.error("routing table kept: the new files are not valid", error=error.message)
             return
-        self.problem = ""
+        except OSError as error:  # the disk, not the file: tried again
+            self.problem = str(error)
+            log.error("routing table kept: the files cannot be read", error=str(error))
+            return
+        self._stamp, self.problem = stamp, ""
         async with self._changed:
             self.table = table
             self._changed.notify_all()
@@ -110,8 +115,7 @@ class TableSource:
             yield
         finally:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await asyncio.gather(task, return_exceptions=True)
 
 
 def _files(root: Path | None) -> list[Path]:
