@@ -103,15 +103,16 @@ class Failover:
                     yield (*deltas[:-1], replace(last, usage=exchange.usage))
                     return
             except TimeoutError:
-                error = DeadlineExceeded(f"{model}: the request's time ran out")
-                attempt.ended(error)
-                raise error from None
+                attempt.cut_off(request, size)
+                raise attempt.out_of_time() from None
             except MoltbotError as error:
+                attempt.cut_off(request, size)
                 attempt.ended(error)
                 if attempt.first_token_us or not isinstance(error, _RETRYABLE):
                     raise
                 failures.append(error)
             finally:
+                attempt.cut_off(request, size)
                 attempt.cancelled()
                 await pieces.aclose()
         raise _nobody(models, failures)
@@ -134,9 +135,7 @@ class Failover:
                 async with asyncio.timeout_at(exchange.deadline_s):
                     found = await upstream.provider.embed(replace(request, model=upstream.name))
             except TimeoutError:
-                error = DeadlineExceeded(f"{model}: the request's time ran out")
-                attempt.ended(error)
-                raise error from None
+                raise attempt.out_of_time() from None
             except MoltbotError as error:
                 attempt.ended(error)
                 if not isinstance(error, _RETRYABLE):
@@ -144,7 +143,10 @@ class Failover:
                 failures.append(error)
             else:
                 exchange.model = model
-                exchange.usage = attempt.usage = _sum(found.usage, Usage())
+                counted = (
+                    found.usage if found.usage.prompt_tokens else Usage(estimate_tokens(sum(map(len, request.inputs))))
+                )
+                exchange.usage = attempt.usage = _sum(counted, Usage())
                 attempt.ended(None)
                 return found
             finally:
@@ -182,6 +184,25 @@ class _Running:
             self._report("success", "", ok=True)
         else:
             self._report("failed", error.reason, ok=False if isinstance(error, _RETRYABLE) else None)
+
+    def cut_off(self, request: GenerationRequest, size: int) -> None:
+        """Unless it ended, count what has gone out: an answer that is left half-way was generated all the same.
+
+        Args:
+            request: What was asked.
+            size: Characters that came.
+        """
+        if self._reported or not self.first_token_us:
+            return
+        self.usage = Usage(_prompt_tokens(request), estimate_tokens(size))
+        self._exchange.usage = _sum(self._exchange.usage, self.usage)
+
+    def out_of_time(self) -> DeadlineExceeded:
+        """The request's time is over: the model's failure, unless it is the caller who gave it so little."""
+        error = DeadlineExceeded(f"{self._model}: the request's time ran out")
+        by_caller = self._exchange.deadline_s == self._exchange.caller.deadline_monotonic_s
+        self._report("failed", error.reason, ok=None if by_caller else False)
+        return error
 
     def cancelled(self) -> None:
         """Unless it ended, the client left."""
