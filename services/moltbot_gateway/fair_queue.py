@@ -1,9 +1,9 @@
 """Admission: at most so many requests at once, the rest wait in a bounded queue that is fair between tenants by weight.
 
-Start-time fair queueing: a waiting request is tagged with the virtual time at which its tenant's share would start it,
-and the smallest tag goes next. A tenant with a thousand waiting requests delays another's first by one place, not by a
-thousand. And no tenant takes the last eighth of the places or of the queue: whoever holds its places for minutes, by
-answers that it does not read, keeps nobody else out.
+Start-time fair queueing: each tenant has a line, tagged with the virtual time at which its share would start its first
+request, and the smallest tag goes next. A tenant with a thousand waiting requests delays another's first by one place,
+not by a thousand; one that gave up was not served and moves no tag. And no tenant takes the last eighth of the places
+or of the queue: whoever holds its places for minutes, by answers that it does not read, keeps nobody else out.
 
 Source: Goyal, Vin, Cheng, "Start-time Fair Queuing" (SIGCOMM 1996).
 """
@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import heapq
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from moltbot_mesh.errors import ResourceExhausted
@@ -23,7 +24,16 @@ if TYPE_CHECKING:
 
 _KEPT_PART = 8
 _GIVEN_UP = 64
-"""Entries nobody waits for any more that may stand in the heap beyond the live ones."""
+"""Lines nobody waits in any more that may stand in the heap beyond the live ones."""
+
+
+@dataclass(slots=True, eq=False)
+class _Line:
+    """A tenant's requests that wait."""
+
+    tenant: str
+    turns: dict[asyncio.Future[None], float] = field(default_factory=dict)
+    """In the order they came, each with its weight."""
 
 
 class FairQueue:
@@ -43,8 +53,9 @@ class FairQueue:
         self._most_held = places - places // _KEPT_PART
         self._most_waiting = max_waiting - max_waiting // _KEPT_PART
         self._held: Counter[str] = Counter()
-        self._waits: Counter[str] = Counter()
-        self._waiting: list[tuple[float, int, asyncio.Future[None], str]] = []
+        self._lines: dict[str, _Line] = {}
+        self._waiting: list[tuple[float, int, _Line]] = []
+        """A heap of lines by the tags of their first requests."""
         self._live = 0
         self._sequence = 0
         self._virtual_time = 0.0
@@ -78,69 +89,84 @@ class FairQueue:
             # Then none waits that may have a place: one that becomes free goes to whoever does.
             self._take(tenant)
             return
-        if self._live >= self._max_waiting or self._waits[tenant] >= self._most_waiting:
+        line = self._lines.get(tenant)
+        if self._live >= self._max_waiting or (line is not None and len(line.turns) >= self._most_waiting):
             waiting = min(self._live, self._max_waiting)
             raise ResourceExhausted(
                 f"{waiting} requests wait already; try again shortly", reason="OVERLOADED", retry_after_s=1.0
             )
-        tag = max(self._virtual_time, self._finish.get(tenant, 0.0))
-        self._finish[tenant] = tag + 1.0 / weight
+        if line is None:
+            line = self._lines[tenant] = _Line(tenant)
+            self._tag(line)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._sequence += 1
-        heapq.heappush(self._waiting, (tag, self._sequence, turn, tenant))
+        line.turns[turn] = weight
         self._live += 1
-        self._waits[tenant] += 1
         try:
             async with asyncio.timeout(self._max_wait_s):
                 await turn
         except TimeoutError:
-            self._give_up(turn, tenant)
+            self._give_up(line, turn)
             raise ResourceExhausted(
                 f"no place became free within {self._max_wait_s:g} s; try again later",
                 reason="OVERLOADED",
                 retry_after_s=self._max_wait_s,
             ) from None
         except asyncio.CancelledError:
-            self._give_up(turn, tenant)
+            self._give_up(line, turn)
             raise
 
     def _take(self, tenant: str) -> None:
         self._free -= 1
         self._held[tenant] += 1
 
-    def _leave_queue(self, tenant: str) -> None:
-        self._live -= 1
-        _one_less(self._waits, tenant)
+    def _tag(self, line: _Line) -> None:
+        self._sequence += 1
+        tag = max(self._virtual_time, self._finish.get(line.tenant, 0.0))
+        heapq.heappush(self._waiting, (tag, self._sequence, line))
 
-    def _give_up(self, turn: asyncio.Future[None], tenant: str) -> None:
+    def _leave(self, line: _Line, turn: asyncio.Future[None]) -> None:
+        """Take a request out of its line, if it still stands there."""
+        if line.turns.pop(turn, None) is None:
+            return
+        self._live -= 1
+        if not line.turns:
+            del self._lines[line.tenant]
+
+    def _give_up(self, line: _Line, turn: asyncio.Future[None]) -> None:
         if turn.done() and not turn.cancelled():
-            self._release(tenant)  # the place was given in the same moment
-        else:
-            turn.cancel()
-            self._leave_queue(tenant)
-            if len(self._waiting) > 2 * self._live + _GIVEN_UP:
-                self._waiting = [entry for entry in self._waiting if not entry[2].cancelled()]
-                heapq.heapify(self._waiting)
+            self._release(line.tenant)  # the place was given in the same moment
+            return
+        turn.cancel()
+        self._leave(line, turn)
+        if len(self._waiting) > 2 * len(self._lines) + _GIVEN_UP:
+            self._waiting = [entry for entry in self._waiting if entry[2].turns]
+            heapq.heapify(self._waiting)
 
     def _release(self, tenant: str) -> None:
         self._free += 1
         _one_less(self._held, tenant)
-        passed_over: list[tuple[float, int, asyncio.Future[None], str]] = []
+        passed_over: list[tuple[float, int, _Line]] = []
         while self._free and self._waiting:
             entry = heapq.heappop(self._waiting)
-            tag, _, turn, next_tenant = entry
-            if turn.cancelled():
+            tag, _, line = entry
+            while (turn := next(iter(line.turns), None)) is not None and turn.cancelled():
+                self._leave(line, turn)  # whoever waited has not learnt of it yet
+            if turn is None:
                 continue
-            if self._held[next_tenant] >= self._most_held:
+            if self._held[line.tenant] >= self._most_held:
                 passed_over.append(entry)
                 continue
-            self._leave_queue(next_tenant)
-            self._take(next_tenant)
+            self._take(line.tenant)
             self._virtual_time = max(self._virtual_time, tag)
+            self._finish[line.tenant] = tag + 1.0 / line.turns[turn]
+            self._leave(line, turn)
+            if line.turns:
+                self._tag(line)
             turn.set_result(None)
         for entry in passed_over:
             heapq.heappush(self._waiting, entry)
-        if not self._waiting:
+        if not self._lines:
+            self._waiting.clear()
             self._finish.clear()
 
 
