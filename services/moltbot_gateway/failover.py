@@ -75,7 +75,7 @@ class Failover:
             except Unavailable as error:
                 failures.append(error)
                 continue
-            attempt = _Running(exchange, self._pool, model, "chat" if request.prompt is None else "text_completion")
+            attempt = _Running(exchange, self._pool, upstream, "chat" if request.prompt is None else "text_completion")
             limited = replace(request, model=upstream.name, sampling=self._within_limits(request.sampling, upstream))
             pieces = upstream.provider.generate(limited, stream=stream)
             size = 0
@@ -130,7 +130,7 @@ class Failover:
             except Unavailable as error:
                 failures.append(error)
                 continue
-            attempt = _Running(exchange, self._pool, model, "embeddings")
+            attempt = _Running(exchange, self._pool, upstream, "embeddings")
             try:
                 async with asyncio.timeout_at(exchange.deadline_s):
                     found = await upstream.provider.embed(replace(request, model=upstream.name))
@@ -166,7 +166,7 @@ class Failover:
 class _Running:
     """One call to a model, reported once when it ends."""
 
-    def __init__(self, exchange: Exchange, pool: UpstreamPool, model: str, operation: str) -> None:
+    def __init__(self, exchange: Exchange, pool: UpstreamPool, upstream: OpenUpstream, operation: str) -> None:
         self.watch = Stopwatch()
         self.first_token_us = 0
         self.usage = Usage()
@@ -174,9 +174,11 @@ class _Running:
         self._operation = operation
         self._exchange = exchange
         self._pool = pool
-        self._model = model
+        self._upstream = upstream
+        self._model = upstream.manifest.id
         self._reported = False
-        pool.started(model)
+        upstream.calls += 1
+        pool.started(self._model)
 
     def ended(self, error: MoltbotError | None) -> None:
         """It ended by itself."""
@@ -217,6 +219,7 @@ class _Running:
             self._model, outcome, reason, first_us, took_us, self._operation, self.usage, self.finish_reason
         )
         self._exchange.attempts.append(attempt)
+        self._upstream.calls -= 1
         self._pool.ended(self._model, ok=ok, first_token_us=first_us, duration_us=took_us)
 
 

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import structlog
 from moltbot.router.v1 import router_pb2
 
-from moltbot_mesh.errors import MoltbotError, Unavailable
+from moltbot_mesh.errors import Internal, MoltbotError, Unavailable
 from moltbot_models.manifest_wire import from_proto
 from moltbot_models.providers import open_upstream
 
@@ -28,9 +29,10 @@ log = structlog.get_logger("moltbot.gateway")
 _RECONNECT_S = 0.5
 _REPORT_INTERVAL_S = 0.02
 _REPORTS_WAITING = 65_536
+_REPORT_OUTCOMES = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class OpenUpstream:
     """A model and the protocol that reaches it."""
 
@@ -38,6 +40,8 @@ class OpenUpstream:
     provider: Upstream
     name: str
     """What the model is called at the upstream."""
+    calls: int = 0
+    """Under way; one that has left the table is closed after its last."""
 
 
 class UpstreamPool:
@@ -56,6 +60,9 @@ class UpstreamPool:
         self._version = 0
         self._outcomes: deque[router_pb2.CallOutcome] = deque(maxlen=_REPORTS_WAITING)
         self._reported = asyncio.Event()
+        self._retired: list[OpenUpstream] = []
+        """Left the table; some of their calls may still be under way."""
+        self._may_close = asyncio.Event()
 
     def get(self, model: str) -> OpenUpstream:
         """The upstream of a model.
@@ -92,6 +99,8 @@ class UpstreamPool:
         self._report(
             router_pb2.CallOutcome(model=model, outcome=outcome, first_token_us=first_token_us, duration_us=duration_us)
         )
+        if self._retired:
+            self._may_close.set()
 
     def _report(self, outcome: router_pb2.CallOutcome) -> None:
         self._outcomes.append(outcome)
@@ -104,6 +113,7 @@ class UpstreamPool:
         tasks = [
             asyncio.create_task(self._follow(first), name="routing-table"),
             asyncio.create_task(self._send_outcomes(), name="outcomes"),
+            asyncio.create_task(self._close_retired(), name="retired-upstreams"),
         ]
         try:
             with contextlib.suppress(TimeoutError):
@@ -114,14 +124,14 @@ class UpstreamPool:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for upstream in self._open.values():
-                await upstream.provider.aclose()
+            for upstream in (*self._open.values(), *self._retired):
+                await _close(upstream)
 
     async def _follow(self, first: asyncio.Event) -> None:
         while True:
             try:
-                request = router_pb2.WatchTableRequest(known_version=self._version)
-                async for table in self._router.WatchTable(request):
+                # Whole each time: another router may answer, whose versions are not those of the former one.
+                async for table in self._router.WatchTable(router_pb2.WatchTableRequest()):
                     await self._take(table)
                     first.set()
             except MoltbotError as error:
@@ -142,12 +152,25 @@ class UpstreamPool:
                 log.error("model cannot be used", model=manifest.id, error=error.message)
                 self._failed[manifest.id] = error
                 continue
+            except Exception:  # providers are plug-ins: one with a defect costs its own model alone
+                log.exception("model cannot be used: its provider failed", model=manifest.id)
+                self._failed[manifest.id] = Internal(f"the provider {manifest.provider!r} failed; the log has the rest")
+                continue
             name = manifest.upstream_model or manifest.id
             self._open[manifest.id] = OpenUpstream(manifest, provider, name)
         self._version = table.version
         log.info("routing table", version=table.version, models=len(self._open))
-        for replaced in before.values():
-            await replaced.provider.aclose()
+        self._retired.extend(before.values())
+        self._may_close.set()
+
+    async def _close_retired(self) -> None:
+        """Close what has left the table, each after its last call: answers under way go on to their end."""
+        while True:
+            await self._may_close.wait()
+            self._may_close.clear()
+            for upstream in [one for one in self._retired if not one.calls]:
+                await _close(upstream)
+                self._retired.remove(upstream)
 
     async def _send_outcomes(self) -> None:
         while True:
@@ -156,14 +179,24 @@ class UpstreamPool:
                 while True:
                     await self._reported.wait()
                     self._reported.clear()
-                    batch = [self._outcomes.popleft() for _ in range(min(len(self._outcomes), 4096))]
+                    batch = list(islice(self._outcomes, _REPORT_OUTCOMES))
                     if batch:
                         await call.write(router_pb2.ReportOutcomesRequest(outcomes=batch))
+                    for _ in batch:
+                        self._outcomes.popleft()
                     if self._outcomes:
                         self._reported.set()
                     await asyncio.sleep(_REPORT_INTERVAL_S)
             except (MoltbotError, asyncio.InvalidStateError) as error:
                 log.warning("outcomes not taken by the router; trying again", error=str(error))
+                self._reported.set()
                 await asyncio.sleep(_RECONNECT_S)
             finally:
                 call.cancel()
+
+
+async def _close(upstream: OpenUpstream) -> None:
+    try:
+        await upstream.provider.aclose()
+    except Exception:  # as above: the others must be closed too
+        log.exception("upstream not closed", model=upstream.manifest.id)
