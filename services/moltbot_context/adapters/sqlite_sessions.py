@@ -14,15 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
+import structlog
 
-from moltbot_context.turns import Session, StoredCall, StoredMessage, Turn
-from moltbot_mesh.errors import AlreadyExists, NotFound, ResourceExhausted
+from moltbot_context.adapters.turn_codec import decode_messages, encode_messages
+from moltbot_context.turns import Session, Turn
+from moltbot_mesh.errors import AlreadyExists, DataLoss, MoltbotError, NotFound, ResourceExhausted, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
 T = TypeVar("T")
+log = structlog.get_logger("moltbot.context")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sessions (
@@ -38,23 +41,6 @@ CREATE TABLE IF NOT EXISTS turns (
 """
 
 
-class _Call(msgspec.Struct, array_like=True):
-    id: str
-    name: str
-    arguments: str
-
-
-class _Message(msgspec.Struct, array_like=True):
-    role: str
-    content: str
-    name: str
-    tool_calls: list[_Call]
-    tool_call_id: str
-
-
-_decoder = msgspec.msgpack.Decoder(list[_Message])
-
-
 class SqliteSessions:
     """Sessions and turns of all tenants.
 
@@ -68,52 +54,77 @@ class SqliteSessions:
         self._max_sessions = max_sessions
         self._writer = ThreadPoolExecutor(1, "sessions-write")
         self._reader = ThreadPoolExecutor(1, "sessions-read")
-        self._write_db: sqlite3.Connection | None = None
-        self._read_db: sqlite3.Connection | None = None
+        self._write_db: sqlite3.Connection
+        self._read_db: sqlite3.Connection
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
-        """Keep the database open while the context is."""
-        loop = asyncio.get_running_loop()
+        """Keep the database open while the context is.
+
+        Raises:
+            DataLoss: The file is no database.
+            Unavailable: The disk fails.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            self._write_db = await self._connected(self._writer, stack)
+            await self._in_thread(self._writer, lambda: self._write_db.executescript(_SCHEMA))
+            self._read_db = await self._connected(self._reader, stack)
+            self._path.chmod(0o600)
+            yield
+
+    async def _connected(self, thread: ThreadPoolExecutor, stack: contextlib.AsyncExitStack) -> sqlite3.Connection:
+        """A connection of one thread; both end with the stack."""
 
         def connect() -> sqlite3.Connection:
             db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=10.0)
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
-            db.execute("PRAGMA foreign_keys=ON")
+            try:
+                db.execute("PRAGMA journal_mode=WAL")
+                db.execute("PRAGMA synchronous=FULL")
+                db.execute("PRAGMA foreign_keys=ON")
+            except BaseException:
+                db.close()
+                raise
             return db
 
-        write_db: sqlite3.Connection = await loop.run_in_executor(self._writer, connect)
-        await loop.run_in_executor(self._writer, write_db.executescript, _SCHEMA)
-        read_db: sqlite3.Connection = await loop.run_in_executor(self._reader, connect)
-        self._write_db, self._read_db = write_db, read_db
-        self._path.chmod(0o600)
+        stack.callback(thread.shutdown)
+        db = await self._in_thread(thread, connect)
+        stack.push_async_callback(self._in_thread, thread, db.close)
+        return db
+
+    async def _in_thread(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         try:
-            yield
-        finally:
-            await loop.run_in_executor(self._reader, read_db.close)
-            await loop.run_in_executor(self._writer, write_db.close)
-            self._reader.shutdown()
-            self._writer.shutdown()
+            return await asyncio.get_running_loop().run_in_executor(thread, work)
+        except sqlite3.Error as error:
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: sqlite3.Error) -> MoltbotError:
+        """What a caller may know of it; the log has the rest."""
+        log.error("sessions failed", path=str(self._path), error=str(error))
+        match getattr(error, "sqlite_errorcode", 0) & 0xFF:  # the low byte is the primary code
+            case sqlite3.SQLITE_FULL:
+                return ResourceExhausted("the sessions' disk is full; free some space, nothing else is needed")
+            case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+                return DataLoss(f"{self._path.name} is damaged; put a backup in its place, or remove it to begin anew")
+            case _:
+                return Unavailable("the sessions' database does not answer; try again", retry_after_s=1.0)
 
     async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         def transaction() -> T:
             db = self._write_db
-            assert db is not None
             db.execute("BEGIN IMMEDIATE")
             try:
                 result = work(db)
+                db.execute("COMMIT")
             except BaseException:
-                db.execute("ROLLBACK")
+                if db.in_transaction:  # some errors end it by themselves; one left open would refuse all that follows
+                    db.execute("ROLLBACK")
                 raise
-            db.execute("COMMIT")
             return result
 
-        return await asyncio.get_running_loop().run_in_executor(self._writer, transaction)
+        return await self._in_thread(self._writer, transaction)
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        assert self._read_db is not None
-        return await asyncio.get_running_loop().run_in_executor(self._reader, work, self._read_db)
+        return await self._in_thread(self._reader, lambda: work(self._read_db))
 
     async def create(self, tenant: str, name: str, labels: dict[str, str]) -> Session:
         """Create a session, or return the one that stands.
@@ -193,7 +204,7 @@ class SqliteSessions:
         Raises:
             AlreadyExists: A turn of this id stands with another body.
         """
-        body = _encode(turn.messages)
+        body = encode_messages(turn.messages)
         digest = hashlib.sha256(b"\0".join((body, turn.request_id.encode(), turn.model.encode()))).digest()
 
         def work(db: sqlite3.Connection) -> Turn:
@@ -254,28 +265,4 @@ def _turns(db: sqlite3.Connection, tenant: str, name: str, order: str, limit: in
         f"ORDER BY sequence {order} LIMIT ? OFFSET ?",
         (tenant, name, limit, offset),
     )
-    return [Turn(row[0], _decode(row[1]), *row[2:]) for row in rows]
-
-
-def _encode(messages: tuple[StoredMessage, ...]) -> bytes:
-    return msgspec.msgpack.encode(
-        [
-            _Message(
-                m.role, m.content, m.name, [_Call(c.id, c.name, c.arguments) for c in m.tool_calls], m.tool_call_id
-            )
-            for m in messages
-        ]
-    )
-
-
-def _decode(body: bytes) -> tuple[StoredMessage, ...]:
-    return tuple(
-        StoredMessage(
-            m.role,
-            m.content,
-            m.name,
-            tuple(StoredCall(c.id, c.name, c.arguments) for c in m.tool_calls),
-            m.tool_call_id,
-        )
-        for m in _decoder.decode(body)
-    )
+    return [Turn(row[0], decode_messages(row[1]), *row[2:]) for row in rows]
