@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -266,21 +267,27 @@ class EtcdClient:
             Unauthenticated: User name or password is wrong.
         """
         until_s = time.monotonic() + timeout_s
-        for failures in range(1_000_000):
+        for failures in itertools.count():
             left_s = until_s - time.monotonic()
             if self._closed:
                 raise Cancelled("the etcd client is closed")
             if left_s <= 0:
                 break
-            channel = self._channels[self._current]
+            member = self._current
+            channel = self._channels[member]
             if await is_ready(channel, min(CONNECT_TIMEOUT_S, left_s)):
                 if self._username and not self._token:
                     await self._log_in(channel, left_s)
                 return channel
-            self._current = (self._current + 1) % len(self._channels)
+            self._leave(member)
             if (failures + 1) % len(self._channels) == 0:
                 await asyncio.sleep(min(left_s, backoff_s(failures // len(self._channels), at_most_s=1.0)))
         raise Unavailable(f"etcd: none of {', '.join(self._endpoints)} can be reached; is it running there?")
+
+    def _leave(self, member: int) -> None:
+        """Go on to the next member, unless another call that failed there has done so."""
+        if self._current == member:
+            self._current = (member + 1) % len(self._channels)
 
     def call_metadata(self) -> tuple[tuple[str, str], ...]:
         """What goes with each call: the token, and that a member without a leader shall not answer."""
@@ -342,7 +349,7 @@ class EtcdClient:
                 continue
             if not repeat or error.code not in TRANSIENT or time.monotonic() >= until_s:
                 raise error
-            self._current = (self._current + 1) % len(self._channels)
+            self._leave(self._channels.index(channel))
             await asyncio.sleep(backoff_s(attempt, at_most_s=0.5))
             attempt += 1
 

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from moltbot_mesh.channel import MeshChannel, as_channel
+from moltbot_mesh.errors import InvalidArgument
 from moltbot_mesh.identity import ApiKeys, MeshIdentity
 from moltbot_mesh.inprocess import InProcessChannel
 from moltbot_mesh.interceptors import Surroundings, wrapped_handlers
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("moltbot.runner")
 S = TypeVar("S", bound="Section")
+_EVERYWHERE = frozenset({"", "*", "0.0.0.0", "[::]"})  # noqa: S104 - refused, not bound
 _LEAVE_S = 0.3
 """Time that callers get to learn that an instance left the registry."""
 
@@ -53,7 +55,7 @@ class Node:
     listen: tuple[str, ...]
     """Addresses of this process's gRPC server."""
     advertise: str = ""
-    """Address under which other processes reach it; empty: the first of `listen`, with the port that was bound."""
+    """Address under which other processes reach it; see `advertised`."""
     registry: Registry | None = None
     """Where other services are found. `None`: everything runs in this process."""
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
@@ -136,6 +138,28 @@ class _Process:
         return as_channel(MeshChannel(self._remote[service], identity, service))
 
 
+def advertised(advertise: str, listen: str, port: int) -> str:
+    """The address under which other processes reach a server.
+
+    Args:
+        advertise: As it is set; port 0 stands for the one that was bound. Empty: where it listens.
+        listen: The address it listens on.
+        port: The port that was bound.
+
+    Raises:
+        InvalidArgument: It listens on all addresses, of which none is named.
+    """
+    if not advertise and listen.startswith("unix:"):
+        return listen
+    host, _, wanted = (advertise or listen).rpartition(":")
+    if not advertise and host in _EVERYWHERE:
+        raise InvalidArgument(
+            f"listen {listen} is no address that others could reach; set `advertise` (MOLTBOT_ADVERTISE) to one, "
+            "such as 10.0.0.7:0"
+        )
+    return advertise if advertise and wanted != "0" else f"{host}:{port}"
+
+
 @contextlib.asynccontextmanager
 async def running(
     modules: Mapping[str, Module], targets: Sequence[str], settings: Section, node: Node
@@ -174,7 +198,7 @@ async def running(
         await stack.enter_async_context(server.serving(node.grace_s))
         await server.set_health(["", *(name for found in names.values() for name in found)], serving=True)
         if node.registry is not None:
-            address = node.advertise or node.listen[0].rpartition(":")[0] + f":{ports[0]}"
+            address = advertised(node.advertise, node.listen[0], ports[0])
             # Left first: callers learn of it, and calls on their way still find the server.
             stack.push_async_callback(asyncio.sleep, _LEAVE_S)
             for name in services:

@@ -132,15 +132,15 @@ class Supervisor:
         try:
             yield
         finally:
-            if self.state is State.READY:
-                try:
+            try:
+                if self.state is State.READY:
                     await self._before_stop()
-                except MoltbotError as error:
-                    log.warning("child not drained", child=self._name, error=error.message)
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-            self.state = State.STOPPED
+            except MoltbotError as error:
+                log.warning("child not drained", child=self._name, error=error.message)
+            finally:
+                task.cancel()
+                await _ended(task)
+                self.state = State.STOPPED
 
     async def _keep(self) -> None:
         backoff_s = _FIRST_BACKOFF_S
@@ -156,8 +156,9 @@ class Supervisor:
                         self._became_ready.set()
                         log.info("child ready", child=self._name, pid=process.pid, restarts=self.restarts)
                         await process.wait()
-            except OSError as error:
-                self._lines.append(f"cannot be started: {error}")
+            except Exception as error:  # also a defect of a hook: a child that nobody looks after would be worse
+                log.exception("child not supervised", child=self._name)
+                self._lines.append(f"cannot be started: {type(error).__name__}: {error}")
             self._became_ready.clear()
             self.state = State.BACKING_OFF
             if steady_from_s is not None and loop.time() - steady_from_s > _STEADY_S:
@@ -228,6 +229,21 @@ class Supervisor:
             async with asyncio.timeout(self._grace_s):
                 await process.wait()
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+            log.warning("child killed: it did not end in time", child=self._name, grace_s=self._grace_s)
+        finally:  # also when this is cancelled: nobody would end it later
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+        await process.wait()
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Wait for a task that was cancelled, to its end also if the waiter is cancelled: it has a child to stop."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
