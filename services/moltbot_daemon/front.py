@@ -12,8 +12,9 @@ import structlog
 from moltbot_daemon.daemon import descriptor_set, envoy_supervisor
 from moltbot_mesh.envoy.config import EXPOSED, EnvoyConfig
 from moltbot_mesh.envoy.process import ADMIN_SOCKET, EnvoyProcess
-from moltbot_mesh.errors import FailedPrecondition, InvalidArgument
+from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, MoltbotError
 from moltbot_mesh.etcd import EtcdClient
+from moltbot_mesh.reconnect import backoff_s
 from moltbot_mesh.registry import EtcdRegistry
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("moltbot.front")
 
 _START_S = 60.0
+_RETRY_S = 0.5
 _CLUSTERS_FILE = "envoy-clusters.json"
 
 
@@ -34,16 +36,32 @@ class _Endpoints:
     def __init__(self) -> None:
         self.targets: dict[str, tuple[str, ...]] = {}
         self.changed = asyncio.Event()
+        self.problem: MoltbotError | None = None
+        """Why a service cannot be followed."""
 
     def complete(self) -> bool:
         return all(self.targets.get(service) for service in EXPOSED)
 
     async def follow(self, registry: EtcdRegistry, service: str) -> None:
-        async for instances in registry.watch(service):
-            targets = tuple(sorted(instance.target for instance in instances))
-            if targets and targets != self.targets.get(service):
-                self.targets[service] = targets
+        """Follow a service's instances; one that has none any more keeps its last, which may come back."""
+        failures = 0
+        while True:
+            try:
+                async with contextlib.aclosing(registry.watch(service)) as changes:
+                    async for instances in changes:
+                        failures = 0
+                        self._take(service, tuple(sorted(instance.target for instance in instances)))
+            except MoltbotError as error:
+                log.error("registry cannot be followed; trying again", service=service, error=error.message)
+                self.problem = error
                 self.changed.set()
+            await asyncio.sleep(backoff_s(failures))
+            failures += 1
+
+    def _take(self, service: str, targets: tuple[str, ...]) -> None:
+        if targets and targets != self.targets.get(service):
+            self.targets[service] = targets
+            self.changed.set()
 
 
 @contextlib.asynccontextmanager
@@ -56,6 +74,7 @@ async def serving(settings: Settings, places: Places) -> AsyncGenerator[str]:
     Raises:
         InvalidArgument: No etcd is configured.
         FailedPrecondition: Not all services are there.
+        MoltbotError: etcd refuses to tell.
     """
     if not settings.etcd.endpoints:
         raise InvalidArgument("etcd.endpoints is empty: Envoy finds the services through etcd; or run `moltbot daemon`")
@@ -82,6 +101,8 @@ async def _until_complete(endpoints: _Endpoints) -> None:
     try:
         async with asyncio.timeout(_START_S):
             while not endpoints.complete():
+                if endpoints.problem is not None:
+                    raise endpoints.problem
                 await endpoints.changed.wait()
                 endpoints.changed.clear()
     except TimeoutError:
@@ -114,5 +135,11 @@ async def _keep(settings: Settings, places: Places, endpoints: _Endpoints, up: a
         while True:
             await endpoints.changed.wait()
             endpoints.changed.clear()
-            envoy.update(dataclasses.replace(config, upstreams=dict(endpoints.targets)))
+            try:
+                envoy.update(dataclasses.replace(config, upstreams=dict(endpoints.targets)))
+            except OSError as error:
+                log.error("endpoints not written, Envoy keeps those it has; trying again", error=str(error))
+                await asyncio.sleep(_RETRY_S)
+                endpoints.changed.set()
+                continue
             log.info("endpoints", services={name: len(found) for name, found in endpoints.targets.items()})
