@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 import time
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,9 @@ from moltbot_audit.servicer import AuditServicer
 from moltbot_audit.settings import AuditSettings
 from moltbot_mesh.audit.administration import SPILL, waiting
 from moltbot_mesh.call import current_call
-from moltbot_mesh.errors import MoltbotError
+from moltbot_mesh.errors import AlreadyExists, InvalidArgument, MoltbotError
 from moltbot_mesh.module import Access, Module, Registration, Runtime, Service
+from moltbot_mesh.threads import Threads
 from moltbot_mesh.uuid7 import uuid7
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ log = structlog.get_logger("moltbot.audit")
 _TENANT_METHODS = ("GetEvent", "Query", "GetTrace", "GetCheckpoint", "GetInclusionProof", "GetConsistencyProof")
 _DAY_S = 86_400
 _LOOK_S = 0.5
+_THREADS = 4
+_MAX_WAITING = 256
 
 
 @contextlib.asynccontextmanager
@@ -51,10 +55,11 @@ async def open_audit(runtime: Runtime) -> AsyncGenerator[Service]:
     spill = runtime.shared_dir / SPILL
     taking = asyncio.create_task(_take_administration(ledger, spill), name="audit-administration")
     try:
-        servicer = AuditServicer(ledger, journal.read)
-        access = dict.fromkeys(_TENANT_METHODS, Access.TENANT) | {"Verify": Access.OPERATOR}
-        add = audit_pb2_grpc.add_AuditServiceServicer_to_server
-        yield Service((Registration(add, servicer, access),), lambda: [ledger.problem] if ledger.problem else [])
+        async with Threads("audit-read", _THREADS, _MAX_WAITING) as threads:
+            servicer = AuditServicer(ledger, journal.read, threads)
+            access = dict.fromkeys(_TENANT_METHODS, Access.TENANT) | {"Verify": Access.OPERATOR}
+            add = audit_pb2_grpc.add_AuditServiceServicer_to_server
+            yield Service((Registration(add, servicer, access),), lambda: [ledger.problem] if ledger.problem else [])
     finally:
         expiring.cancel()
         taking.cancel()
@@ -118,7 +123,7 @@ async def _expire_daily(ledger: Ledger, journal: _Journal, retention_days: int) 
             if records:
                 log.info("audit records expired", records=records)
                 await journal.expired(records)
-        except (OSError, MoltbotError) as error:
+        except (OSError, sqlite3.Error, MoltbotError) as error:
             log.warning("expired segments not removed; trying again tomorrow", error=str(error))
         await asyncio.sleep(_DAY_S)
 
@@ -130,6 +135,12 @@ async def _take_administration(ledger: Ledger, directory: Path) -> None:
             try:
                 await asyncio.to_thread(ledger.append, [decode(path.read_bytes())])
                 path.unlink()
+            except (
+                InvalidArgument,
+                AlreadyExists,
+            ) as error:  # never mended by waiting; the others must not wait for it
+                path.rename(path.with_name(f"{path.name}.refused"))
+                log.critical("act of administration not logged", file=path.name, error=error.message)
             except (OSError, MoltbotError) as error:
                 log.error("act of administration not logged; trying again", file=path.name, error=str(error))
                 break

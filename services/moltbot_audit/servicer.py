@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from moltbot_audit.commit import Answer
     from moltbot_audit.ledger import Ledger
+    from moltbot_mesh.threads import Threads
 
 _PIPELINE = 64
 _END = 1 << 62
@@ -38,10 +39,14 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
         ledger: The log.
         log_read: Logs a read of the log: the method, what was read, and why it was refused (empty if it was not). The
             answer waits for it.
+        threads: Run the reads; the event loop's own if there are none.
     """
 
-    def __init__(self, ledger: Ledger, log_read: Callable[[str, str, str], Awaitable[object]]) -> None:
+    def __init__(
+        self, ledger: Ledger, log_read: Callable[[str, str, str], Awaitable[object]], threads: Threads | None = None
+    ) -> None:
         self._ledger = ledger
+        self._in_thread = asyncio.to_thread if threads is None else threads.run
         self._log_read = log_read
 
     async def AppendStream(  # noqa: N802
@@ -124,7 +129,7 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
             )
             size = request.page_size or DEFAULT_PAGE_SIZE
             before = offset_of(request.page_token) or _END
-            found = await asyncio.to_thread(self._ledger.query, wanted, before, size + 1)
+            found = await self._in_thread(self._ledger.query, wanted, before, size + 1)
             token = str(found[size - 1].sequence) if len(found) > size else ""
             return pb.QueryResponse(events=[_shown(logged) for logged in found[:size]], next_page_token=token)
 
@@ -136,7 +141,7 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
             except ValueError:
                 raise InvalidArgument("trace_id: 32 hex digits are asked for") from None
             tenant = _only_own("")
-            found = [_shown(logged) for logged in await asyncio.to_thread(self._ledger.trace, trace_id)]
+            found = [_shown(logged) for logged in await self._in_thread(self._ledger.trace, trace_id)]
             found = [logged for logged in found if not tenant or logged.event.tenant == tenant]
             if not found:
                 raise NotFound(f"no event of trace {request.trace_id}")
@@ -159,7 +164,7 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
         """Prove that an event is in the log."""
         async with self._recorded("GetInclusionProof", request.event_id):
             logged = await self._find(request.event_id)
-            proof = await asyncio.to_thread(self._ledger.inclusion_proof, logged.sequence)
+            proof = await self._in_thread(self._ledger.inclusion_proof, logged.sequence)
             return pb.GetInclusionProofResponse(
                 sequence=proof.sequence,
                 tree_size=proof.size,
@@ -174,7 +179,7 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> pb.GetConsistencyProofResponse:
         """Prove that the log only grew."""
-        second, hashes = await asyncio.to_thread(self._ledger.consistency_proof, request.first, request.second)
+        second, hashes = await self._in_thread(self._ledger.consistency_proof, request.first, request.second)
         return pb.GetConsistencyProofResponse(second=second, hashes=hashes)
 
     async def Verify(  # noqa: N802
@@ -184,20 +189,20 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
     ) -> AsyncIterator[pb.VerifyResponse]:
         """Check the whole log."""
         steps = verify_steps(self._ledger.directory, self._ledger.verifier_key)
-        while (step := await asyncio.to_thread(next, steps, None)) is not None:
+        while (step := await self._in_thread(next, steps, None)) is not None:
             total = max(step.covered, step.records)
             yield pb.VerifyResponse(records=step.records, total=total, done=step.done, problems=step.problems)
 
     async def _find(self, name: str) -> Logged:
         """The event with an id or a sequence, if the caller may see it."""
         if name.isascii() and name.isdigit() and len(name) <= _SEQUENCE_DIGITS:
-            logged = await asyncio.to_thread(self._ledger.at, int(name))
+            logged = await self._in_thread(self._ledger.at, int(name))
         else:
             try:
                 event_id = uuid.UUID(name).bytes
             except ValueError:
                 raise InvalidArgument(f"event_id: {name!r} is neither a UUID nor a sequence") from None
-            logged = await asyncio.to_thread(self._ledger.get, event_id)
+            logged = await self._in_thread(self._ledger.get, event_id)
         tenant = _only_own("")
         if tenant and pb.AuditEvent.FromString(logged.payload).tenant != tenant:
             raise NotFound(f"no event is named {name}")

@@ -9,6 +9,7 @@ from moltbot.tool.v1 import tool_pb2_grpc
 
 from moltbot_mesh.errors import InvalidArgument
 from moltbot_mesh.module import Access, Module, Registration, Runtime, Service
+from moltbot_mesh.threads import Threads
 from moltbot_tool.builtin.calculator import CALCULATOR
 from moltbot_tool.builtin.clock import CLOCK
 from moltbot_tool.builtin.sql_lookup import sql_lookup
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
 
+_THREADS = 8
+"""A call that timed out keeps its thread until the tool returns."""
+_MAX_WAITING = 256
 _TENANT_METHODS: tuple[str, ...] = ("ListTools", "GetTool", "CallTool")
 
 
@@ -42,9 +46,10 @@ def builtin_tools(settings: ToolSettings) -> list[Tool]:
 async def open_tool(runtime: Runtime) -> AsyncGenerator[Service]:
     """Register the tools and serve."""
     settings = runtime.settings(ToolSettings)
-    registry = Registry(builtin_tools(settings), settings.tenants, settings.max_result_bytes)
-    access = dict.fromkeys(_TENANT_METHODS, Access.TENANT)
-    yield Service((Registration(tool_pb2_grpc.add_ToolServiceServicer_to_server, ToolServicer(registry), access),))
+    async with Threads("tools", _THREADS, _MAX_WAITING) as threads:
+        registry = Registry(builtin_tools(settings), settings.tenants, settings.max_result_bytes, threads)
+        access = dict.fromkeys(_TENANT_METHODS, Access.TENANT)
+        yield Service((Registration(tool_pb2_grpc.add_ToolServiceServicer_to_server, ToolServicer(registry), access),))
 
 
 MODULE = Module("tool", (), open_tool)

@@ -15,6 +15,8 @@ from moltbot_mesh.errors import DeadlineExceeded, FieldViolation, InvalidArgumen
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from moltbot_mesh.threads import Threads
+
 _MAX_ARGUMENT_DEPTH = 32
 
 
@@ -61,12 +63,19 @@ class Registry:
         tools: All of them.
         tenants: Names of tools by tenant; a tenant that is not named may call all.
         max_result_bytes: Longest result.
+        threads: Run them; the event loop's own if there are none.
 
     Raises:
         ValueError: Two tools have one name.
     """
 
-    def __init__(self, tools: Iterable[Tool], tenants: Mapping[str, Sequence[str]], max_result_bytes: int) -> None:
+    def __init__(
+        self,
+        tools: Iterable[Tool],
+        tenants: Mapping[str, Sequence[str]],
+        max_result_bytes: int,
+        threads: Threads | None = None,
+    ) -> None:
         self._tools: dict[str, Tool] = {}
         self._validators: dict[str, Any] = {}
         for tool in tools:
@@ -77,6 +86,7 @@ class Registry:
             self._validators[tool.name] = jsonschema.Draft202012Validator(dict(tool.parameters))
         self._tenants = tenants
         self._max_result_bytes = max_result_bytes
+        self._in_thread = asyncio.to_thread if threads is None else threads.run
 
     def tools(self, tenant: str) -> list[Tool]:
         """The tools that a tenant may call, in order of name."""
@@ -109,12 +119,13 @@ class Registry:
             NotFound: No such tool for this tenant.
             InvalidArgument: The arguments are not JSON or do not match the schema; the violations name the places.
             DeadlineExceeded: It took too long.
+            ResourceExhausted: Too many calls wait for a thread.
         """
         tool = self.get(tenant, name)
         values = self._checked(tool, arguments)
         try:
             async with asyncio.timeout(tool.timeout_s):
-                content = await asyncio.to_thread(tool.run, values)
+                content = await self._in_thread(tool.run, values)
         except ToolFailure as failure:
             return Result(f"error: {failure}", failed=True)
         except TimeoutError:

@@ -1,0 +1,96 @@
+"""What the audit service does by itself goes on after a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import time
+
+import pytest
+from moltbot.audit.v1 import audit_pb2 as pb
+
+from moltbot_audit import module
+from moltbot_mesh.errors import Unavailable
+from moltbot_mesh.uuid7 import uuid7
+
+
+class Ledger:
+    """Fails as it is told, then takes everything."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+        self.records: list[bytes] = []
+        self.expiries = 0
+
+    def append(self, records):
+        if self.failures:
+            raise self.failures.pop(0)
+        self.records.extend(record.payload for record in records)
+
+    def expire(self, _before_ns):
+        self.expiries += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        return 0
+
+
+@contextlib.asynccontextmanager
+async def running(work):
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(2):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    monkeypatch.setattr(module, "_LOOK_S", 0.01)
+    monkeypatch.setattr(module, "_DAY_S", 0.01)
+
+
+@pytest.mark.parametrize(
+    "failure", [sqlite3.OperationalError("database is locked"), OSError(5, "I/O"), Unavailable("x")]
+)
+async def test_expiry_is_tried_again_after_any_failure_of_the_disk(failure):
+    ledger = Ledger(failure)
+    async with running(module._expire_daily(ledger, None, 400)):
+        await until(lambda: ledger.expiries >= 3)
+
+
+def event(directory, name: str) -> bytes:
+    payload = pb.AuditEvent(
+        event_id=uuid7(),
+        time_unix_ns=time.time_ns(),
+        type=pb.EVENT_TYPE_ADMINISTRATION,
+        outcome=pb.OUTCOME_SUCCESS,
+        subject="root",
+        action="keys create",
+    ).SerializeToString()
+    (directory / name).write_bytes(payload)
+    return payload
+
+
+async def test_an_act_that_is_no_event_is_set_aside_and_the_next_is_logged(tmp_path):
+    (tmp_path / "1.event").write_bytes(b"torn")
+    good = event(tmp_path, "2.event")
+    ledger = Ledger()
+    async with running(module._take_administration(ledger, tmp_path)):
+        await until(lambda: ledger.records == [good])
+    assert [path.name for path in tmp_path.iterdir()] == ["1.event.refused"]
+
+
+async def test_acts_wait_in_their_order_while_the_log_is_down(tmp_path):
+    acts = [event(tmp_path, f"{n}.event") for n in range(3)]
+    ledger = Ledger(Unavailable("down"), Unavailable("down"))
+    async with running(module._take_administration(ledger, tmp_path)):
+        await until(lambda: len(ledger.records) == 3)
+    assert ledger.records == acts
