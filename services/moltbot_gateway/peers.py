@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, cast
 
 from moltbot.context.v1 import context_pb2, context_pb2_grpc
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _EXCERPT_BYTES = 512
 _MARK_TIMEOUT_S = 5.0
+"""For a piece of an answer: its stream has no deadline of its own."""
 
 
 class Peers:
@@ -156,9 +158,14 @@ class StreamMark:
         text = "".join(delta.text for delta in deltas)
         if not text and not finish:
             return deltas
-        await self._call.write(watermark_pb2.EmbedStreamRequest(text=text, finish=finish, **self._opening))  # type: ignore[arg-type]
+        request = watermark_pb2.EmbedStreamRequest(text=text, finish=finish, **self._opening)  # type: ignore[arg-type]
         self._opening = {}
-        answer = await self._call.read()
+        try:
+            async with asyncio.timeout(_MARK_TIMEOUT_S):
+                await self._call.write(request)
+                answer = await self._call.read()
+        except TimeoutError:
+            raise Unavailable(f"the watermark service did not mark a piece within {_MARK_TIMEOUT_S:g} s") from None
         if not isinstance(answer, watermark_pb2.EmbedStreamResponse):
             raise Unavailable("the watermark service ended the stream of marks early")
         last = deltas[-1]
