@@ -179,12 +179,16 @@ class BalancedChannel(grpc.aio.Channel):
         failures = 0
         while True:
             try:
-                async for instances in self._registry.watch(self._service):
-                    failures, self._trouble = 0, ""
-                    await self._take(instances)
+                async with contextlib.aclosing(self._registry.watch(self._service)) as changes:
+                    async for instances in changes:
+                        failures, self._trouble = 0, ""
+                        await self._take(instances)
             except MoltbotError as error:
                 self._trouble = f"registry: {error.message}"
                 log.warning("registry cannot be followed", service=self._service, error=error.message)
+            except Exception:  # a defect must not end discovery in silence
+                self._trouble = "registry: it failed; the log has the rest"
+                log.exception("registry cannot be followed", service=self._service)
             await asyncio.sleep(backoff_s(failures, base_s=0.2))
             failures += 1
 
@@ -210,9 +214,10 @@ class BalancedChannel(grpc.aio.Channel):
         while True:
             await asyncio.sleep(self._health_interval_s * self._random.uniform(0.8, 1.2))
             await self._close_idle()
-            async with asyncio.TaskGroup() as group:
-                for peer in self._peers.values():
-                    group.create_task(peer.check_health())
+            checks = [peer.check_health() for peer in self._peers.values()]
+            for error in await asyncio.gather(*checks, return_exceptions=True):
+                if isinstance(error, Exception):  # nor health checks
+                    log.error("health check failed", service=self._service, exc_info=error)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         """READY if an instance is connected; CONNECTING if not, whether or not there are instances."""

@@ -20,7 +20,7 @@ from moltbot.third_party.etcd.v3 import rpc_pb2, rpc_pb2_grpc
 
 from moltbot_mesh.errors import Cancelled, MoltbotError, NotFound, Unauthenticated, Unavailable
 from moltbot_mesh.errors_wire import from_rpc_error
-from moltbot_mesh.etcd_watch import Change, EtcdValue, is_stale_token, prefix_end, raise_status, watch_prefix
+from moltbot_mesh.etcd_watch import Change, EtcdValue, is_stale_token, key_text, prefix_end, raise_status, watch_prefix
 from moltbot_mesh.reconnect import backoff_s, is_ready
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class EtcdClient:
         """
         key = prefix.encode()
         answer = await self._read("Range", rpc_pb2.RangeRequest(key=key, range_end=prefix_end(key), revision=revision))
-        return Listing({kv.key.decode(): EtcdValue.of(kv) for kv in answer.kvs}, answer.header.revision)
+        return Listing({key_text(kv.key): EtcdValue.of(kv) for kv in answer.kvs}, answer.header.revision)
 
     async def put(self, key: str, value: bytes, lease_id: int = 0) -> int:
         """Set a value.

@@ -80,6 +80,11 @@ def prefix_end(prefix: bytes) -> bytes:
     return stem[:-1] + bytes([stem[-1] + 1]) if stem else b"\x00"
 
 
+def key_text(key: bytes) -> str:
+    """A key as text; one that is not UTF-8, which is none of ours, in a form that cannot be taken for another."""
+    return key.decode(errors="backslashreplace")
+
+
 def is_stale_token(error: MoltbotError) -> bool:
     """Whether a new login may mend it."""
     return isinstance(error, Unauthenticated) or "auth store is old" in error.message
@@ -156,7 +161,7 @@ class _Mirror:
             deletes: set[str] = set()
             after = dict(self._values or {})
             for event in events:
-                key = event.kv.key.decode()
+                key = key_text(event.kv.key)
                 if event.type == kv_pb2.Event.DELETE:
                     after.pop(key, None)
                     deletes.add(key)

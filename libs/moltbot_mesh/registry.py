@@ -133,8 +133,7 @@ class EtcdRegistry:
             yield
         finally:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await asyncio.gather(task, return_exceptions=True)
             try:
                 await self._client.revoke_lease(holder.lease_id)
             except MoltbotError as error:  # the lease ends by itself
@@ -191,7 +190,7 @@ def _instances(service: str, prefix: str, values: Mapping[str, EtcdValue]) -> fr
     for key, value in values.items():
         try:
             stored = msgspec.json.decode(value.value, type=_Stored)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:  # whoever may write there must not end discovery
             log.warning("not an instance; ignored", key=key, error=str(error))
             continue
         found.add(Instance(service, key.removeprefix(prefix), stored.target, stored.metadata))
