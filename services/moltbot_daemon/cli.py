@@ -8,14 +8,17 @@ import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from moltbot_daemon.commands.shell import FAILED, UNAVAILABLE, USAGE, add_common, open_shell, tell
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, MoltbotError, NotFound, Unavailable
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _COMMANDS = {
     "init": "setup:init",
-    "doctor": "setup:doctor",
+    "doctor": "doctor:doctor",
     "config check": "setup:config_check",
     "config show": "setup:config_show",
     "config diff": "setup:config_diff",
@@ -31,21 +34,33 @@ _COMMANDS = {
     "watermark detect": "ask:watermark_detect",
 }
 _EPILOG = "exit codes: 0 done, 1 failed, 64 wrong use or configuration, 65 damaged or nothing found, 69 not reachable"
+_INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Ends with our exit code for wrong use, and without guessing at shortened options."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: {message}; `{self.prog} --help` says more\n")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
-    top = argparse.ArgumentParser(prog="moltbot", description="A private agent mesh.", epilog=_EPILOG)
+    top = _Parser(prog="moltbot", description="A private agent mesh.", epilog=_EPILOG)
     top.add_argument("--version", action="version", version=version("moltbot"))
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(to: Any, name: str, about: str) -> argparse.ArgumentParser:
-        one = to.add_parser(name, help=about, description=about)
+        one = to.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=_EPILOG)
         add_common(one)
         return one
 
     def group(name: str, about: str) -> Any:
-        one = commands.add_parser(name, help=about, description=about)
+        one = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=_EPILOG)
         return one.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
 
     add(commands, "init", "write a commented configuration, the data directory, keys and the first admin key")
@@ -54,33 +69,40 @@ def parser() -> argparse.ArgumentParser:
     daemon.add_argument("--port", type=int, help="public port (8080)")
     daemon.add_argument("--host", help="address to listen on (127.0.0.1)")
     serve = add(commands, "serve", "run one service, found by the others through etcd")
-    serve.add_argument("service", help="gateway, router, context, tool, audit, watermark, envoy, or triton")
+    serve.add_argument(
+        "service", metavar="SERVICE", help="gateway, router, context, tool, audit, watermark, envoy, or triton"
+    )
     serve.add_argument("--port", type=int, help="public port of envoy (8080)")
     chat = add(commands, "chat", "talk to a model of the running daemon")
-    chat.add_argument("text", nargs="*", help="the question; without one, line by line")
+    chat.add_argument("text", nargs="*", metavar="TEXT", help="the question; without one, line by line")
     chat.add_argument("--model", help="model id; the router chooses without one")
     chat.add_argument("--session", help="remember the conversation under this name")
     chat.add_argument("--tools", action="store_true", help="let the model call the tools of the mesh")
     chat.add_argument("--tenant", default="default", help="for whom (default)")
     add(commands, "doctor", "check what is missing or broken, and say how to mend it")
     add(commands, "status", "say whether the daemon answers, and with which models")
-    add(group("models", "models"), "list", "list the models")
-    keys = group("keys", "API keys")
+    add(group("models", "the models of the mesh"), "list", "list the models, those of the files if no daemon runs")
+    keys = group("keys", "the API keys by which people and programs are known")
     create = add(keys, "create", "make a key and print it alone, once")
-    create.add_argument("--tenant", required=True, metavar="NAME", help="whose")
+    create.add_argument("--tenant", required=True, metavar="NAME", help="whose key it is; a-z 0-9 . _ -")
     create.add_argument("--admin", action="store_true", help="also with the role admin")
     create.add_argument("--name", help="a note to know it by")
     add(keys, "list", "show all keys, never their text")
-    add(keys, "revoke", "end a key").add_argument("id")
-    config = group("config", "the configuration")
-    add(config, "check", "check the configuration and the files it names")
+    revoke = add(keys, "revoke", "end a key, within a second")
+    revoke.add_argument("id", metavar="ID", help="the part between the two underscores of mb_ID_…; see `keys list`")
+    config = group("config", "the configuration: file, environment and defaults")
+    add(config, "check", "check the configuration and all that it names")
     add(config, "show", "show the configuration in force")
     add(config, "diff", "show what differs from the defaults")
-    verify = add(group("audit", "the audit log"), "verify", "check every record, tile and checkpoint")
-    verify.add_argument("path", nargs="?", type=Path, help="directory of the log; the installation's own without one")
-    verify.add_argument("--key", help="the key that checkpoints must be signed with (<name>+<id>+<base64>)")
-    detect = add(group("watermark", "marks"), "detect", "say whether the mesh made a text")
-    detect.add_argument("file", help="a file, or - for standard input")
+    verify = add(group("audit", "the audit log"), "verify", "check every record, tile and checkpoint of the log")
+    verify.add_argument(
+        "path", nargs="?", type=Path, metavar="DIR", help="directory of the log; DATA-DIR/audit/log without one"
+    )
+    verify.add_argument(
+        "--key", help="the key that checkpoints must be signed with, as in log.key.pub (<name>+<id>+<base64>)"
+    )
+    detect = add(group("watermark", "marks and fingerprints of answers"), "detect", "say whether the mesh made a text")
+    detect.add_argument("file", metavar="FILE", help="a text file in UTF-8, or - for standard input")
     return top
 
 
@@ -90,18 +112,24 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    # gRPC logs a line at each child that is started otherwise; none of ours forks without an exec.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     os.umask(0o077)  # what any part of the mesh writes is for its owner alone, also where it has no mode of its own
     args = parser().parse_args(argv)
     name = " ".join(filter(None, (args.command, getattr(args, "subcommand", None))))
-    module, _, function = _COMMANDS[name].partition(":")
     overrides = {
         "port": getattr(args, "port", None),
         "host": getattr(args, "host", None),
         "inference.model_path": str(args.model_path.absolute()) if getattr(args, "model_path", None) else None,
     }
     try:
-        shell = open_shell(args, overrides)
-        return getattr(importlib.import_module(f"moltbot_daemon.commands.{module}"), function)(shell)
+        try:
+            shell = open_shell(args, overrides)
+        except InvalidArgument as error:
+            if name != "doctor":
+                raise
+            return _function("doctor:undiagnosed")(args, error.message)
+        return _function(_COMMANDS[name])(shell)
     except (InvalidArgument, NotFound, FailedPrecondition) as error:
         tell(f"moltbot: {error.message}")
         return USAGE
@@ -115,7 +143,13 @@ def main(argv: list[str] | None = None) -> int:
         tell(f"moltbot: {error}")
         return FAILED
     except KeyboardInterrupt:
-        return 130
+        return _INTERRUPTED
+
+
+def _function(place: str) -> Callable[..., int]:
+    """A command, imported when it is run: most need little."""
+    module, _, function = place.partition(":")
+    return getattr(importlib.import_module(f"moltbot_daemon.commands.{module}"), function)
 
 
 if __name__ == "__main__":

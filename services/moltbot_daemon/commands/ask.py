@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,15 +15,16 @@ from moltbot.gateway.v1 import gateway_pb2, gateway_pb2_grpc, openai_pb2_grpc
 from moltbot.router.v1 import router_pb2, router_pb2_grpc
 from moltbot.watermark.v1 import watermark_pb2, watermark_pb2_grpc
 
-from moltbot_audit.verify import verify_steps
+from moltbot_audit.verify import CHECKPOINT_FILE, KEY_FILE, verify_steps
 from moltbot_daemon.commands.local import mesh_channel
-from moltbot_daemon.commands.shell import FOUND_DAMAGE, OK, UNAVAILABLE, Shell, tell
+from moltbot_daemon.commands.shell import FAILED, FOUND_DAMAGE, OK, UNAVAILABLE, Shell, tell
 from moltbot_mesh.errors import InvalidArgument, MoltbotError
 from moltbot_router.source import read_table
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
+_VERIFIER_KEY = re.compile(r"[^\s+]+\+[0-9a-f]{8}\+[A-Za-z0-9+/]+={0,2}")
 _BREAKERS = {
     router_pb2.BREAKER_STATE_CLOSED: "ready",
     router_pb2.BREAKER_STATE_OPEN: "failing",
@@ -83,8 +87,10 @@ def models_list(shell: Shell) -> int:
 def chat(shell: Shell) -> int:
     """Talk to a model: one question from the arguments, or line by line."""
     args = shell.args
+    at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
 
     async def answer(stub: Any, messages: list[gateway_pb2.Message]) -> str:
+        """Ask; print the answer as it comes, or whole with `--json`."""
         request = gateway_pb2.StreamChatRequest(
             chat=gateway_pb2.ChatRequest(
                 model=args.model or "",
@@ -93,46 +99,70 @@ def chat(shell: Shell) -> int:
             )
         )
         said: list[str] = []
+        receipt = gateway_pb2.Receipt()
         answers: AsyncIterator[gateway_pb2.StreamChatResponse] = stub.StreamChat(request, timeout=600.0)
         async for piece in answers:
             said.append(piece.content)
-            print(piece.content, end="", flush=True)  # noqa: T201 - the answer
-        print()  # noqa: T201
-        return "".join(said)
+            if piece.HasField("receipt"):
+                receipt = piece.receipt
+            if not args.json:
+                print(piece.content, end="", flush=True)  # noqa: T201 - the answer
+        text = "".join(said)
+        ids = {"model": receipt.model, "request_id": receipt.request_id, "audit_id": receipt.audit_id}
+        line = json.dumps({"content": text, **ids}, ensure_ascii=False) if args.json else ""
+        print(line, flush=True)  # noqa: T201 - a line an answer
+        return text
 
     async def work() -> None:
         async with mesh_channel(shell, "gateway", args.tenant) as channel:
             stub: Any = gateway_pb2_grpc.GatewayServiceStub(channel)
             messages: list[gateway_pb2.Message] = []
-            question = " ".join(args.text)
-            while True:
-                if not args.text:
-                    try:
-                        question = await asyncio.to_thread(input, "> ")
-                    except EOFError:
-                        return
-                    if not question.strip():
-                        continue
+            for question in [" ".join(args.text)] if args.text else _lines(at_terminal):
                 messages.append(gateway_pb2.Message(role=gateway_pb2.ROLE_USER, content=question))
-                said = await answer(stub, messages[-1:] if args.session else messages)
+                try:
+                    said = await answer(stub, messages[-1:] if args.session else messages)
+                except MoltbotError as error:
+                    if args.text or not at_terminal:
+                        raise
+                    messages.pop()
+                    tell(f"\nmoltbot: {error.message}")
+                    continue
                 messages.append(gateway_pb2.Message(role=gateway_pb2.ROLE_ASSISTANT, content=said))
-                if args.text:
-                    return
 
     asyncio.run(work())
     return OK
 
 
+def _lines(at_terminal: bool) -> Iterator[str]:
+    """What is typed or piped in, line by line. Reading blocks the loop: nothing else runs in it meanwhile."""
+    while True:
+        # asyncio's own handler asks the loop, which waits here, to stop.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            line = input("> " if at_terminal else "")
+        except EOFError:
+            if at_terminal:
+                print()  # noqa: T201 - the shell's prompt begins a line
+            return
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if line.strip():
+            yield line
+
+
 def audit_verify(shell: Shell) -> int:
     """Check the whole audit log, with or without the daemon."""
     directory = shell.args.path or shell.places.data_dir / "audit" / "log"
-    if not directory.is_dir():
+    if not any((directory / name).exists() for name in (CHECKPOINT_FILE, KEY_FILE, "segments")):
         raise InvalidArgument(f"{directory}: no audit log; name its directory, or the right --data-dir")
-    key = shell.args.key or ""
+    key = (shell.args.key or "").strip()
+    if key and not _VERIFIER_KEY.fullmatch(key):
+        raise InvalidArgument("--key: not a verifier key; it reads <name>+<id>+<base64>, as in log.key.pub")
     report = None
     for report in verify_steps(directory, key):
-        if not report.done and sys.stderr.isatty():
-            print(f"\r{report.records} records", end="", file=sys.stderr, flush=True)  # noqa: T201 - progress
+        if sys.stderr.isatty():
+            said = "" if report.done else f"{report.records} records"
+            print(f"\r\x1b[K{said}", end="", file=sys.stderr, flush=True)  # noqa: T201 - progress
     assert report is not None
     problems = [str(problem) for problem in report.problems]
     text = f"{report.records} records, {report.covered} under a signed checkpoint: "
@@ -146,7 +176,15 @@ def audit_verify(shell: Shell) -> int:
 def watermark_detect(shell: Shell) -> int:
     """Say whether the mesh made a text; exit code 65 if nothing was found."""
     name = shell.args.file
-    text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    try:
+        raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        tell(f"moltbot: {name}: cannot be read: {error.strerror}; name a text file, or - for standard input")
+        return FAILED
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(f"{name}: not UTF-8 (byte {error.start}); convert it, for example with iconv") from None
 
     async def work() -> watermark_pb2.DetectResponse:
         async with mesh_channel(shell, "watermark", "") as channel:

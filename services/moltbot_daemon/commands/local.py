@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from typing import TYPE_CHECKING
 
 from moltbot_mesh.call import Call, Principal, enter_call
@@ -12,10 +13,27 @@ from moltbot_mesh.identity import MeshIdentity, load_mesh_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from pathlib import Path
 
     import grpc.aio
 
     from moltbot_daemon.commands.shell import Shell
+
+
+_CONNECT_S = 2.0
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody listens on a Unix socket; what a killed daemon left behind does not."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_CONNECT_S)
+        try:
+            probe.connect(str(path))
+        except TimeoutError:
+            return True  # its queue is full
+        except OSError:
+            return False
+        return True
 
 
 @contextlib.asynccontextmanager
@@ -41,7 +59,7 @@ async def mesh_channel(shell: Shell, service: str, tenant: str = "default") -> A
             client = EtcdClient(shell.settings.etcd.endpoints)
             stack.push_async_callback(client.close)
             inner = BalancedChannel(EtcdRegistry(client, f"{shell.settings.etcd.prefix}/services/"), service)
-        elif places.mesh_socket.exists():
+        elif listens(places.mesh_socket):
             inner = open_channel(f"unix:{places.mesh_socket}")
         else:
             raise Unavailable(f"no daemon runs on {places.data_dir}; start one with `moltbot daemon`")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gc
-import sys
 from typing import TYPE_CHECKING
 
 from moltbot_daemon import daemon, front, inference, serve
 from moltbot_daemon.commands.setup import ADMIN_TENANT, first_admin_key
 from moltbot_daemon.commands.shell import OK, Shell, tell
+from moltbot_mesh.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -22,11 +22,16 @@ def _run(work: Coroutine[object, object, int]) -> int:
 
 def run_daemon(shell: Shell) -> int:
     """Run everything until told to stop."""
+    if shell.settings.etcd.endpoints:
+        raise InvalidArgument(
+            "etcd.endpoints is set, and the daemon keeps everything in its data directory; leave it empty, or run the "
+            "services one by one with `moltbot serve SERVICE`"
+        )
 
     async def work() -> int:
         found = shell.made()
-        key = await first_admin_key(shell)
         async with daemon.serving(shell.settings, found, lambda text: tell(f"moltbot: {text}")) as started:
+            key = await first_admin_key(shell)  # not before it serves: a start that fails would not show it
             gc.collect()
             gc.freeze()  # what was made by now stays: later collections need not look at it
             result = {"url": started.url, "data_dir": str(found.data_dir), "admin_key": key}
@@ -35,7 +40,6 @@ def run_daemon(shell: Shell) -> int:
                 lines.append(f"admin key of tenant {ADMIN_TENANT} (shown once): {key}")
             lines.append(f"try: curl {started.url}/v1/models -H 'Authorization: Bearer {key or '<key>'}'")
             shell.show(result, "\n".join(lines))
-            _flush()
             await daemon.until_told()
             tell("moltbot: stopping; running requests may end")
         return OK
@@ -52,7 +56,6 @@ def run_service(shell: Shell) -> int:
         if name == "envoy":
             async with front.serving(shell.settings, found) as url:
                 shell.show({"service": name, "url": url}, f"envoy serves {url}")
-                _flush()
                 await daemon.until_told()
             return OK
         if name == "triton":
@@ -60,17 +63,11 @@ def run_service(shell: Shell) -> int:
                 shell.settings.inference, found, lambda text: tell(f"moltbot: {text}")
             ) as file:
                 shell.show({"service": name, "manifests": str(file)}, f"triton serves the models of {file}")
-                _flush()
                 await daemon.until_told()
             return OK
         async with serve.serving(shell.settings, found, name) as mesh:
             shell.show({"service": name, "port": mesh.ports[0]}, f"{name} serves port {mesh.ports[0]}")
-            _flush()
             await daemon.until_told()
         return OK
 
     return _run(work())
-
-
-def _flush() -> None:
-    sys.stdout.flush()

