@@ -35,20 +35,16 @@ def read_table(settings: RouterSettings, version: int) -> Table:
     """
     models: dict[str, Manifest] = {}
     for path in settings.models:
-        _check_there(path, "router.models")
+        if not path.exists():
+            raise InvalidArgument(f"{path}: there is no such file or directory; mend router.models, or write it")
         for manifest in load_manifests(path):
             if manifest.id in models:
                 raise InvalidArgument(f"{path}: the model {manifest.id!r} stands in another file of router.models too")
             models[manifest.id] = manifest
-    if settings.rules is not None:
-        _check_there(settings.rules, "router.rules")
+    if settings.rules is not None and not settings.rules.is_file():
+        raise InvalidArgument(f"{settings.rules}: there is no such file; mend router.rules, or write it")
     rules = load_rules(settings.rules, models) if settings.rules else ()
     return Table(version, models, {rule.task_type: rule for rule in rules})
-
-
-def _check_there(path: Path, setting: str) -> None:
-    if not path.exists():
-        raise InvalidArgument(f"{path}: there is no such file; mend {setting}, or write it")
 
 
 class TableSource:

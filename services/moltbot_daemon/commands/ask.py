@@ -45,6 +45,10 @@ def status(shell: Shell) -> int:
         return found, OK if is_ready else UNAVAILABLE
 
     found, code = asyncio.run(work())
+    try:
+        read_table(shell.settings.router, 1)
+    except MoltbotError as error:
+        tell(f"routing files are not valid, so the table read before stays in use:\n{error.message}")
     lines = ["ready" if found["ready"] else f"not ready: {found['detail']}"]
     lines += [f"{m['id']:<28} {m['task']:<16} {m['state']:<10} {m['in_flight']} in flight" for m in found["models"]]
     shell.show(found, "\n".join(lines))
