@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
         tell(f"moltbot: {error.message}")
         return FAILED
     except OSError as error:
-        tell(f"moltbot: {error}")
+        tell(f"moltbot: {error.filename}: {error.strerror}" if error.filename else f"moltbot: {error}")
         return FAILED
     except KeyboardInterrupt:
         return _INTERRUPTED

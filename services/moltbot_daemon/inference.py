@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import yaml
@@ -75,6 +76,45 @@ def shipped_model() -> Path:
     return Path(str(files("moltbot_models") / "shipped" / "tiny"))
 
 
+def text_model(settings: InferenceSettings) -> Path:
+    """The directory of the text model. What is missing or damaged in it is told here, before an engine fails on it.
+
+    Raises:
+        InvalidArgument: It is not a Hugging Face directory, or a file in it is damaged.
+    """
+    path = (settings.model_path or shipped_model()).expanduser().absolute()
+    for name in ("config.json", "tokenizer.json"):
+        if not (path / name).is_file():
+            raise InvalidArgument(
+                f"{path}: not a Hugging Face model directory (no {name}); mend --model-path or inference.model_path"
+            )
+        try:
+            json.loads((path / name).read_bytes())
+        except ValueError as error:
+            raise InvalidArgument(f"{path / name}: not JSON: {error}; download the model again") from None
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights:
+        raise InvalidArgument(f"{path}: no weights (*.safetensors); download the whole model")
+    for file in weights:
+        _check_weights(file)
+    return path
+
+
+def _check_weights(file: Path) -> None:
+    """Look at the header. Source: https://github.com/huggingface/safetensors#format."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        size = file.stat().st_size
+        try:
+            header: dict[str, Any] = json.loads(stream.read(length)) if 8 + length <= size else {}
+            end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+            whole = bool(8 + length + end <= size)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            whole = False
+    if not whole:
+        raise InvalidArgument(f"{file}: damaged or cut off; download the model again")
+
+
 def prepare(settings: InferenceSettings, places: Places, progress: Callable[[str], None]) -> Local:
     """Fetch what is missing and write the manifests. Blocking.
 
@@ -88,9 +128,7 @@ def prepare(settings: InferenceSettings, places: Places, progress: Callable[[str
     """
     if settings.engine == "none":
         return Local(None, None)
-    path = (settings.model_path or shipped_model()).expanduser().absolute()
-    if not (path / "config.json").is_file():
-        raise InvalidArgument(f"{path}: not a Hugging Face model directory (no config.json); see --model-path")
+    path = text_model(settings)
     model_id = settings.model_id or ("moltbot-tiny" if settings.model_path is None else path.name)
     embedder = _embedder(settings, places, progress)
     triton = _triton(settings, places, progress, model_id, path, embedder)

@@ -12,7 +12,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from moltbot_audit.checkpoint import Signer
-from moltbot_daemon.inference import shipped_model
+from moltbot_daemon.commands.shell import tell
+from moltbot_daemon.inference import text_model
 from moltbot_daemon.settings import Settings
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, MoltbotError
 from moltbot_mesh.identity import load_mesh_key
@@ -22,11 +23,13 @@ from moltbot_tool.module import builtin_tools
 from moltbot_watermark.keys import load_master_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from moltbot_daemon.commands.shell import Shell
 
+UPSTREAM_SECRETS = "upstream secrets"
+"""The check whose finding costs its model alone: the mesh works without it."""
 _OWN_NAMES = frozenset({"CONFIG"})
 """Environment variables that are read beside those of the settings."""
 _NEAR = 0.7
@@ -71,7 +74,7 @@ def named_files(shell: Shell) -> Iterator[Finding]:
     """Check all that the configuration names: files, directories, and secrets of upstreams."""
     yield finding("environment", lambda: _environment(dict(os.environ)))
     yield finding("routing files", lambda: _routing(shell))
-    yield finding("upstream secrets", lambda: _secrets(shell))
+    yield finding(UPSTREAM_SECRETS, lambda: _secrets(shell))
     yield finding("text model", lambda: _text_model(shell))
     yield finding("TLS", lambda: _tls(shell))
     yield finding("SQL database", lambda: _sql_database(shell))
@@ -82,6 +85,22 @@ def named_files(shell: Shell) -> Iterator[Finding]:
     yield finding(
         "audit key", lambda: _key_file(None, data_dir / "audit" / "log.key", lambda path: Signer.load(path, ""))
     )
+
+
+def refuse_broken(findings: Iterable[Finding]) -> None:
+    """Say the warnings.
+
+    Raises:
+        InvalidArgument: Something is broken; the message has all of it.
+    """
+    broken: list[str] = []
+    for one in findings:
+        if one.state is State.WARNING:
+            tell(f"moltbot: warning: {one.check}: {one.found}")
+        elif one.state is State.BROKEN:
+            broken.append(f"{one.check}: {one.found}")
+    if broken:
+        raise InvalidArgument("\n".join(broken))
 
 
 def _environment(environ: dict[str, str]) -> str:
@@ -130,15 +149,7 @@ def _text_model(shell: Shell) -> str:
     settings = shell.settings.inference
     if settings.engine == "none":
         return "none: inference.engine is none"
-    path = (settings.model_path or shipped_model()).expanduser().absolute()
-    for name in ("config.json", "tokenizer.json"):
-        if not (path / name).is_file():
-            raise InvalidArgument(
-                f"{path}: not a Hugging Face model directory (no {name}); mend inference.model_path or --model-path"
-            )
-    if not any(path.glob("*.safetensors")):
-        raise InvalidArgument(f"{path}: no weights (*.safetensors); download the whole model")
-    return str(path)
+    return str(text_model(settings))
 
 
 def _tls(shell: Shell) -> str:

@@ -6,6 +6,7 @@ import gc
 from typing import TYPE_CHECKING
 
 from moltbot_daemon import daemon, front, inference, serve
+from moltbot_daemon.commands.checks import UPSTREAM_SECRETS, named_files, refuse_broken
 from moltbot_daemon.commands.setup import ADMIN_TENANT, first_admin_key
 from moltbot_daemon.commands.shell import OK, Shell, tell
 from moltbot_mesh.errors import InvalidArgument
@@ -27,6 +28,7 @@ def run_daemon(shell: Shell) -> int:
             "etcd.endpoints is set, and the daemon keeps everything in its data directory; leave it empty, or run the "
             "services one by one with `moltbot serve SERVICE`"
         )
+    refuse_broken(one for one in named_files(shell) if one.check != UPSTREAM_SECRETS)
 
     async def work() -> int:
         found = shell.made()

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
-from moltbot_daemon.commands.checks import State, named_files
-from moltbot_daemon.commands.shell import OK, Shell, tell
+from moltbot_daemon.commands.checks import named_files, refuse_broken
+from moltbot_daemon.commands.shell import OK, Shell
 from moltbot_daemon.settings import Settings
 from moltbot_mesh.audit.administration import SPILL, administration_event
-from moltbot_mesh.errors import InvalidArgument
 from moltbot_mesh.identity import ApiKey, ApiKeys, load_mesh_key
 from moltbot_mesh.keyvalue import EtcdKeyValueStore, FileKeyValueStore, KeyValueStore
 from moltbot_mesh.settings import Section
@@ -178,13 +177,7 @@ def _date(seconds: float) -> str:
 
 def config_check(shell: Shell) -> int:
     """Check the configuration and all that it names."""
-    found = list(named_files(shell))
-    for one in found:
-        if one.state is State.WARNING:
-            tell(f"warning: {one.check}: {one.found}")
-    broken = [f"{one.check}: {one.found}" for one in found if one.state is State.BROKEN]
-    if broken:
-        raise InvalidArgument("\n".join(broken))
+    refuse_broken(named_files(shell))
     table = read_table(shell.settings.router, 1)
     told = f"{shell.config_file or 'defaults'}: valid; {len(table.models)} models, {len(table.rules)} rules in files"
     shell.show({"valid": True, "models": sorted(table.models), "rules": sorted(table.rules)}, told)
