@@ -161,6 +161,7 @@ class ApiKeys:
         self._store = store
         self._by_id: dict[str, _StoredKey] = {}
         self._principals: dict[str, Principal] = {}
+        self._looking = asyncio.Lock()
         self._looked_s = 0.0
 
     @contextlib.asynccontextmanager
@@ -229,14 +230,17 @@ class ApiKeys:
 
     async def _look_for(self, key_id: str) -> None:
         """Learn of a key that was made a moment ago and has not reached the watch; what is known stays as it is."""
-        if not _KEY_ID.fullmatch(key_id) or time.monotonic() - self._looked_s <= _LOOK_INTERVAL_S:
+        if not _KEY_ID.fullmatch(key_id):
             return
-        self._looked_s = time.monotonic()
-        value = await self._store.get(_KEY_PREFIX + key_id)
-        if value is None or key_id in self._by_id:
-            return
-        for found, key in _decoded({_KEY_PREFIX + key_id: value}).items():
-            self._know(found, key)
+        async with self._looking:  # a new key's first requests may come together: all wait for the one that looks
+            if key_id in self._by_id or time.monotonic() - self._looked_s <= _LOOK_INTERVAL_S:
+                return
+            self._looked_s = time.monotonic()
+            value = await self._store.get(_KEY_PREFIX + key_id)
+            if value is None or key_id in self._by_id:
+                return
+            for found, key in _decoded({_KEY_PREFIX + key_id: value}).items():
+                self._know(found, key)
 
     async def create(
         self, tenant: str, roles: frozenset[str] = frozenset({"user"}), name: str = ""

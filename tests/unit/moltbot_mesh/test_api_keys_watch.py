@@ -114,6 +114,18 @@ async def test_a_key_made_elsewhere_a_moment_ago_is_known_at_once():
     assert (await keys.authenticate(f"Bearer {text}")).tenant == "acme"
 
 
+async def test_the_first_requests_with_a_new_key_may_come_together():
+    store = SlowList()
+    keys = ApiKeys(store)
+    _, text = await ApiKeys(store).create("acme")
+    store.held = asyncio.Event()
+    together = [asyncio.create_task(keys.authenticate(f"Bearer {text}")) for _ in range(3)]
+    await store.reading.wait()
+    await asyncio.sleep(0.01)
+    store.held.set()
+    assert {principal.tenant for principal in await asyncio.gather(*together)} == {"acme"}
+
+
 async def test_an_id_that_no_store_takes_is_an_unknown_key(tmp_path):
     with pytest.raises(Unauthenticated, match="not known"):
         await ApiKeys(FileKeyValueStore(tmp_path)).authenticate(f"Bearer mb_{'x' * 4096}_0")
