@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from moltbot_mesh.channel import CHANNEL_OPTIONS
 from moltbot_mesh.errors import FailedPrecondition
+from moltbot_mesh.interceptors import HandlerTable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -31,6 +32,19 @@ _OPTIONS = (
     ("grpc.max_metadata_size", 32 << 10),
     ("grpc.absolute_max_metadata_size", 64 << 10),
 )
+
+
+class _Methods(grpc.GenericRpcHandler):
+    """All methods in one table.
+
+    Not registered one by one: grpc.aio then waits anew for every method at each request.
+    """
+
+    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
+        self._handlers = handlers
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        return self._handlers.get(handler_call_details.method)
 
 
 class MeshServer:
@@ -72,16 +86,12 @@ class MeshServer:
     @contextlib.asynccontextmanager
     async def serving(self, grace_s: float) -> AsyncGenerator[None]:
         """Serve while the context is open, then let running calls end for at most `grace_s` seconds."""
-        services: dict[str, dict[str, Any]] = {}
-        for method, handler in self._handlers.items():
-            service, _, name = method.lstrip("/").partition("/")
-            services.setdefault(service, {})[name] = handler
-        # Not `add_registered_method_handlers`: grpc.aio then waits anew for every method at each request.
-        for service, handlers in services.items():
-            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = [*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
-        reflection.enable_server_reflection(names, self._server)
+        own = HandlerTable()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, cast("grpc.aio.Server", own))
+        names = {method.split("/")[1] for method in (*self._handlers, *own.handlers)} | {reflection.SERVICE_NAME}
+        described = reflection.aio.ReflectionServicer(names)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(described, cast("grpc.aio.Server", own))
+        self._server.add_generic_rpc_handlers((_Methods({**self._handlers, **own.handlers}),))
         await self._server.start()
         try:
             yield

@@ -25,7 +25,7 @@ log = structlog.get_logger("moltbot.audit")
 _BATCH = 512
 _BATCH_BYTES = 256 << 10
 _WINDOW = 8
-_LINGER_S = 0.02
+_LINGER_S = 0.1
 """How long spilled events wait for others to be sent with: they are safe, and a batch costs changes of threads."""
 _ACK_S = 30.0
 _FIRST_RETRY_S = 0.1
