@@ -18,6 +18,7 @@ from moltbot_gateway.failover import Failover
 from moltbot_gateway.fair_queue import FairQueue
 from moltbot_gateway.openai_servicer import OpenAIServicer
 from moltbot_gateway.operations_servicer import OperationsServicer
+from moltbot_gateway.outputs import Outputs
 from moltbot_gateway.peers import Peers
 from moltbot_gateway.quota import Buckets, ProcessBuckets, Quotas
 from moltbot_gateway.recorder import Recorder
@@ -50,15 +51,16 @@ async def open_gateway(runtime: Runtime) -> AsyncGenerator[Service]:
         audit = cast("AppendsEvents", audit_pb2_grpc.AuditServiceStub(runtime.channel("audit")))
         producer = AuditProducer(audit, runtime.data_dir / "audit-spill", runtime.module, runtime.instance)
         await stack.enter_async_context(producer.running())
+        outputs = Outputs(peers.watermark)
+        await stack.enter_async_context(outputs.registering())
         recorder = Recorder(
             producer,
-            peers.watermark,
+            outputs,
             runtime.telemetry,
             runtime.derive_key("commitment"),
             runtime.module,
             runtime.instance,
         )
-        await stack.enter_async_context(recorder.registering())
         engines = EngineHost()
         stack.push_async_callback(engines.aclose)
         context = UpstreamContext(runtime.data_dir / "cache", os.environ, engines)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hmac
-import itertools
-from collections import deque
 from typing import TYPE_CHECKING
 
 import structlog
@@ -14,15 +10,14 @@ from moltbot.audit.v1 import audit_pb2
 from moltbot.watermark.v1 import watermark_pb2
 
 from moltbot_gateway.spans import record_spans
-from moltbot_mesh.errors import DeadlineExceeded, MoltbotError, ResourceExhausted, Unavailable
+from moltbot_mesh.errors import MoltbotError
 from moltbot_mesh.uuid7 import uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
-
-    from moltbot.watermark.v1 import watermark_pb2_grpc
+    from collections.abc import Sequence
 
     from moltbot_gateway.exchange import Attempt, Exchange, Outcome, ToolRun
+    from moltbot_gateway.outputs import Outputs
     from moltbot_mesh.audit.producer import AuditProducer
     from moltbot_mesh.telemetry import Telemetry
 
@@ -34,13 +29,7 @@ _OUTCOMES: dict[Outcome, audit_pb2.Outcome.ValueType] = {
     "failed": audit_pb2.OUTCOME_FAILED,
     "cancelled": audit_pb2.OUTCOME_CANCELLED,
 }
-_OUTPUTS_WAITING = 4096
-_GATHER_S = 0.05
-"""How long an output waits for others to be registered together with: nobody waits for it."""
-_TOGETHER = 64
-_AGAIN_S = 0.5
 _TENANTS_REMEMBERED = 1024
-_TEMPORARY = (Unavailable, DeadlineExceeded, ResourceExhausted)
 _LOCAL = ("", "127.0.0.1", "::1")
 
 
@@ -49,7 +38,7 @@ class Recorder:
 
     Args:
         producer: Takes audit events.
-        watermark: Takes outputs.
+        outputs: Take answers to be registered.
         telemetry: Takes metrics and spans.
         commitment_key: Keys the commitments to prompts and answers, 32 bytes.
         service: This service's name.
@@ -59,23 +48,20 @@ class Recorder:
     def __init__(
         self,
         producer: AuditProducer,
-        watermark: watermark_pb2_grpc.WatermarkServiceAsyncStub,
+        outputs: Outputs,
         telemetry: Telemetry,
         commitment_key: bytes,
         service: str,
         instance: str,
     ) -> None:
         self._producer = producer
-        self._watermark = watermark
+        self._outputs = outputs
         self._telemetry = telemetry
         self._metrics = telemetry.metrics
         self._commitment_key = commitment_key
         self._service = service
         self._instance = instance
         self._keyed: dict[str, hmac.HMAC] = {}
-        self._outputs: deque[watermark_pb2.RegisterOutputRequest] = deque()
-        self._output_came = asyncio.Event()
-        self._outputs_dropped = 0
 
     def commitment(self, tenant: str, data: bytes) -> bytes:
         """HMAC-SHA256 of data under the tenant's commitment key, 32 bytes: shows nothing without the key."""
@@ -147,7 +133,18 @@ class Recorder:
             tokens.labels(principal.tenant, exchange.model, "out").inc(exchange.usage.completion_tokens)
         record_spans(self._telemetry, exchange)
         if text:
-            self._register(exchange, text)
+            self._outputs.put(
+                watermark_pb2.RegisterOutputRequest(
+                    tenant=exchange.tenant,
+                    request_id=caller.request_id,
+                    audit_id=exchange.audit_id,
+                    trace_id=trace_id.hex(),
+                    model=exchange.model,
+                    mark_id=exchange.mark_id,
+                    epoch=exchange.mark_epoch,
+                    text=text,
+                )
+            )
 
     def _caused(
         self,
@@ -177,67 +174,3 @@ class Recorder:
             model=what if kind == audit_pb2.EVENT_TYPE_MODEL_CALL else "",
             duration_us=done.duration_us,
         )
-
-    def _register(self, exchange: Exchange, text: str) -> None:
-        if len(self._outputs) >= _OUTPUTS_WAITING:
-            self._outputs_dropped += 1
-            if self._outputs_dropped in (1, 10, 100) or self._outputs_dropped % 1000 == 0:
-                log.error("outputs not registered: the watermark service is behind", dropped=self._outputs_dropped)
-            return
-        self._outputs.append(
-            watermark_pb2.RegisterOutputRequest(
-                tenant=exchange.tenant,
-                request_id=exchange.caller.request_id,
-                audit_id=exchange.audit_id,
-                trace_id=exchange.caller.trace.trace_id.hex(),
-                model=exchange.model,
-                mark_id=exchange.mark_id,
-                epoch=exchange.mark_epoch,
-                text=text,
-            )
-        )
-        self._output_came.set()
-
-    @contextlib.asynccontextmanager
-    async def registering(self) -> AsyncGenerator[None]:
-        """Register outputs in the background while the context is open; what waits at its end is still sent."""
-        task = asyncio.create_task(self._register_outputs(), name="register-outputs")
-        try:
-            yield
-        finally:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(5.0):
-                    while self._outputs and not task.done():  # noqa: ASYNC110 - at the end only
-                        await asyncio.sleep(0.01)
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
-    async def _register_outputs(self) -> None:
-        while True:
-            await self._output_came.wait()
-            await asyncio.sleep(_GATHER_S)
-            self._output_came.clear()
-            waiting = len(self._outputs)  # those that come meanwhile gather again
-            while waiting > 0:
-                group = list(itertools.islice(self._outputs, min(waiting, _TOGETHER)))
-                waiting -= len(group)
-                taken = await asyncio.gather(*(self._register_output(output) for output in group))
-                again = [output for output, done in zip(group, taken, strict=True) if not done]
-                for _ in group:
-                    self._outputs.popleft()
-                if again:
-                    self._outputs.extendleft(reversed(again))
-                    self._output_came.set()
-                    await asyncio.sleep(_AGAIN_S)
-
-    async def _register_output(self, output: watermark_pb2.RegisterOutputRequest) -> bool:
-        """Register one; whether it need not be tried again."""
-        try:
-            await self._watermark.RegisterOutput(output, timeout=10.0)
-        except _TEMPORARY as error:
-            log.warning("output not registered; trying again", error=error.message)
-            return False
-        except MoltbotError as error:
-            log.error("output not registered", request_id=output.request_id, error=error.message)
-        return True

@@ -7,19 +7,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from moltbot_mesh.errors import AlreadyExists, ResourceExhausted
+from moltbot_mesh.errors import ResourceExhausted
 from moltbot_watermark.fingerprint import fingerprints
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from moltbot_mesh.errors import AlreadyExists
     from moltbot_watermark.lane import Lane
     from moltbot_watermark.registry import Output, Registry
+
+    Answers = list[AlreadyExists | None]
+    Texts = Sequence[tuple[Output, str]]
 
 _GROUP = 64
 """So many are written in a few milliseconds: reservations pass in between."""
 
-Waiting = tuple["Output", str, asyncio.Future[None]]
+
+class _Waiting(NamedTuple):
+    outputs: Texts
+    done: asyncio.Future[Answers]
 
 
 class Outputs:
@@ -37,50 +46,62 @@ class Outputs:
         self._key = key
         self._writing = writing
         self._max_waiting = max_waiting
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: deque[_Waiting] = deque()
+        self._count = 0
         self._task: asyncio.Task[None] | None = None
 
-    async def register(self, output: Output, text: str) -> None:
-        """Bind an answer to its request; it is in the database when this returns.
+    async def register(self, outputs: Texts) -> Answers:
+        """Bind answers to their requests; they are in the database when this returns.
+
+        Args:
+            outputs: Each with its text, without the mark.
+
+        Returns:
+            For each why it was refused; `None` if it was not.
 
         Raises:
-            AlreadyExists: The audit id is bound to another answer.
-            ResourceExhausted: Too many wait.
+            ResourceExhausted: Too many wait; none was taken.
         """
-        if len(self._waiting) >= self._max_waiting:
+        if self._count >= self._max_waiting:
             raise ResourceExhausted(
-                f"{len(self._waiting)} answers wait to be registered; try again",
-                reason="OVERLOADED",
-                retry_after_s=1.0,
+                f"{self._count} answers wait to be registered; try again", reason="OVERLOADED", retry_after_s=1.0
             )
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((output, text, done))
+        waiting = _Waiting(outputs, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._count += len(outputs)
         if self._task is None:
             self._task = asyncio.create_task(self._write_all(), name="watermark-register")
-        await done
+        return await waiting.done
 
     async def _write_all(self) -> None:
         while self._waiting:
-            group = [self._waiting.popleft() for _ in range(min(_GROUP, len(self._waiting)))]
+            group = [self._waiting.popleft()]
+            size = len(group[0].outputs)
+            while self._waiting and size + len(self._waiting[0].outputs) <= _GROUP:
+                group.append(self._waiting.popleft())
+                size += len(group[-1].outputs)
+            self._count -= size
             await self._write_group(group)
         self._task = None
 
-    async def _write_group(self, group: list[Waiting]) -> None:
+    async def _write_group(self, group: Sequence[_Waiting]) -> None:
         try:
-            refused = await self._writing.run(self._register, [(output, text) for output, text, _ in group])
+            answers = await self._writing.run(self._register, [one for waiting in group for one in waiting.outputs])
         except Exception as error:  # noqa: BLE001 - each of those who wait is told
-            refused = [error] * len(group)
-        for (_, _, done), why in zip(group, refused, strict=True):
-            if done.done():
-                continue  # who waited has gone
-            if why is None:
-                done.set_result(None)
-            else:
-                done.set_exception(why)
+            for waiting in group:
+                if not waiting.done.done():
+                    waiting.done.set_exception(error)
+            return
+        start = 0
+        for waiting in group:
+            end = start + len(waiting.outputs)
+            if not waiting.done.done():  # else who waited has gone
+                waiting.done.set_result(answers[start:end])
+            start = end
 
-    def _register(self, group: list[tuple[Output, str]]) -> list[AlreadyExists | None]:
-        found = fingerprints([text for _, text in group], self._key)
-        return self._registry.register_all([(output, text) for (output, _), text in zip(group, found, strict=True)])
+    def _register(self, outputs: Texts) -> Answers:
+        found = fingerprints([text for _, text in outputs], self._key)
+        return self._registry.register_all([(output, text) for (output, _), text in zip(outputs, found, strict=True)])
 
     async def close(self) -> None:
         """Write what waits."""

@@ -10,6 +10,7 @@ Source: https://www.sqlite.org/wal.html.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import secrets
 import sqlite3
 import threading
@@ -46,10 +47,8 @@ CREATE TABLE IF NOT EXISTS indexed (one INTEGER PRIMARY KEY CHECK (one = 1), out
 INSERT OR IGNORE INTO indexed VALUES (1, 0);
 """
 _COLUMNS = "id, tenant, epoch, mark_id, request_id, audit_id, trace_id, model, create_time_s, exact, characters, grams"
-_INSERT = (
-    f"INSERT INTO outputs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608 - constants
-    "ON CONFLICT (tenant, audit_id) DO NOTHING"
-)
+_CHUNKS = (512, 64, 8, 1)
+"""Rows of one statement: SQLite inserts them without the interpreter's lock, which each statement waits for anew."""
 _BATCH = 50
 """Entries that are purged in one transaction."""
 _INDEX_BATCH = 500
@@ -159,7 +158,11 @@ class Registry:
         """
 
         def work(db: sqlite3.Connection) -> list[AlreadyExists | None]:
-            return [_register(db, output, text) for output, text in outputs]
+            rows = [_row(output, text) for output, text in outputs]
+            entered = _insert(db, "INTO outputs", rows, "ON CONFLICT (tenant, audit_id) DO NOTHING")
+            if entered == len(rows):
+                return [None] * len(rows)
+            return [_conflict(db, output, text) for output, text in outputs]
 
         return self._write(work)
 
@@ -178,7 +181,7 @@ class Registry:
             rows = db.execute(query).fetchall()
             if rows:
                 entries = sorted((gram, output) for output, grams in rows for gram in _unpacked(grams))
-                db.executemany("INSERT OR IGNORE INTO grams VALUES (?, ?)", entries)
+                _insert(db, "OR IGNORE INTO grams", entries)
                 db.execute("UPDATE indexed SET output = ?", (rows[-1][0],))
             return len(rows)
 
@@ -280,13 +283,29 @@ def _transaction(db: sqlite3.Connection) -> Generator[None]:
     db.execute("COMMIT")
 
 
-def _register(db: sqlite3.Connection, output: Output, text: Fingerprint) -> AlreadyExists | None:
-    values = (
+def _insert(db: sqlite3.Connection, into: str, rows: Sequence[tuple[object, ...]], conflict: str = "") -> int:
+    """Insert rows, which all have the same columns; how many were entered."""
+    entered = start = 0
+    for size in _CHUNKS:
+        while len(rows) - start >= size:
+            marks = ",".join([f"({','.join('?' * len(rows[0]))})"] * size)
+            values = list(itertools.chain.from_iterable(rows[start : start + size]))
+            entered += db.execute(f"INSERT {into} VALUES {marks} {conflict}", values).rowcount  # noqa: S608 - our own names
+            start += size
+    return entered
+
+
+def _row(output: Output, text: Fingerprint) -> tuple[object, ...]:
+    return (
         None, output.tenant, output.epoch, output.mark_id, output.request_id, output.audit_id or None,
         output.trace_id, output.model, output.create_time_s, text.exact, text.characters,
         array("q", sorted(text.grams)).tobytes(),
     )  # fmt: skip
-    if db.execute(_INSERT, values).rowcount:
+
+
+def _conflict(db: sqlite3.Connection, output: Output, text: Fingerprint) -> AlreadyExists | None:
+    """Why an output was refused whose audit id is there; `None` if it is its own."""
+    if not output.audit_id:
         return None
     query = "SELECT exact, epoch, mark_id FROM outputs WHERE tenant = ? AND audit_id = ?"
     found = db.execute(query, (output.tenant, output.audit_id)).fetchone()

@@ -177,12 +177,24 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
 
     async def RegisterOutput(self, request: pb.RegisterOutputRequest, context: Any) -> pb.RegisterOutputResponse:  # noqa: ARG002, N802
         """Bind an answer to its request."""
-        output = Output(
-            request.tenant, request.epoch, request.mark_id, request.request_id, request.audit_id, request.trace_id,
-            request.model, time.time(),
-        )  # fmt: skip
-        await self._outputs.register(output, request.text)
+        (refused,) = await self._outputs.register([(_output(request), request.text)])
+        if refused is not None:
+            raise refused
         return pb.RegisterOutputResponse()
+
+    async def BatchRegisterOutputs(  # noqa: N802
+        self,
+        request: pb.BatchRegisterOutputsRequest,
+        context: Any,  # noqa: ARG002
+    ) -> pb.BatchRegisterOutputsResponse:
+        """Bind answers to their requests."""
+        answers = await self._outputs.register([(_output(one), one.text) for one in request.requests])
+        refusals = [
+            pb.BatchRegisterOutputsResponse.Refusal(index=index, reason=refused.reason, message=refused.message)
+            for index, refused in enumerate(answers)
+            if refused is not None
+        ]
+        return pb.BatchRegisterOutputsResponse(refusals=refusals)
 
     async def BuildLabel(self, request: pb.BuildLabelRequest, context: Any) -> pb.BuildLabelResponse:  # noqa: ARG002, N802
         """Build a label."""
@@ -231,6 +243,13 @@ def _searched(asked: str) -> str:
     if call is not None and call.principal.kind == "key" and "admin" in call.principal.roles:
         return asked
     return acting_tenant(asked)
+
+
+def _output(request: pb.RegisterOutputRequest) -> Output:
+    return Output(
+        request.tenant, request.epoch, request.mark_id, request.request_id, request.audit_id, request.trace_id,
+        request.model, time.time(),
+    )  # fmt: skip
 
 
 def _key(epoch: Epoch) -> pb.Key:

@@ -27,7 +27,14 @@ FOR_SERVICES = {
     "AuditService": {"AppendStream"},
     "ContextService": {"AppendTurn", "AssemblePrompt"},
     "RouterService": {"Route", "ReportOutcomes", "WatchTable"},
-    "WatermarkService": {"GetSamplerProfile", "ReserveMark", "EmbedStream", "RegisterOutput", "BuildLabel"},
+    "WatermarkService": {
+        "GetSamplerProfile",
+        "ReserveMark",
+        "EmbedStream",
+        "RegisterOutput",
+        "BatchRegisterOutputs",
+        "BuildLabel",
+    },
 }
 FOR_OPERATORS = {
     "AuditService": {"Verify"},

@@ -152,3 +152,23 @@ async def test_an_error_keeps_its_reason(service: watermark_pb2_grpc.WatermarkSe
     with pytest.raises(MoltbotError) as caught:
         await service.RegisterOutput(pb.RegisterOutputRequest(text="two", **request))
     assert caught.value.reason == "IDEMPOTENCY_CONFLICT"
+
+
+async def test_of_answers_registered_together_the_refused_are_named(
+    service: watermark_pb2_grpc.WatermarkServiceAsyncStub,
+) -> None:
+    await service.RegisterOutput(pb.RegisterOutputRequest(tenant="acme", audit_id="a-1", text=TEXT))
+    answer = await service.BatchRegisterOutputs(
+        pb.BatchRegisterOutputsRequest(
+            requests=[
+                pb.RegisterOutputRequest(tenant="acme", audit_id="a-0", text=f"{TEXT} And more."),
+                pb.RegisterOutputRequest(tenant="acme", audit_id="a-1", text="another text"),
+                pb.RegisterOutputRequest(tenant="acme", audit_id="a-1", text=TEXT),  # the same again
+                pb.RegisterOutputRequest(tenant="acme", text="without an audit id"),
+                pb.RegisterOutputRequest(tenant="acme", text="without an audit id"),
+            ]
+        )
+    )
+    assert [(refusal.index, refusal.reason) for refusal in answer.refusals] == [(1, "IDEMPOTENCY_CONFLICT")]
+    found = await service.Detect(pb.DetectRequest(text=f"{TEXT} And more."))
+    assert found.verdict == pb.VERDICT_FOUND

@@ -736,6 +736,82 @@ class RegisterOutputResponse(_message.Message):
 Global___RegisterOutputResponse: _TypeAlias = RegisterOutputResponse  # noqa: Y015
 
 @_typing.final
+class BatchRegisterOutputsRequest(_message.Message):
+    """Answers to bind."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegisterOutputRequest]:
+        """At most 256."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___RegisterOutputRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchRegisterOutputsRequest: _TypeAlias = BatchRegisterOutputsRequest  # noqa: Y015
+
+@_typing.final
+class BatchRegisterOutputsResponse(_message.Message):
+    """All are bound but those that were refused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Refusal(_message.Message):
+        """An answer that was refused."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        INDEX_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        MESSAGE_FIELD_NUMBER: _builtins.int
+        index: _builtins.int
+        """Its place among the requests, from 0."""
+        reason: _builtins.str
+        """As an error's: IDEMPOTENCY_CONFLICT."""
+        message: _builtins.str
+        """For people."""
+        def __init__(
+            self,
+            *,
+            index: _builtins.int = ...,
+            reason: _builtins.str = ...,
+            message: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "message", b"message", "reason", b"reason"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REFUSALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchRegisterOutputsResponse.Refusal]:
+        """Those that were refused, in order."""
+
+    def __init__(
+        self,
+        *,
+        refusals: _abc.Iterable[Global___BatchRegisterOutputsResponse.Refusal] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refusals", b"refusals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchRegisterOutputsResponse: _TypeAlias = BatchRegisterOutputsResponse  # noqa: Y015
+
+@_typing.final
 class BuildLabelRequest(_message.Message):
     """What to say of a text."""
 

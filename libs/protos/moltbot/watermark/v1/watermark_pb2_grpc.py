@@ -80,6 +80,11 @@ class WatermarkServiceStub:
                 request_serializer=moltbot_dot_watermark_dot_v1_dot_watermark__pb2.RegisterOutputRequest.SerializeToString,
                 response_deserializer=moltbot_dot_watermark_dot_v1_dot_watermark__pb2.RegisterOutputResponse.FromString,
                 _registered_method=True)
+        self.BatchRegisterOutputs = channel.unary_unary(
+                '/moltbot.watermark.v1.WatermarkService/BatchRegisterOutputs',
+                request_serializer=moltbot_dot_watermark_dot_v1_dot_watermark__pb2.BatchRegisterOutputsRequest.SerializeToString,
+                response_deserializer=moltbot_dot_watermark_dot_v1_dot_watermark__pb2.BatchRegisterOutputsResponse.FromString,
+                _registered_method=True)
         self.BuildLabel = channel.unary_unary(
                 '/moltbot.watermark.v1.WatermarkService/BuildLabel',
                 request_serializer=moltbot_dot_watermark_dot_v1_dot_watermark__pb2.BuildLabelRequest.SerializeToString,
@@ -159,6 +164,13 @@ class WatermarkServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchRegisterOutputs(self, request, context):
+        """Binds answers to their requests, each as RegisterOutput does: one that is refused keeps no other from being bound.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def BuildLabel(self, request, context):
         """Builds a GB 45438-2025 label. Without side effects.
         """
@@ -220,6 +232,11 @@ def add_WatermarkServiceServicer_to_server(servicer, server):
                     servicer.RegisterOutput,
                     request_deserializer=moltbot_dot_watermark_dot_v1_dot_watermark__pb2.RegisterOutputRequest.FromString,
                     response_serializer=moltbot_dot_watermark_dot_v1_dot_watermark__pb2.RegisterOutputResponse.SerializeToString,
+            ),
+            'BatchRegisterOutputs': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchRegisterOutputs,
+                    request_deserializer=moltbot_dot_watermark_dot_v1_dot_watermark__pb2.BatchRegisterOutputsRequest.FromString,
+                    response_serializer=moltbot_dot_watermark_dot_v1_dot_watermark__pb2.BatchRegisterOutputsResponse.SerializeToString,
             ),
             'BuildLabel': grpc.unary_unary_rpc_method_handler(
                     servicer.BuildLabel,
@@ -476,6 +493,33 @@ class WatermarkService:
             '/moltbot.watermark.v1.WatermarkService/RegisterOutput',
             moltbot_dot_watermark_dot_v1_dot_watermark__pb2.RegisterOutputRequest.SerializeToString,
             moltbot_dot_watermark_dot_v1_dot_watermark__pb2.RegisterOutputResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchRegisterOutputs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moltbot.watermark.v1.WatermarkService/BatchRegisterOutputs',
+            moltbot_dot_watermark_dot_v1_dot_watermark__pb2.BatchRegisterOutputsRequest.SerializeToString,
+            moltbot_dot_watermark_dot_v1_dot_watermark__pb2.BatchRegisterOutputsResponse.FromString,
             options,
             channel_credentials,
             insecure,

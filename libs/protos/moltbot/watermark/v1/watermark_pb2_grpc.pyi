@@ -51,6 +51,8 @@ class WatermarkServiceStub:
     """Says whether the mesh made a text. Tenants find their own only. Without side effects but for the audit log."""
     RegisterOutput: _grpc.UnaryUnaryMultiCallable[_watermark_pb2.RegisterOutputRequest, _watermark_pb2.RegisterOutputResponse]
     """Binds an answer to its request. Idempotent by audit id."""
+    BatchRegisterOutputs: _grpc.UnaryUnaryMultiCallable[_watermark_pb2.BatchRegisterOutputsRequest, _watermark_pb2.BatchRegisterOutputsResponse]
+    """Binds answers to their requests, each as RegisterOutput does: one that is refused keeps no other from being bound."""
     BuildLabel: _grpc.UnaryUnaryMultiCallable[_watermark_pb2.BuildLabelRequest, _watermark_pb2.BuildLabelResponse]
     """Builds a GB 45438-2025 label. Without side effects."""
     VerifyLabel: _grpc.UnaryUnaryMultiCallable[_watermark_pb2.VerifyLabelRequest, _watermark_pb2.VerifyLabelResponse]
@@ -79,6 +81,8 @@ class WatermarkServiceAsyncStub(WatermarkServiceStub):
     """Says whether the mesh made a text. Tenants find their own only. Without side effects but for the audit log."""
     RegisterOutput: _aio.UnaryUnaryMultiCallable[_watermark_pb2.RegisterOutputRequest, _watermark_pb2.RegisterOutputResponse]  # type: ignore[assignment]
     """Binds an answer to its request. Idempotent by audit id."""
+    BatchRegisterOutputs: _aio.UnaryUnaryMultiCallable[_watermark_pb2.BatchRegisterOutputsRequest, _watermark_pb2.BatchRegisterOutputsResponse]  # type: ignore[assignment]
+    """Binds answers to their requests, each as RegisterOutput does: one that is refused keeps no other from being bound."""
     BuildLabel: _aio.UnaryUnaryMultiCallable[_watermark_pb2.BuildLabelRequest, _watermark_pb2.BuildLabelResponse]  # type: ignore[assignment]
     """Builds a GB 45438-2025 label. Without side effects."""
     VerifyLabel: _aio.UnaryUnaryMultiCallable[_watermark_pb2.VerifyLabelRequest, _watermark_pb2.VerifyLabelResponse]  # type: ignore[assignment]
@@ -158,6 +162,14 @@ class WatermarkServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_watermark_pb2.RegisterOutputResponse, _abc.Awaitable[_watermark_pb2.RegisterOutputResponse]]:
         """Binds an answer to its request. Idempotent by audit id."""
+
+    @_abc_1.abstractmethod
+    def BatchRegisterOutputs(
+        self,
+        request: _watermark_pb2.BatchRegisterOutputsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_watermark_pb2.BatchRegisterOutputsResponse, _abc.Awaitable[_watermark_pb2.BatchRegisterOutputsResponse]]:
+        """Binds answers to their requests, each as RegisterOutput does: one that is refused keeps no other from being bound."""
 
     @_abc_1.abstractmethod
     def BuildLabel(
