@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from concurrent.futures import Executor
 
-    from moltbot_mesh.audit.spill import Position, Spill
+    from moltbot_mesh.audit.recent import Position
+    from moltbot_mesh.audit.spill import Spill
 
 log = structlog.get_logger("moltbot.audit")
 
@@ -141,7 +142,8 @@ class Sender:
         while True:
             self._more.clear()
             try:
-                payloads, position = await self._in_thread(self._spill.read, position, _BATCH, _BATCH_BYTES)
+                newest = self._spill.newest(position, _BATCH, _BATCH_BYTES)
+                payloads, position = newest or await self._in_thread(self._spill.read, position, _BATCH, _BATCH_BYTES)
             except OSError as error:
                 log.warning("audit spill not read; trying again", error=str(error))
                 await asyncio.sleep(_LAST_RETRY_S)
@@ -153,6 +155,8 @@ class Sender:
 
     async def _acknowledge(self, until: Position) -> None:
         self.acknowledged_until = until
+        if not self._spill.frees(until):
+            return
         try:
             await self._in_thread(self._spill.release, until)
         except OSError as error:

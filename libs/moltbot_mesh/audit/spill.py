@@ -11,11 +11,12 @@ import fcntl
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import structlog
 
 from moltbot_mesh.audit import frames
+from moltbot_mesh.audit.recent import Position, Recent
 from moltbot_mesh.errors import DataLoss, ResourceExhausted, Unavailable
 
 if TYPE_CHECKING:
@@ -25,19 +26,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger("moltbot.audit")
 
 _FILE_BYTES = 1 << 20
+_RECENT_BYTES = 4 << 20
 _IDENTITY_FILE = "producer"
 _ID_BYTES = 16
-
-
-class Position(NamedTuple):
-    """A place between two events."""
-
-    file: int
-    """The file, by the number of its first event."""
-    offset: int
-    """In it, in bytes."""
-    number: int
-    """Of the next event."""
 
 
 class Spill:
@@ -58,6 +49,7 @@ class Spill:
         self._file_bytes = min(_FILE_BYTES, limit_bytes // 8)
         self._lock = threading.Lock()
         self._append_lock = threading.Lock()
+        self._recent = Recent(_RECENT_BYTES)
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock_file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -149,7 +141,8 @@ class Spill:
             self._append(payloads, sync=sync, reserve_bytes=reserve_bytes)
 
     def _append(self, payloads: Sequence[bytes], *, sync: bool, reserve_bytes: int) -> None:
-        data = b"".join(frames.encode(self._next, payloads, commit=True))
+        encoded = frames.encode(self._next, payloads, commit=True)
+        data = b"".join(encoded)
         if self.size_bytes + len(data) + reserve_bytes > self._limit_bytes:
             raise ResourceExhausted(
                 f"the audit spill is full ({self._limit_bytes} bytes): the audit service does not take events",
@@ -167,10 +160,12 @@ class Spill:
                 f"{self._directory}: the audit spill cannot be written: {error.strerror}", reason="AUDIT_UNAVAILABLE"
             ) from error
         else:
+            start = Position(self._first, self._end, self._next)
             with self._lock:
                 self._end += len(data)
                 self._sizes[self._first] = self._end
                 self._next += len(payloads)
+            self._recent.add(start, payloads, encoded)
         finally:
             with self._lock:
                 self._writing = False
@@ -192,6 +187,10 @@ class Spill:
             written += os.pwrite(self._file, view[written:], self._end + written)
         if sync:
             os.fdatasync(self._file)
+
+    def newest(self, start: Position, most: int, most_bytes: int) -> tuple[list[bytes], Position] | None:
+        """As `read`, without the disk; `None` if it must be asked. What is taken here is not here a second time."""
+        return ([], start) if start.number >= self._next else self._recent.take(start, most, most_bytes)
 
     def read(self, start: Position, most: int, most_bytes: int) -> tuple[list[bytes], Position]:
         """Read events.
@@ -237,6 +236,12 @@ class Spill:
             if len(found) == most:
                 break
         return found, Position(start.file, offset, number)
+
+    def frees(self, until: Position) -> bool:
+        """Whether `release` has anything to remove."""
+        with self._lock:
+            older = min(self._sizes, default=until.file) < until.file
+            return older or self._file < 0 or until.offset >= self._file_bytes // 4
 
     def release(self, until: Position) -> None:
         """Forget the files of which all events are acknowledged.
