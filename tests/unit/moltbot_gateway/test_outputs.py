@@ -21,7 +21,7 @@ class Watermark:
         self.failures: list[Exception] = []
         self.bad = ""
 
-    async def BatchRegisterOutputs(self, request: pb.BatchRegisterOutputsRequest, timeout: float):  # noqa: ASYNC109, N802
+    async def BatchRegisterOutputs(self, request: pb.BatchRegisterOutputsRequest, timeout: float):  # noqa: N802
         assert timeout > 0
         ids = [one.request_id for one in request.requests]
         if self.failures:
