@@ -18,6 +18,26 @@ if TYPE_CHECKING:
 DOMAIN = "moltbot.dev"
 """The `ErrorInfo.domain` of every error made by the mesh."""
 
+HTTP_STATUS = {
+    1: 499,
+    2: 500,
+    3: 400,
+    4: 504,
+    5: 404,
+    6: 409,
+    7: 403,
+    8: 429,
+    9: 400,
+    10: 409,
+    11: 400,
+    12: 501,
+    13: 500,
+    14: 503,
+    15: 500,
+    16: 401,
+}
+"""HTTP status by gRPC code, after google/rpc/code.proto."""
+
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:

@@ -11,6 +11,7 @@ Source: google.rpc.Status over `grpc-status-details-bin`; grpc.aio's AbortError 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -156,14 +157,15 @@ def _whole(streaming: _Streaming) -> _Unary:
 
     async def handle(request: Any, context: Any) -> bytes:
         held: HttpBody | None = None
-        async for body in streaming(request, context):
-            if held is not None:
-                await context.write(held.SerializeToString())
-                held = None
-            if body.content_type.startswith(_EVENTS):
-                await context.write(body.SerializeToString())
-            else:
-                held = body
+        async with contextlib.aclosing(streaming(request, context)) as bodies:  # type: ignore[type-var]
+            async for body in bodies:
+                if held is not None:
+                    await context.write(held.SerializeToString())
+                    held = None
+                if body.content_type.startswith(_EVENTS):
+                    await context.write(body.SerializeToString())
+                else:
+                    held = body
         return b"" if held is None else held.SerializeToString()
 
     return handle

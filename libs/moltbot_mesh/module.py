@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import grpc.aio
 
+    from moltbot_mesh.http_server import HttpRoutes
     from moltbot_mesh.identity import ApiKeys
     from moltbot_mesh.keyvalue import KeyValueStore
     from moltbot_mesh.settings import Section
@@ -61,6 +62,8 @@ class Service:
     registrations: tuple[Registration, ...]
     missing: Callable[[], Sequence[str]] = nothing_missing
     """What keeps it from serving, in words for people; empty when ready. Cheap: asked by every readiness check."""
+    http: HttpRoutes | None = None
+    """What it answers by HTTP/1.1 as well as by gRPC."""
 
 
 class Runtime(Protocol):

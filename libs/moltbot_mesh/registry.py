@@ -30,6 +30,8 @@ log = structlog.get_logger("moltbot.registry")
 
 SERVICES = "/moltbot/services/"
 """Prefix of all instances in etcd."""
+HTTP = "http"
+"""Key in an instance's metadata: its address for HTTP/1.1 (`127.0.0.1:9002`)."""
 LEASE_TTL_S = 10
 """How long an instance that died is still found, in seconds."""
 

@@ -20,11 +20,12 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from moltbot_mesh.channel import MeshChannel, as_channel
 from moltbot_mesh.errors import InvalidArgument
+from moltbot_mesh.http_server import HttpServer
 from moltbot_mesh.identity import ApiKeys, MeshIdentity
 from moltbot_mesh.inprocess import InProcessChannel
 from moltbot_mesh.interceptors import Surroundings, wrapped_handlers
 from moltbot_mesh.module import Module, Service, in_order
-from moltbot_mesh.registry import Instance, Registry
+from moltbot_mesh.registry import HTTP, Instance, Registry
 from moltbot_mesh.server import MeshServer
 from moltbot_mesh.telemetry import Metrics, Telemetry, TelemetrySettings
 
@@ -54,6 +55,8 @@ class Node:
     store: KeyValueStore
     listen: tuple[str, ...]
     """Addresses of this process's gRPC server."""
+    listen_http: str = ""
+    """Address of its HTTP server, if a service has one; empty: none is opened."""
     advertise: str = ""
     """Address under which other processes reach it; see `advertised`."""
     registry: Registry | None = None
@@ -160,6 +163,22 @@ def advertised(advertise: str, listen: str, port: int) -> str:
     return advertise if advertise and wanted != "0" else f"{host}:{port}"
 
 
+async def _http(process: _Process, services: Mapping[str, Service], stack: AsyncExitStack) -> dict[str, str]:
+    """Open the HTTP server of the service that has one, if any.
+
+    Returns:
+        Where others reach it, by the service's name.
+    """
+    node = process.node
+    for name, service in services.items():
+        if service.http is not None and node.listen_http:
+            server = HttpServer(process.handlers, service.http)
+            port = await stack.enter_async_context(server.serving(node.listen_http, node.grace_s))
+            host = node.advertise.rpartition(":")[0]
+            return {name: advertised(f"{host}:0" if host else "", node.listen_http, port)}
+    return {}
+
+
 @contextlib.asynccontextmanager
 async def running(
     modules: Mapping[str, Module], targets: Sequence[str], settings: Section, node: Node
@@ -196,13 +215,14 @@ async def running(
         server = MeshServer(process.handlers)
         ports = tuple(server.listen(target) for target in node.listen)
         await stack.enter_async_context(server.serving(node.grace_s))
+        http = await _http(process, services, stack)
         await server.set_health(["", *(name for found in names.values() for name in found)], serving=True)
         if node.registry is not None:
             address = advertised(node.advertise, node.listen[0], ports[0])
             # Left first: callers learn of it, and calls on their way still find the server.
             stack.push_async_callback(asyncio.sleep, _LEAVE_S)
             for name in services:
-                instance = Instance(name, process.instance, address, {})
+                instance = Instance(name, process.instance, address, {HTTP: http[name]} if name in http else {})
                 await stack.enter_async_context(node.registry.register(instance))
         own = MeshIdentity(node.mesh_key, "daemon")
         yield Running(services, ports, process.metrics, lambda service: process.channel(service, own))

@@ -6,7 +6,6 @@ Source: grpc.health.v1, grpc.reflection.v1alpha; https://github.com/grpc/grpc/bl
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
@@ -15,8 +14,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from moltbot_mesh.channel import CHANNEL_OPTIONS
-from moltbot_mesh.errors import FailedPrecondition
 from moltbot_mesh.interceptors import HandlerTable
+from moltbot_mesh.sockets import bind_problem, prepare_socket, secure_socket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -68,19 +67,14 @@ class MeshServer:
         Raises:
             FailedPrecondition: The address is taken or not ours.
         """
-        if target.startswith("unix:"):
-            path = Path(target.removeprefix("unix:"))
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()  # left by a process that was killed
+        prepare_socket(target)
         try:
             port = self._server.add_insecure_port(target)
         except RuntimeError:
             port = 0
         if port == 0:
-            raise FailedPrecondition(f"cannot listen on {target}: the address is taken or not on this machine")
-        if target.startswith("unix:"):
-            Path(target.removeprefix("unix:")).chmod(0o600)
+            raise bind_problem(target)
+        secure_socket(target)
         return port
 
     @contextlib.asynccontextmanager

@@ -97,6 +97,7 @@ async def serving(settings: Settings, places: Places, progress: Callable[[str], 
             mesh_key=load_mesh_key(places.mesh_key_file),
             store=FileKeyValueStore(places.store_dir),
             listen=(f"unix:{places.mesh_socket}",),
+            listen_http=f"unix:{places.http_socket}",
             telemetry=settings.telemetry,
             grace_s=settings.envoy.drain_s,
         )
@@ -129,6 +130,7 @@ def _envoy(settings: Settings, places: Places) -> EnvoyProcess:
     target = f"unix:{places.mesh_socket}"
     config = EnvoyConfig(
         upstreams=dict.fromkeys(EXPOSED, (target,)),
+        http_upstream=(f"unix:{places.http_socket}",),
         descriptor_set=descriptor_set(),
         listen_host=settings.host,
         listen_port=settings.port,

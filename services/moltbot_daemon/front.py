@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING
 import structlog
 
 from moltbot_daemon.daemon import descriptor_set, envoy_supervisor
-from moltbot_mesh.envoy.config import EXPOSED, EnvoyConfig
+from moltbot_mesh.envoy.config import EXPOSED, GATEWAY, EnvoyConfig
 from moltbot_mesh.envoy.process import ADMIN_SOCKET, EnvoyProcess
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, MoltbotError
 from moltbot_mesh.etcd import EtcdClient
 from moltbot_mesh.reconnect import backoff_s
-from moltbot_mesh.registry import EtcdRegistry
+from moltbot_mesh.registry import HTTP, EtcdRegistry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from moltbot_daemon.places import Places
     from moltbot_daemon.settings import Settings
+    from moltbot_mesh.registry import Instance
 
 log = structlog.get_logger("moltbot.front")
 
@@ -35,6 +36,8 @@ class _Endpoints:
 
     def __init__(self) -> None:
         self.targets: dict[str, tuple[str, ...]] = {}
+        self.http: tuple[str, ...] = ()
+        """Where the gateways listen for HTTP/1.1."""
         self.changed = asyncio.Event()
         self.problem: MoltbotError | None = None
         """Why a service cannot be followed."""
@@ -50,7 +53,7 @@ class _Endpoints:
                 async with contextlib.aclosing(registry.watch(service)) as changes:
                     async for instances in changes:
                         failures = 0
-                        self._take(service, tuple(sorted(instance.target for instance in instances)))
+                        self._take(service, instances)
             except MoltbotError as error:
                 log.error("registry cannot be followed; trying again", service=service, error=error.message)
                 self.problem = error
@@ -58,9 +61,14 @@ class _Endpoints:
             await asyncio.sleep(backoff_s(failures))
             failures += 1
 
-    def _take(self, service: str, targets: tuple[str, ...]) -> None:
+    def _take(self, service: str, instances: frozenset[Instance]) -> None:
+        targets = tuple(sorted(instance.target for instance in instances))
         if targets and targets != self.targets.get(service):
             self.targets[service] = targets
+            self.changed.set()
+        http = tuple(sorted(instance.metadata[HTTP] for instance in instances if HTTP in instance.metadata))
+        if service == GATEWAY and http and http != self.http:
+            self.http = http
             self.changed.set()
 
 
@@ -114,6 +122,7 @@ async def _keep(settings: Settings, places: Places, endpoints: _Endpoints, up: a
     endpoints.changed.clear()
     config = EnvoyConfig(
         upstreams=dict(endpoints.targets),
+        http_upstream=endpoints.http,
         descriptor_set=descriptor_set(),
         listen_host=settings.host,
         listen_port=settings.port,
@@ -136,7 +145,8 @@ async def _keep(settings: Settings, places: Places, endpoints: _Endpoints, up: a
             await endpoints.changed.wait()
             endpoints.changed.clear()
             try:
-                envoy.update(dataclasses.replace(config, upstreams=dict(endpoints.targets)))
+                now = dataclasses.replace(config, upstreams=dict(endpoints.targets), http_upstream=endpoints.http)
+                envoy.update(now)
             except OSError as error:
                 log.error("endpoints not written, Envoy keeps those it has; trying again", error=str(error))
                 await asyncio.sleep(_RETRY_S)

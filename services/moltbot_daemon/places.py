@@ -34,6 +34,11 @@ class Places:
         return self.run_dir / "mesh.sock"
 
     @property
+    def http_socket(self) -> Path:
+        """The daemon's HTTP/1.1 socket."""
+        return self.run_dir / "http.sock"
+
+    @property
     def store_dir(self) -> Path:
         """Small configuration: API keys."""
         return self.data_dir / "store"

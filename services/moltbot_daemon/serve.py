@@ -42,13 +42,15 @@ async def serving(settings: Settings, places: Places, service: str) -> AsyncGene
             "etcd.endpoints is empty: separate services find each other through etcd; set it in the configuration or "
             "as MOLTBOT_ETCD__ENDPOINTS='[127.0.0.1:2379]', or run `moltbot daemon`"
         )
+    listen = settings.listen or "127.0.0.1:0"
     client = EtcdClient(settings.etcd.endpoints)
     try:
         node = Node(
             data_dir=places.data_dir,
             mesh_key=load_mesh_key(places.mesh_key_file),
             store=EtcdKeyValueStore(client, f"{settings.etcd.prefix}/store/"),
-            listen=(settings.listen or "127.0.0.1:0",),
+            listen=(listen,),
+            listen_http=settings.listen_http or f"{listen.rpartition(':')[0]}:0",
             advertise=settings.advertise,
             registry=EtcdRegistry(client, f"{settings.etcd.prefix}/services/"),
             telemetry=settings.telemetry,

@@ -74,6 +74,8 @@ class Settings(Section):
     """What is logged."""
     listen: str = ""
     """Address of one service's gRPC port under `moltbot serve` (`127.0.0.1:9001`); empty picks a free port."""
+    listen_http: str = ""
+    """Address of the gateway's HTTP port under `moltbot serve gateway`; empty picks a free port beside `listen`."""
     advertise: str = ""
     """Address under which other machines reach it; empty: `listen`."""
     mesh_key_file: Path | None = None

@@ -27,6 +27,8 @@ from moltbot_gateway.servicer import GatewayServicer
 from moltbot_gateway.settings import GatewaySettings
 from moltbot_gateway.upstream_pool import UpstreamPool
 from moltbot_mesh.audit.producer import AuditProducer
+from moltbot_mesh.http_routes import SERVED
+from moltbot_mesh.http_server import HttpRoutes
 from moltbot_mesh.module import Access, Module, Registration, Runtime, Service
 from moltbot_models.providers.base import UpstreamContext
 from moltbot_models.providers.engines import EngineHost
@@ -100,6 +102,7 @@ async def open_gateway(runtime: Runtime) -> AsyncGenerator[Service]:
                 ),
             ),
             missing,
+            HttpRoutes(SERVED, settings.body_limit_bytes),
         )
 
 

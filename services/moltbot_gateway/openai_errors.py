@@ -9,28 +9,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from moltbot_mesh.errors import HTTP_STATUS
+
 if TYPE_CHECKING:
     from moltbot_mesh.errors import MoltbotError
 
-_STATUS = {
-    1: 499,
-    2: 500,
-    3: 400,
-    4: 504,
-    5: 404,
-    6: 409,
-    7: 403,
-    8: 429,
-    9: 400,
-    10: 409,
-    11: 400,
-    12: 501,
-    13: 500,
-    14: 503,
-    15: 500,
-    16: 401,
-}
-"""HTTP status by gRPC code, after google/rpc/code.proto."""
 _STATUS_OF_REASON = {"REQUEST_TOO_LARGE": 413, "UPSTREAM_ERROR": 502, "UPSTREAM_UNAVAILABLE": 503}
 _TYPE = {
     401: "authentication_error",
@@ -50,7 +33,7 @@ _CODE = {
 
 def http_status(error: MoltbotError) -> int:
     """The HTTP status of an error."""
-    return _STATUS_OF_REASON.get(error.reason) or _STATUS[error.code]
+    return _STATUS_OF_REASON.get(error.reason) or HTTP_STATUS[error.code]
 
 
 def error_body(error: MoltbotError) -> bytes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Any
 
-from moltbot_mesh.envoy.config import GATEWAY, split_host_port
+from moltbot_mesh.envoy.config import GATEWAY, GATEWAY_HTTP, split_host_port
+from moltbot_mesh.http_routes import HEALTH
 
 if TYPE_CHECKING:
     from moltbot_mesh.envoy.config import EnvoyConfig
@@ -17,6 +18,7 @@ OTLP = "otlp"
 _STREAM_WINDOW_BYTES = 1 << 20
 _CONNECTION_WINDOW_BYTES = 8 << 20
 _BUFFER_BYTES = 1 << 20
+_HTTP_IDLE = "60s"
 
 
 def typed(name: str, /, **fields: Any) -> Node:
@@ -46,8 +48,9 @@ def cluster_names(config: EnvoyConfig) -> dict[str, str]:
 
 
 def mesh_clusters(config: EnvoyConfig) -> list[Node]:
-    """The clusters of the mesh services: one a place."""
-    return [_mesh_cluster(config, name) for name in dict.fromkeys(cluster_names(config).values())]
+    """The clusters of the mesh services: one a place, and the gateway's by HTTP/1.1."""
+    found = [_grpc_cluster(config, name) for name in dict.fromkeys(cluster_names(config).values())]
+    return [*found, _http_cluster(config)] if config.http_upstream else found
 
 
 def static_clusters(config: EnvoyConfig) -> list[Node]:
@@ -66,8 +69,7 @@ def discovery_response(config: EnvoyConfig) -> Node:
     return {"resources": [typed("envoy.config.cluster.v3.Cluster", **cluster) for cluster in mesh_clusters(config)]}
 
 
-def _mesh_cluster(config: EnvoyConfig, name: str) -> Node:
-    targets = tuple(config.upstreams[name])
+def _grpc_cluster(config: EnvoyConfig, name: str) -> Node:
     http2 = {
         "max_concurrent_streams": 1024,
         "initial_stream_window_size": _STREAM_WINDOW_BYTES,
@@ -75,7 +77,27 @@ def _mesh_cluster(config: EnvoyConfig, name: str) -> Node:
         # A host that vanished without a word must not hold streams for the kernel's two hours.
         "connection_keepalive": {"interval": "30s", "timeout": "10s"},
     }
-    cluster = _http2_cluster(name, targets, http2)
+    targets = tuple(config.upstreams[name])
+    return _mesh_cluster(config, _http2_cluster(name, targets, http2), targets, {"grpc_health_check": {}})
+
+
+def _http_cluster(config: EnvoyConfig) -> Node:
+    protocol = {
+        "explicit_http_config": {"http_protocol_options": {}},
+        # Envoy closes first: the gateway closing a connection just when a request is sent on it would cost the request.
+        "common_http_protocol_options": {"idle_timeout": _HTTP_IDLE},
+    }
+    health = {"http_health_check": {"path": HEALTH[1]}}
+    cluster = _mesh_cluster(
+        config, _cluster(GATEWAY_HTTP, config.http_upstream, protocol), config.http_upstream, health
+    )
+    # A connection carries one request at a time.
+    cluster["circuit_breakers"]["thresholds"][0]["max_connections"] = config.max_requests
+    return cluster
+
+
+def _mesh_cluster(config: EnvoyConfig, cluster: Node, targets: tuple[str, ...], health_check: Node) -> Node:
+    """Limits, and for several targets balancing and health."""
     limit = config.max_requests
     cluster["circuit_breakers"] = {
         "thresholds": [{"max_connections": 1024, "max_pending_requests": limit, "max_requests": limit}]
@@ -90,7 +112,7 @@ def _mesh_cluster(config: EnvoyConfig, name: str) -> Node:
                 "no_traffic_interval": "5s",
                 "unhealthy_threshold": 2,
                 "healthy_threshold": 1,
-                "grpc_health_check": {},
+                **health_check,
             }
         ]
         # A host that cannot be reached is left out sooner than its next two health checks would tell. What a service
@@ -108,14 +130,17 @@ def _mesh_cluster(config: EnvoyConfig, name: str) -> Node:
 
 
 def _http2_cluster(name: str, targets: tuple[str, ...], http2: Node) -> Node:
+    return _cluster(name, targets, {"explicit_http_config": {"http2_protocol_options": http2}})
+
+
+def _cluster(name: str, targets: tuple[str, ...], protocol: Node) -> Node:
     return {
         "name": name,
         "type": "STATIC" if all(_is_literal(target) for target in targets) else "STRICT_DNS",
         "connect_timeout": "2s",
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
-                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                explicit_http_config={"http2_protocol_options": http2},
+                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions", **protocol
             )
         },
         "load_assignment": {

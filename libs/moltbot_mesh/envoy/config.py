@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 GATEWAY = "gateway"
 """The upstream that has what belongs to no other: unknown routes, health, reflection, refusals to be audited."""
 
+GATEWAY_HTTP = "gateway-http"
+"""The gateway by HTTP/1.1."""
+
 EXPOSED: Mapping[str, tuple[str, ...]] = {
     GATEWAY: (
         "moltbot.gateway.v1.OpenAIService",
@@ -48,6 +51,9 @@ class EnvoyConfig:
     share one cluster. `gateway` must be there; others that are missing are not exposed."""
     descriptor_set: Path
     """The `FileDescriptorSet` of the protos, with google/rpc/error_details.proto."""
+    http_upstream: tuple[str, ...] = ()
+    """Where the gateway listens for HTTP/1.1: it gets the routes of `http_routes.PASSED_ON` as they came. Empty: these
+    too are transcoded to gRPC."""
     listen_host: str = "127.0.0.1"
     listen_port: int = 8080
     """0 lets the system choose; `EnvoyProcess.port` tells."""
@@ -109,6 +115,8 @@ class EnvoyConfig:
                 )
             for target in targets:
                 _check_target(service, target)
+        for target in self.http_upstream:
+            _check_target(GATEWAY_HTTP, target)
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise InvalidArgument("envoy: tls_certificate and tls_key belong together; set both or none")
         if self.admin_path is not None:

@@ -25,6 +25,7 @@ def example() -> str:
             "audit": ("audit:9001",),
             "watermark": ("watermark:9001",),
         },
+        http_upstream=("gateway:9002",),
         descriptor_set=Path("libs/protos/moltbot/descriptor_set.binpb"),
         listen_host="0.0.0.0",  # noqa: S104 - within a container's own network
         admin_path=Path("run/envoy-admin.sock"),

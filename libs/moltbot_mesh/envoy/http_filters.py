@@ -2,7 +2,7 @@
 
 1. header_mutation: the client's identity headers go, Envoy's own come; on the way out nothing internal is left.
 2. lua: a request id that is none goes; on the way out the gateway's `x-mesh-status` becomes `:status`.
-3. cors, if origins are allowed; grpc_web; grpc_json_transcoder; router.
+3. cors, if origins are allowed; grpc_web and grpc_json_transcoder, or for what is passed on by HTTP/1.1 buffer; router.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def http_filters(config: EnvoyConfig) -> list[Node]:
     filters += [
         _filter("grpc_web", "grpc_web.v3.GrpcWeb"),
         _transcoder(config),
+        *([_buffer(config)] if config.http_upstream else []),
         _filter("router", "router.v3.Router", suppress_envoy_headers=True),
     ]
     return filters
@@ -71,6 +72,12 @@ def _header_mutation() -> Node:
 
 def _remove(prefix: str) -> Node:
     return {"remove_on_match": {"key_matcher": {"prefix": prefix, "ignore_case": True}}}
+
+
+def _buffer(config: EnvoyConfig) -> Node:
+    """Off, but for routes that ask for it: the gateway is sent whole bodies, whatever pace the client has."""
+    limit = config.body_limit_bytes
+    return {**_filter("buffer", "buffer.v3.Buffer", max_request_bytes=limit), "disabled": True}
 
 
 def _transcoder(config: EnvoyConfig) -> Node:

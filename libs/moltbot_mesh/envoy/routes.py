@@ -1,4 +1,4 @@
-"""Envoy's routes: gRPC services by their prefix, everything else to the transcoder.
+"""Envoy's routes: gRPC services by their prefix, what models answer by HTTP/1.1, everything else to the transcoder.
 
 A REST request is routed twice: by the path as it came, where it meets the last route and gets the headers for the
 audit, and again as the gRPC call that the transcoder made of it.
@@ -9,12 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moltbot_mesh.envoy.clusters import Node, cluster_names, seconds, typed
-from moltbot_mesh.envoy.config import GATEWAY, GATEWAY_PASSES
+from moltbot_mesh.envoy.config import GATEWAY, GATEWAY_HTTP, GATEWAY_PASSES
+from moltbot_mesh.http_routes import PASSED_ON
 
 if TYPE_CHECKING:
     from moltbot_mesh.envoy.config import EnvoyConfig
 
 HEADER_MUTATION = "envoy.filters.http.header_mutation"
+GRPC_WEB = "envoy.filters.http.grpc_web"
+TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
+BUFFER = "envoy.filters.http.buffer"
 MESH_PATH = "x-mesh-path"
 MESH_METHOD = "x-mesh-method"
 _PATH_LENGTH = 1024
@@ -33,7 +37,9 @@ def route_configuration(config: EnvoyConfig) -> Node:
     clusters = cluster_names(config)
     routes = [_grpc_route(config, name, clusters[service]) for service in clusters for name in config.services[service]]
     routes += [_grpc_route(config, name, clusters[GATEWAY]) for name in GATEWAY_PASSES]
-    host: Node = {"name": "public", "domains": ["*"], "routes": [*routes, _unknown_grpc(), _rest(clusters[GATEWAY])]}
+    passed_on = [_http_route(config, verb, path) for verb, path in PASSED_ON] if config.http_upstream else []
+    routes += [_unknown_grpc(), *passed_on, _rest(clusters[GATEWAY])]
+    host: Node = {"name": "public", "domains": ["*"], "routes": routes}
     if config.cors_origins:
         host["typed_per_filter_config"] = {"envoy.filters.http.cors": _cors(config)}
     return {
@@ -49,6 +55,24 @@ def route_configuration(config: EnvoyConfig) -> Node:
 
 
 def _grpc_route(config: EnvoyConfig, service: str, cluster: str) -> Node:
+    return {"name": service, "match": {"prefix": f"/{service}/", **_GRPC}, "route": _action(config, cluster)}
+
+
+def _http_route(config: EnvoyConfig, verb: str, path: str) -> Node:
+    """A route that is passed on as it came, its body whole and within the limit."""
+    only = {"headers": [{"name": ":method", "string_match": {"exact": verb}}]}
+    config_of = "envoy.config.route.v3.FilterConfig"
+    filters = {name: typed(config_of, disabled=True) for name in (GRPC_WEB, TRANSCODER)}
+    filters[BUFFER] = typed(config_of, config={})
+    return {
+        "name": path,
+        "match": {"path": path, **only},
+        "route": _action(config, GATEWAY_HTTP),
+        "typed_per_filter_config": filters,
+    }
+
+
+def _action(config: EnvoyConfig, cluster: str) -> Node:
     action: Node = {
         "cluster": cluster,
         "timeout": seconds(config.request_timeout_s),
@@ -57,7 +81,7 @@ def _grpc_route(config: EnvoyConfig, service: str, cluster: str) -> Node:
     if config.clusters_file is not None or any(len(targets) > 1 for targets in config.upstreams.values()):
         # Only what no server has seen is tried again: answering is not idempotent.
         action["retry_policy"] = {"retry_on": "connect-failure,refused-stream", "num_retries": 2}
-    return {"name": service, "match": {"prefix": f"/{service}/", **_GRPC}, "route": action}
+    return action
 
 
 def _unknown_grpc() -> Node:
