@@ -33,6 +33,9 @@ from moltbot_mesh.envoy.config import EXPOSED, EnvoyConfig
 from moltbot_mesh.envoy.process import EnvoyProcess
 from moltbot_mesh.envoy.refusals import RefusedRequest, parse_message
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument
+from moltbot_mesh.http_routes import SERVED
+from moltbot_mesh.http_server import HttpRoutes, HttpServer
+from moltbot_mesh.interceptors import HandlerTable
 from moltbot_testkit.envoy import RunningEnvoy, running_envoy
 
 DESCRIPTORS = Path(__file__).parents[2] / "libs/protos/moltbot/descriptor_set.binpb"
@@ -97,6 +100,11 @@ class OpenAI(openai_pb2_grpc.OpenAIServiceServicer):
         self.seen.note("refuse", context, len(request.data))
         await context.send_initial_metadata([("x-mesh-status", "404")])
         yield HttpBody(content_type="application/json", data=b'{"error":{"code":"route_not_found"}}')
+
+
+class Operations(openai_pb2_grpc.OperationsServiceServicer):
+    async def Healthz(self, request, context):  # noqa: N802
+        return HttpBody(content_type="application/json", data=b"{}")
 
 
 class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
@@ -167,8 +175,20 @@ async def gateway(seen: Seen, *addresses: str):
         await server.stop(0)
 
 
-@pytest.fixture
-async def front():
+@contextlib.asynccontextmanager
+async def by_http(seen: Seen, address: str):
+    """The same gateway by HTTP/1.1; yields its address as Envoy is told it."""
+    table = HandlerTable()
+    openai_pb2_grpc.add_OpenAIServiceServicer_to_server(OpenAI(seen), table)
+    openai_pb2_grpc.add_OperationsServiceServicer_to_server(Operations(), table)
+    server = HttpServer(table.handlers, HttpRoutes(SERVED, LIMIT))
+    async with server.serving(address, grace_s=5) as port:
+        yield address if address.startswith("unix:") else f"127.0.0.1:{port}"
+
+
+@pytest.fixture(params=["http", "grpc"])
+async def front(request):
+    """Envoy before a gateway that it reaches by HTTP/1.1, or for all routes by gRPC."""
     seen = Seen()
     with tempfile.TemporaryDirectory(prefix="envoy-") as name:
         socket = Path(name) / "mesh.sock"
@@ -176,7 +196,13 @@ async def front():
         upstreams["router"] = (f"unix:{name}/nobody.sock",)
         async with (
             gateway(seen, f"unix:{socket}"),
-            running_envoy(Path(name), DESCRIPTORS, upstreams) as envoy,
+            by_http(seen, f"unix:{name}/http.sock") as http_address,
+            running_envoy(
+                Path(name),
+                DESCRIPTORS,
+                upstreams,
+                http_upstream=(http_address,) if request.param == "http" else (),
+            ) as envoy,
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as http,
         ):
             yield Front(envoy, seen, http)
@@ -436,23 +462,40 @@ async def test_grpc_web_to_an_unknown_service_is_unimplemented(front):
     assert refused.path == "/a.B/C"
 
 
-async def test_with_two_gateways_one_of_them_dead_every_request_is_answered(tmp_path):
+@pytest.mark.parametrize("way", ["http", "grpc"])
+async def test_with_two_gateways_one_of_them_dead_every_request_is_answered(tmp_path, way):
     seen = Seen()
-    async with gateway(seen, "127.0.0.1:0") as (port,), aiohttp.ClientSession() as http:
+    async with (
+        gateway(seen, "127.0.0.1:0") as (port,),
+        by_http(seen, "127.0.0.1:0") as http_address,
+        aiohttp.ClientSession() as http,
+    ):
         upstreams = {"gateway": ("127.0.0.1:1", f"127.0.0.1:{port}")}
-        async with running_envoy(tmp_path, DESCRIPTORS, upstreams) as envoy:
+        http_upstream = ("127.0.0.1:1", http_address) if way == "http" else ()
+        async with running_envoy(tmp_path, DESCRIPTORS, upstreams, http_upstream=http_upstream) as envoy:
             for _ in range(20):
                 async with http.post(envoy.url + CHAT, data=b"{}") as response:
                     assert response.status == 200
     assert seen.refused == []
 
 
-async def test_gateways_come_and_go_without_a_failed_request_or_a_cut_stream(tmp_path):
+@pytest.mark.parametrize("way", ["http", "grpc"])
+async def test_gateways_come_and_go_without_a_failed_request_or_a_cut_stream(tmp_path, way):
     first, second = Seen(), Seen()
-    async with gateway(first, "127.0.0.1:0") as (old,), aiohttp.ClientSession() as http:
+
+    @contextlib.asynccontextmanager
+    async def opened(seen: Seen):
+        """A gateway as the settings of Envoy that lead to it."""
+        async with gateway(seen, "127.0.0.1:0") as (port,), by_http(seen, "127.0.0.1:0") as address:
+            yield f"127.0.0.1:{port}", address
+
+    def upstreams(*gateways: tuple[str, str]) -> dict[str, Any]:
+        by_grpc, by_http = zip(*gateways, strict=True)
+        return {"upstreams": {"gateway": by_grpc}, "http_upstream": by_http if way == "http" else ()}
+
+    async with opened(first) as old, aiohttp.ClientSession() as http:
         file = tmp_path / "clusters.json"
-        upstreams = {"gateway": (f"127.0.0.1:{old}",)}
-        async with running_envoy(tmp_path, DESCRIPTORS, upstreams, clusters_file=file) as envoy:
+        async with running_envoy(tmp_path, DESCRIPTORS, **upstreams(old), clusters_file=file) as envoy:
             statuses, stop = [], asyncio.Event()
 
             async def load():
@@ -468,12 +511,9 @@ async def test_gateways_come_and_go_without_a_failed_request_or_a_cut_stream(tmp
                 stream = tasks.create_task(streamed())
                 await first.started.wait()
                 tasks.create_task(load())
-                async with gateway(second, "127.0.0.1:0") as (new,):
+                async with opened(second) as new:
                     for targets in ((old, new), (new,), (old, new), (old,)):
-                        changed = replace(
-                            envoy.process.config, upstreams={"gateway": tuple(f"127.0.0.1:{port}" for port in targets)}
-                        )
-                        envoy.process.update(changed)
+                        envoy.process.update(replace(envoy.process.config, **upstreams(*targets)))
                         before = len(statuses)
                         while len(statuses) < before + 30:
                             await asyncio.sleep(0.01)
@@ -497,9 +537,13 @@ async def test_the_port_speaks_tls_and_answers_the_allowed_origin_alone(tmp_path
     seen = Seen()
     settings = {"tls_certificate": certificate, "tls_key": key, "cors_origins": ("https://chat.example",)}
     trust = ssl.create_default_context(cafile=str(certificate))
-    async with gateway(seen, "127.0.0.1:0") as (port,), aiohttp.ClientSession() as http:
+    async with (
+        gateway(seen, "127.0.0.1:0") as (port,),
+        by_http(seen, "127.0.0.1:0") as address,
+        aiohttp.ClientSession() as http,
+    ):
         upstreams = {"gateway": (f"127.0.0.1:{port}",)}
-        async with running_envoy(tmp_path, DESCRIPTORS, upstreams, **settings) as envoy:
+        async with running_envoy(tmp_path, DESCRIPTORS, upstreams, http_upstream=(address,), **settings) as envoy:
             url = f"https://localhost:{envoy.port}{CHAT}"
             async with http.post(url, data=b"{}", ssl=trust) as response:
                 assert response.status == 200

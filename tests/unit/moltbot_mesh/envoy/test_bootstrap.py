@@ -21,11 +21,13 @@ DEPLOYED = Path(__file__).parents[4] / "deploy/envoy/envoy.yaml"
 
 DAEMON = EnvoyConfig(
     upstreams=dict.fromkeys(EXPOSED, ("unix:run/mesh.sock",)),
+    http_upstream=("unix:run/http.sock",),
     descriptor_set=Path("descriptor_set.binpb"),
     admin_path=Path("run/envoy-admin.sock"),
 )
 EVERYTHING = EnvoyConfig(
     upstreams={"gateway": ("10.0.0.1:9001", "10.0.0.2:9001"), "audit": ("audit.internal:9002",)},
+    http_upstream=("10.0.0.1:9002", "10.0.0.2:9002"),
     descriptor_set=Path("descriptor_set.binpb"),
     listen_host="::",
     listen_port=443,
@@ -60,7 +62,7 @@ def test_yaml_says_the_same_as_the_bootstrap():
 
 def test_services_behind_one_socket_share_one_cluster():
     assert set(cluster_names(DAEMON).values()) == {"gateway"}
-    assert [cluster["name"] for cluster in static_clusters(DAEMON)] == ["gateway"]
+    assert [cluster["name"] for cluster in static_clusters(DAEMON)] == ["gateway", "gateway-http"]
 
 
 def test_a_service_without_upstream_is_not_exposed():
@@ -70,12 +72,13 @@ def test_a_service_without_upstream_is_not_exposed():
 
 def test_a_host_name_is_resolved_and_an_address_is_not():
     kinds = {cluster["name"]: cluster["type"] for cluster in static_clusters(EVERYTHING)}
-    assert kinds == {"gateway": "STATIC", "audit": "STRICT_DNS", "otlp": "STATIC"}
+    assert kinds == {"gateway": "STATIC", "audit": "STRICT_DNS", "gateway-http": "STATIC", "otlp": "STATIC"}
 
 
 def test_only_upstreams_with_several_endpoints_are_health_checked_and_retried():
-    gateway, audit, _ = static_clusters(EVERYTHING)
-    assert "health_checks" in gateway
+    gateway, audit, by_http, _ = static_clusters(EVERYTHING)
+    assert "grpc_health_check" in gateway["health_checks"][0]
+    assert "http_health_check" in by_http["health_checks"][0]
     assert "health_checks" not in audit
     assert "retry_policy" not in to_yaml(bootstrap(DAEMON))
 
