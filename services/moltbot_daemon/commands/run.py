@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import resource
 import sys
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,20 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
 
+_OPEN_FILES = 65_536
+
+
+def _allow_open_files() -> None:
+    """Raise the soft limit on open files, also for children.
+
+    Each client and each request holds some; 1024, the usual limit, would end a busy front door before its own do.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _run(work: Coroutine[object, object, int]) -> int:
     import uvloop  # noqa: PLC0415 - only what stays needs it
 
@@ -25,6 +40,7 @@ def _run(work: Coroutine[object, object, int]) -> int:
         sys.set_asyncgen_hooks(firstiter=None)
         return await work
 
+    _allow_open_files()
     return uvloop.run(main())
 
 

@@ -57,6 +57,12 @@ async def test_what_comes_slowly_goes_out_one_by_one():
     assert await batches(Source("a", 0.03, "b", 0.03, "c"), 0.001) == [["a"], ["b"], ["c"]]
 
 
+async def test_the_end_does_not_wait_for_the_interval():
+    started = time.monotonic()
+    assert await batches(Source("a", 0.01, "b", 0.01, "c"), 30.0) == [["a"], ["b", "c"]]
+    assert time.monotonic() - started < 10
+
+
 async def test_an_empty_source_gives_nothing():
     assert await batches(Source()) == []
 
