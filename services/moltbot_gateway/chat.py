@@ -125,12 +125,21 @@ class Answerer:
         charged = estimate_tokens(prompt_bytes)
         exchange.deadline_s = monotonic_deadline(exchange.caller.deadline_monotonic_s, self._settings.request_timeout_s)
         await self._quotas.admit(tenant, limits, charged)
-        async with self._queue.place(tenant, limits.weight):
-            try:
-                yield limits
-            finally:
-                used = exchange.usage.prompt_tokens + exchange.usage.completion_tokens
-                await self._quotas.settle(tenant, limits, charged, used)
+        try:
+            async with self._queue.place(tenant, limits.weight):
+                try:
+                    yield limits
+                finally:
+                    used = exchange.usage.prompt_tokens + exchange.usage.completion_tokens
+                    await self._quotas.settle(tenant, limits, charged, used)
+        except MoltbotError as error:
+            # What no model answered costs nothing; but who leaves, or gives too little time, has had a model work.
+            hurried = (
+                isinstance(error, DeadlineExceeded) and exchange.deadline_s == exchange.caller.deadline_monotonic_s
+            )
+            if not exchange.model and not hurried:
+                await self._quotas.refund(tenant, limits, charged)
+            raise
 
     async def _prepare(self, exchange: Exchange, ask: Ask, *, mark: bool) -> _Prepared:
         """Route, remember, list tools and reserve a mark: in parallel, where there is more than routing to do."""

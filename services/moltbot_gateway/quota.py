@@ -1,7 +1,8 @@
 """Per-tenant quotas of requests and tokens a minute: the generic cell rate algorithm, in process or in Redis.
 
-A request is charged when it is admitted; its tokens are charged when they are known, so one answer may overdraw the
-bucket and the next request then waits for the refill.
+A request and an estimate of its prompt are charged when it is admitted; what it used beyond that is charged when it is
+known, so one answer may overdraw the bucket and the next request then waits for the refill. What the mesh could not
+answer is given back.
 
 Source: ITU-T I.371 (GCRA, virtual scheduling).
 """
@@ -36,6 +37,10 @@ class Buckets(Protocol):
         """Take in any case, also past the bottom."""
         ...
 
+    async def give_back(self, name: str, amount: float, per_minute: float) -> None:
+        """Undo a `take`; a bucket never holds more than a minute's worth."""
+        ...
+
 
 class ProcessBuckets:
     """Buckets of one process."""
@@ -61,6 +66,11 @@ class ProcessBuckets:
         now = self._clock()
         self._full_at[name] = max(now, self._full_at.get(name, now)) + amount * WINDOW_S / per_minute
 
+    async def give_back(self, name: str, amount: float, per_minute: float) -> None:
+        """See `Buckets.give_back`."""
+        now = self._clock()
+        self._full_at[name] = max(now, self._full_at.get(name, now) - amount * WINDOW_S / per_minute)
+
 
 class Quotas:
     """The quotas of all tenants.
@@ -81,7 +91,7 @@ class Quotas:
             prompt_tokens: An estimate; what was really used is settled by `settle`.
 
         Raises:
-            ResourceExhausted: A quota is used up; `retry_after_s` says when it will do.
+            ResourceExhausted: A quota is used up; `retry_after_s` says when it will do, and nothing was charged.
         """
         if limits.requests_per_minute:
             wait_s = await self._buckets.take(f"{tenant}/requests", 1, limits.requests_per_minute)
@@ -90,12 +100,23 @@ class Quotas:
         if limits.tokens_per_minute:
             wait_s = await self._buckets.take(f"{tenant}/tokens", max(1, prompt_tokens), limits.tokens_per_minute)
             if wait_s:
+                await self._give_back_request(tenant, limits)
                 raise _exceeded(tenant, f"{limits.tokens_per_minute} tokens", wait_s)
 
     async def settle(self, tenant: str, limits: TenantLimits, charged: int, used: int) -> None:
         """Charge what was used beyond the estimate."""
         if limits.tokens_per_minute and used > charged:
             await self._buckets.charge(f"{tenant}/tokens", used - charged, limits.tokens_per_minute)
+
+    async def refund(self, tenant: str, limits: TenantLimits, prompt_tokens: int) -> None:
+        """Undo an `admit`: the mesh could not answer."""
+        await self._give_back_request(tenant, limits)
+        if limits.tokens_per_minute:
+            await self._buckets.give_back(f"{tenant}/tokens", max(1, prompt_tokens), limits.tokens_per_minute)
+
+    async def _give_back_request(self, tenant: str, limits: TenantLimits) -> None:
+        if limits.requests_per_minute:
+            await self._buckets.give_back(f"{tenant}/requests", 1, limits.requests_per_minute)
 
 
 def _exceeded(tenant: str, what: str, wait_s: float) -> ResourceExhausted:

@@ -32,7 +32,7 @@ if not force and wait > 1e-6 and full > now then
   if cost > window then wait = full - now end
   return tostring(wait)
 end
-full = full + cost
+full = math.max(now, full + cost)
 redis.call('SET', KEYS[1], string.format('%.6f', full), 'PX', math.ceil((full - now) * 1000) + 1000)
 return '0'
 """
@@ -73,6 +73,13 @@ class RedisBuckets:
             await self._run(name, amount, per_minute, "1")
         except Unavailable:
             log.error("tokens not charged: Redis cannot be reached", bucket=name)
+
+    async def give_back(self, name: str, amount: float, per_minute: float) -> None:
+        """See `Buckets.give_back`. What cannot be given back is logged: the refusal stands."""
+        try:
+            await self._run(name, -amount, per_minute, "1")
+        except Unavailable:
+            log.error("quota not given back: Redis cannot be reached", bucket=name)
 
     async def _run(self, name: str, amount: float, per_minute: float, force: str) -> float:
         cost_s = amount * WINDOW_S / per_minute

@@ -135,6 +135,49 @@ async def test_tokens_of_the_answer_count_against_the_quota(pool, exchange):
         await gateway.answer(exchange, Ask(messages=HELLO))
 
 
+ONE_A_MINUTE = TenantLimits(requests_per_minute=1, tokens_per_minute=2)
+
+
+async def test_what_no_model_answered_costs_nothing(pool, exchange):
+    upstream = pool.add("m", [Unavailable("down")], [Delta("x"), END])
+    gateway = Gateway(pool, default_limits=ONE_A_MINUTE)
+    with pytest.raises(Unavailable, match="down"):
+        await gateway.answer(exchange, Ask(messages=HELLO))
+    assert text(await gateway.answer(exchange, Ask(messages=HELLO))) == "x"
+    assert len(upstream.requests) == 2
+    with pytest.raises(ResourceExhausted, match="quota"):
+        await gateway.answer(exchange, Ask(messages=HELLO))
+
+
+async def test_a_request_that_the_queue_refuses_costs_nothing(pool, exchange):
+    pool.add("m", [Delta("x"), END])
+    gateway = Gateway(pool, default_limits=ONE_A_MINUTE)
+    gateway.queue._max_wait_s = 0.01
+    async with gateway.queue.place("other", 1.0):
+        with pytest.raises(ResourceExhausted) as refused:
+            await gateway.answer(exchange, Ask(messages=HELLO))
+    assert refused.value.reason == "OVERLOADED"
+    assert text(await gateway.answer(exchange, Ask(messages=HELLO))) == "x"
+
+
+async def test_an_answer_that_breaks_off_is_paid_for(pool, exchange):
+    pool.add("m", [Delta("x"), Unavailable("broke")])
+    gateway = Gateway(pool, default_limits=ONE_A_MINUTE)
+    with pytest.raises(Unavailable, match="broke"):
+        await gateway.answer(exchange, Ask(messages=HELLO))
+    with pytest.raises(ResourceExhausted, match="quota"):
+        await gateway.answer(exchange, Ask(messages=HELLO))
+
+
+async def test_a_client_that_leaves_before_the_first_token_has_paid(pool, exchange):
+    pool.add("m", [60.0])
+    gateway = Gateway(pool, default_limits=ONE_A_MINUTE)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(gateway.answer(exchange, Ask(messages=HELLO)), 0.02)
+    with pytest.raises(ResourceExhausted, match="quota"):
+        await gateway.answer(exchange, Ask(messages=HELLO))
+
+
 async def test_the_mesh_runs_the_tools_it_was_asked_for_and_the_model_goes_on(gateway, pool, exchange):
     upstream = pool.add(
         "m", [Delta("let me see "), wants("calculator", '{"expression": "2+2"}'), CALLS_END], [Delta("it is 4"), END]

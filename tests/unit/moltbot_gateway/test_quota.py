@@ -96,6 +96,23 @@ async def test_a_prompt_larger_than_a_minutes_worth_waits_for_a_full_bucket(quot
     await quotas.admit("a", limits, 250)
 
 
+async def test_a_refusal_for_tokens_does_not_cost_a_request(quotas, clock):
+    limits = TenantLimits(requests_per_minute=3, tokens_per_minute=100)
+    await quotas.admit("a", limits, 100)
+    assert await admitted(quotas, limits, tokens=100) == 0
+    assert await admitted(quotas, TenantLimits(requests_per_minute=3)) == 2
+
+
+async def test_what_is_given_back_can_be_used_and_nothing_beyond_it(quotas, clock):
+    limits = TenantLimits(requests_per_minute=10, tokens_per_minute=100)
+    await quotas.admit("a", limits, 60)
+    await quotas.refund("a", limits, 60)
+    assert await admitted(quotas, limits, tokens=10) == 10
+    clock.now_s += 120
+    await quotas.refund("a", limits, 60)
+    assert await admitted(quotas, limits, tokens=10) == 10
+
+
 @given(
     st.integers(1, 1000),
     st.lists(st.tuples(st.floats(0, 30), st.integers(1, 50)), max_size=80),
