@@ -1,4 +1,4 @@
-"""A child process that is kept alive: started, probed, restarted with backoff, stopped with grace.
+"""A child process that is kept alive: started, probed, watched, restarted with backoff, stopped with grace.
 
 The child ends with its parent even when the parent is killed (`PR_SET_PDEATHSIG`), so a killed daemon leaves no port
 taken. Secrets never belong in `argv`: it is readable by every user of the machine.
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from moltbot_mesh.errors import MoltbotError, Unavailable
+from moltbot_mesh.errors import FailedPrecondition, MoltbotError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -33,6 +33,10 @@ _MAX_BACKOFF_S = 30.0
 _STEADY_S = 30.0
 """A child that was ready this long starts again without backoff."""
 _PROBE_INTERVAL_S = 0.05
+_WATCH_INTERVAL_S = 0.1
+_ALIVE_INTERVAL_S = 5.0
+_ALIVE_TIMEOUT_S = 10.0
+_ALIVE_FAILURES = 3
 _TAIL_LINES = 60
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -65,7 +69,10 @@ class Supervisor:
         argv: The command.
         env: Its whole environment.
         ready: Whether the child can do its work; asked after each start until it says yes. A `MoltbotError` is a no.
-        on_started: Awaited after each start before `ready` is asked.
+        alive: Raises, or does not return, if a child that was ready no longer answers at all; asked every few seconds.
+            A child that is only slow must pass: after three times in a row it is killed and started again.
+        on_started: Awaited after each start before `ready` is asked. Until the child was ready once, a
+            `FailedPrecondition` of it means that no restart will help; `wait_ready` raises it.
         before_stop: Awaited before the child is asked to end.
         grace_s: Seconds between SIGTERM and SIGKILL.
         ready_timeout_s: Seconds a start may take before the child is killed and started again.
@@ -78,6 +85,7 @@ class Supervisor:
         env: Mapping[str, str],
         ready: Callable[[], Awaitable[bool]],
         *,
+        alive: Callable[[], Awaitable[object]] = _nothing,
         on_started: Callable[[], Awaitable[None]] = _nothing,
         before_stop: Callable[[], Awaitable[None]] = _nothing,
         grace_s: float = 10.0,
@@ -87,6 +95,7 @@ class Supervisor:
         self._argv = list(argv)
         self._env = dict(env)
         self._ready = ready
+        self._alive = alive
         self._on_started = on_started
         self._before_stop = before_stop
         self._grace_s = grace_s
@@ -94,6 +103,8 @@ class Supervisor:
         self._lines: deque[str] = deque(maxlen=_TAIL_LINES)
         self._process: asyncio.subprocess.Process | None = None
         self._became_ready = asyncio.Event()
+        self._was_ready = False
+        self._refused: FailedPrecondition | None = None
         self.state = State.STOPPED
         self.restarts = 0
         """Starts after the first."""
@@ -115,11 +126,14 @@ class Supervisor:
         """Wait until the child can do its work.
 
         Raises:
+            FailedPrecondition: It never will; the message says why.
             Unavailable: It could not in time; the message has the end of its log.
         """
         try:
             async with asyncio.timeout(timeout_s):
                 await self._became_ready.wait()
+            if self._refused is not None:
+                raise self._refused
         except TimeoutError:
             raise Unavailable(
                 f"{self._name} was not ready after {timeout_s:g} s ({self.state.value}); its log ends:\n{self.tail()}"
@@ -153,13 +167,15 @@ class Supervisor:
                     if await self._wait_until_ready(process):
                         steady_from_s = loop.time()
                         self.state = State.READY
+                        self._was_ready = True
                         self._became_ready.set()
                         log.info("child ready", child=self._name, pid=process.pid, restarts=self.restarts)
-                        await process.wait()
+                        await self._watch(process)
             except Exception as error:  # also a defect of a hook: a child that nobody looks after would be worse
                 log.exception("child not supervised", child=self._name)
                 self._lines.append(f"cannot be started: {type(error).__name__}: {error}")
-            self._became_ready.clear()
+            if self._refused is None:
+                self._became_ready.clear()
             self.state = State.BACKING_OFF
             if steady_from_s is not None and loop.time() - steady_from_s > _STEADY_S:
                 backoff_s = _FIRST_BACKOFF_S
@@ -183,7 +199,35 @@ class Supervisor:
             self._lines.append(f"not ready after {self._ready_timeout_s:g} s")
         except MoltbotError as error:
             self._lines.append(f"could not be set up: {error.message}")
+            if isinstance(error, FailedPrecondition) and not self._was_ready:
+                self._refused = error
+                self._became_ready.set()
         return False
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        """Return when the child has ended, or no longer answers.
+
+        Not `process.wait()`: that also waits for whoever else holds the child's output, its own children above all.
+        """
+        loop = asyncio.get_running_loop()
+        failures, ask_at_s = 0, loop.time() + _ALIVE_INTERVAL_S
+        while process.returncode is None:
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+            if loop.time() < ask_at_s:
+                continue
+            try:
+                async with asyncio.timeout(_ALIVE_TIMEOUT_S):
+                    await self._alive()
+                failures = 0
+            except (MoltbotError, OSError):  # TimeoutError is an OSError
+                failures += 1
+                log.warning("child does not answer", child=self._name, pid=process.pid, times=failures)
+            if failures >= _ALIVE_FAILURES:
+                self._lines.append("did not answer any more; killed")
+                self.state = State.BACKING_OFF
+                _kill(process)
+                return
+            ask_at_s = loop.time() + _ALIVE_INTERVAL_S
 
     @contextlib.asynccontextmanager
     async def _child(self) -> AsyncGenerator[asyncio.subprocess.Process]:
@@ -202,10 +246,12 @@ class Supervisor:
         try:
             yield process
         finally:
-            await self._stop(process)
-            reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reading
+            try:
+                await _ended(asyncio.create_task(self._stop(process), name=f"stop-{self._name}"))
+            finally:
+                reading.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await reading
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
@@ -221,20 +267,22 @@ class Supervisor:
             log.debug("child log", child=self._name, line=text[:2000])
 
     async def _stop(self, process: asyncio.subprocess.Process) -> None:
-        if process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            async with asyncio.timeout(self._grace_s):
-                await process.wait()
-        except TimeoutError:
-            log.warning("child killed: it did not end in time", child=self._name, grace_s=self._grace_s)
-        finally:  # also when this is cancelled: nobody would end it later
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            try:
+                async with asyncio.timeout(self._grace_s):
+                    await process.wait()
+            except TimeoutError:
+                log.warning("child killed: it did not end in time", child=self._name, grace_s=self._grace_s)
+        _kill(process)
         await process.wait()
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """End the child, and its own children with it: it leads a process group."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

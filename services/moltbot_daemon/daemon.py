@@ -117,7 +117,15 @@ async def serving(settings: Settings, places: Places, progress: Callable[[str], 
 def envoy_supervisor(envoy: EnvoyProcess) -> Supervisor:
     """Keeps a prepared Envoy running."""
     env = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "TZ", "TMPDIR")}
-    return Supervisor("envoy", envoy.argv, env, envoy.ready, before_stop=lambda: _drained(envoy), grace_s=5.0)
+    return Supervisor(
+        "envoy",
+        envoy.argv,
+        env,
+        envoy.ready,
+        alive=envoy.admin.alive,
+        before_stop=lambda: _drained(envoy),
+        grace_s=5.0,
+    )
 
 
 async def _drained(envoy: EnvoyProcess) -> None:

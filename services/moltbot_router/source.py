@@ -62,7 +62,7 @@ class TableSource:
         self._stamp = self._look()
         self._changed = asyncio.Condition()
         # Greater than any version of a router that ran before: whoever knows one of those must get this one.
-        self.table = read_table(settings, time.time_ns() // 1_000_000)
+        self.table = read_table(settings, time.time_ns() // 1_000)
         self.problem = ""
         """Why the files are not in use; empty when they are."""
 

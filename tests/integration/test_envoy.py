@@ -7,6 +7,8 @@ import contextlib
 import datetime as dt
 import io
 import json
+import os
+import signal
 import ssl
 import struct
 import tempfile
@@ -32,7 +34,7 @@ from moltbot.third_party.envoy.v3 import accesslog_pb2, accesslog_pb2_grpc
 from moltbot_mesh.envoy.config import EXPOSED, EnvoyConfig
 from moltbot_mesh.envoy.process import EnvoyProcess
 from moltbot_mesh.envoy.refusals import RefusedRequest, parse_message
-from moltbot_mesh.errors import FailedPrecondition, InvalidArgument
+from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, Unavailable
 from moltbot_mesh.http_routes import SERVED
 from moltbot_mesh.http_server import HttpRoutes, HttpServer
 from moltbot_mesh.interceptors import HandlerTable
@@ -417,10 +419,28 @@ async def test_draining_lets_a_running_stream_end(front):
         assert await draining == 0
 
 
+async def test_an_envoy_that_hangs_is_not_alive_and_one_that_drains_is(front):
+    admin = front.envoy.process.admin
+    async with front.http.post(front.chat, data=b"stream") as response:
+        await front.seen.started.wait()
+        draining = asyncio.create_task(front.envoy.process.drain())
+        await asyncio.sleep(0.1)
+        await admin.alive()
+        front.seen.go_on.set()
+        await response.read()
+        await draining
+    os.kill(front.envoy.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(Unavailable):
+            await admin.alive()
+    finally:
+        os.kill(front.envoy.pid, signal.SIGCONT)
+
+
 async def test_the_access_log_has_no_query_and_no_credentials(front):
     headers = {"authorization": "Bearer mb_secret", "x-request-id": "logged-1"}
-    async with front.http.post(front.chat + "?token=hidden", data=b"{}", headers=headers):
-        pass
+    async with front.http.post(front.chat + "?token=hidden", data=b"{}", headers=headers) as response:
+        await response.read()  # a client that leaves earlier may be logged as gone
     async with asyncio.timeout(5):
         while "logged-1" not in (log := front.envoy.log.read_text()):
             await asyncio.sleep(0.05)

@@ -14,7 +14,8 @@ import pytest
 import pytest_asyncio
 
 import moltbot_models
-from moltbot_mesh.errors import InvalidArgument, Unavailable
+from moltbot_mesh import supervisor
+from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, Unavailable
 from moltbot_mesh.supervisor import State
 from moltbot_models.encoder import Encoder
 from moltbot_models.engine import EngineConfig, TextEngine
@@ -179,17 +180,29 @@ async def test_only_the_owner_can_reach_the_socket(server: TritonServer) -> None
     assert socket.parent.stat().st_mode & 0o777 == 0o700
 
 
-async def test_a_model_that_cannot_load_is_told_with_its_reason(runtime: TritonRuntime, tmp_path: Path) -> None:
+async def test_a_model_that_cannot_load_is_told_at_once_with_its_reason(runtime: TritonRuntime, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(Unavailable, match="broken"):
-        async with asyncio.timeout(20), _failing(runtime, tmp_path):
+    broken = ModelSpec("broken", "text-generation", tmp_path)
+    with pytest.raises(FailedPrecondition, match=r"broken.*tokenizer\.json is missing") as raised:
+        async with asyncio.timeout(60), running_triton(runtime, [broken], ready_s=120):
             pass
+    assert "Traceback" not in raised.value.message
+    assert "At:" not in raised.value.message
 
 
-@contextlib.asynccontextmanager
-async def _failing(runtime: TritonRuntime, path: Path) -> AsyncIterator[None]:
-    async with running_triton(runtime, [ModelSpec("broken", "text-generation", path)], ready_s=4):
-        yield
+async def test_a_server_that_hangs_is_started_again(
+    runtime: TritonRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_ALIVE_INTERVAL_S", 0.2)
+    monkeypatch.setattr(supervisor, "_ALIVE_TIMEOUT_S", 1.0)
+    async with running_triton(runtime, [ModelSpec("text", "text-generation", TINY)], ready_s=60) as server:
+        first = server.supervisor.pid
+        assert first is not None
+        os.kill(first, signal.SIGSTOP)
+        async with asyncio.timeout(60):
+            while server.supervisor.restarts == 0 or server.supervisor.state is not State.READY:
+                await asyncio.sleep(0.05)
+        assert server.supervisor.pid not in {first, None}
 
 
 def _children(pid: int) -> list[int]:

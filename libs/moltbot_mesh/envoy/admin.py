@@ -41,6 +41,14 @@ class EnvoyAdmin:
             return False
         return True
 
+    async def alive(self) -> None:
+        """Nothing, if it answers; it may be draining.
+
+        Raises:
+            Unavailable: It does not.
+        """
+        await self._call("GET", "/listeners?format=json")
+
     async def port(self) -> int:
         """The port that the listener is bound to.
 

@@ -35,6 +35,12 @@ _PROBE_S = 30.0
 _POLL_S = 0.05
 _EXIT_S = 1
 """How long Triton may take to unload; requests have ended by then, and its own clock has steps of a second."""
+_MAY_PASS = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Triton puts the regions of its Python backend
 
 
@@ -73,6 +79,7 @@ class TritonServer:
             _argv(runtime, self._repository, socket, self._regions),
             _environment(runtime),
             self._ready,
+            alive=self._alive,
             on_started=self._load_models,
             grace_s=_EXIT_S + 3.0,
             ready_timeout_s=_LIVE_S + _LOAD_S + _PROBE_S,
@@ -127,7 +134,17 @@ class TritonServer:
                 try:
                     await client.load(triton_name(spec.id), _LOAD_S)
                 except grpc.aio.AioRpcError as error:
-                    raise Unavailable(f"model {spec.id}: Triton cannot load it: {error.details()}") from error
+                    why = str(error.details()).partition("\n\nAt:")[0]  # without the traceback of the Python backend
+                    text = f"model {spec.id} ({spec.path}): Triton cannot load it: {why}"
+                    kind = Unavailable if error.code() in _MAY_PASS else FailedPrecondition
+                    raise kind(text) from error
+
+    async def _alive(self) -> None:
+        async with contextlib.aclosing(TritonClient(self.endpoint)) as client:
+            try:
+                await client.live(_PROBE_S)
+            except grpc.aio.AioRpcError as error:
+                raise Unavailable(f"triton does not answer: {error.details()}") from error
 
     async def _wait_live(self, client: TritonClient) -> None:
         async with asyncio.timeout(_LIVE_S):
