@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import os
 import re
 import secrets
 import struct
@@ -21,9 +20,11 @@ from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+import structlog
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from moltbot_mesh import durable
 from moltbot_mesh.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from moltbot_watermark.unicode_mark import MAX_EPOCH
 
@@ -33,13 +34,17 @@ if TYPE_CHECKING:
 
     from moltbot_mesh.keyvalue import KeyValueStore
 
+log = structlog.get_logger("moltbot.watermark")
+
 Purpose = Literal["unicode", "label", "detect", "trace24"]
 """What a key is for: the Unicode mark, labels, or a sampler profile."""
 
 _PREFIX = "watermark_epochs/"
 _TENANT = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_NUMBER = re.compile(r"[0-9]{1,5}")
 _DERIVED_KEPT = 65_536
 _CREATE_ATTEMPTS = 16
+_RETRY_S = 1.0
 
 
 class State(Enum):
@@ -107,22 +112,9 @@ def load_master_key(path: Path) -> MasterKey:
     Raises:
         InvalidArgument: The file does not hold 32 bytes in base64, or others may read it.
     """
+    # Of two that start at once, one makes it and both read it.
     if not path.exists():
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(base64.b64encode(secrets.token_bytes(32)) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        # A link never overwrites, and never shows half a key: of two that start at once, one wins and both read it.
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
-        temporary.unlink()
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        durable.create_durably(path, base64.b64encode(secrets.token_bytes(32)) + b"\n")
     if path.stat().st_mode & 0o077:
         raise InvalidArgument(f"{path}: others may read the watermark's master key; run `chmod 600 {path}`")
     try:
@@ -152,6 +144,8 @@ class Keyring:
         self._retention_s = retention_s
         self._tenants: dict[str, dict[int, _Stored]] = {}
         self._derived: dict[tuple[str, str, int], bytes] = {}
+        self._told: dict[str, bytes] = {}
+        """Entries of which the log tells that they are damaged."""
 
     def __repr__(self) -> str:
         return f"Keyring(tenants={len(self._tenants)})"
@@ -161,11 +155,7 @@ class Keyring:
         """Keep the epochs current while the context is open."""
         self._take(await self._store.list(_PREFIX))
 
-        async def watch() -> None:
-            async for entries in self._store.watch(_PREFIX):
-                self._take(entries)
-
-        task = asyncio.create_task(watch(), name="watermark-epochs-watch")
+        task = asyncio.create_task(self._watch(), name="watermark-epochs-watch")
         try:
             yield
         finally:
@@ -173,11 +163,36 @@ class Keyring:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
+    async def _watch(self) -> None:
+        while True:
+            try:
+                async with contextlib.aclosing(self._store.watch(_PREFIX)) as changes:
+                    async for entries in changes:
+                        self._take(entries)
+            except Exception:  # whatever it is: without the news, keys that were revoked elsewhere would go on marking
+                log.exception("watermark epochs cannot be followed; trying again")
+            await asyncio.sleep(_RETRY_S)
+
     def _take(self, entries: dict[str, bytes]) -> None:
         # Epochs are never deleted and never un-revoked, so what is known here stands, however late the news comes.
         for key, value in entries.items():
-            tenant, _, epoch = key.removeprefix(_PREFIX).rpartition("/")
-            self._note(tenant, int(epoch), msgspec.json.decode(value, type=_Stored))
+            tenant, _, number = key.removeprefix(_PREFIX).rpartition("/")
+            epoch = int(number) if _NUMBER.fullmatch(number) else 0
+            if not 1 <= epoch <= MAX_EPOCH or not _TENANT.fullmatch(tenant):
+                self._tell(key, value, "its key names no tenant and epoch; remove it")
+                continue
+            try:
+                self._note(tenant, epoch, msgspec.json.decode(value, type=_Stored))
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                self._tell(key, value, "it cannot be read and marks no more; rotate the tenant's key")
+                # It may have been revoked, and nobody else may have its number.
+                if epoch not in self._tenants.get(tenant, {}):
+                    self._note(tenant, epoch, _Stored(time.time(), time.time()))
+
+    def _tell(self, key: str, value: bytes, what: str) -> None:
+        if self._told.get(key) != value:  # once, for all entries are read again with each change
+            self._told[key] = value
+            log.error("watermark epoch in the store is damaged", key=key, what=what)
 
     def _note(self, tenant: str, epoch: int, stored: _Stored) -> None:
         epochs = self._tenants.setdefault(tenant, {})
