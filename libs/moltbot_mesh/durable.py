@@ -22,6 +22,18 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_directories(path: Path) -> None:
+    """Make a directory and those above it (mode 0700), durably; those that are there stay as they are.
+
+    Raises:
+        OSError: The disk is full or fails, or something else stands there.
+    """
+    if not path.is_dir():
+        make_directories(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        sync(path.parent)
+
+
 def replace_durably(path: Path, data: bytes) -> None:
     """Replace a file (mode 0600), for one writer at a time.
 

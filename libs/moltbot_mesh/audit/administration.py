@@ -5,13 +5,14 @@ The act is on disk before the command says that it is done, whether the audit se
 
 from __future__ import annotations
 
-import getpass
 import os
+import pwd
 import time
 from pathlib import Path
 
 from moltbot.audit.v1 import audit_pb2
 
+from moltbot_mesh import durable
 from moltbot_mesh.uuid7 import uuid7, uuid_text
 
 SPILL = Path("cli", "audit-spill")
@@ -33,21 +34,22 @@ def administration_event(directory: Path, action: str, target: str, tenant: str)
         type=audit_pb2.EVENT_TYPE_ADMINISTRATION,
         outcome=audit_pb2.OUTCOME_SUCCESS,
         tenant=tenant,
-        subject=f"os-user:{getpass.getuser()}",
+        subject=f"os-user:{_user()}",
         action=action,
         object=target,
         ingress=audit_pb2.INGRESS_CLASS_LOCAL,
         service="cli",
     )
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = directory / f"{uuid_text(event.event_id)}.event"
-    temporary = path.with_suffix(".tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(event.SerializeToString())
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    durable.make_directories(directory)
+    durable.create_durably(directory / f"{uuid_text(event.event_id)}.event", event.SerializeToString())
+
+
+def _user() -> str:
+    """Who runs this, as the system knows it: the environment says what anybody writes into it."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # in a container a user often has no name
+        return str(os.getuid())
 
 
 def waiting(directory: Path) -> list[Path]:

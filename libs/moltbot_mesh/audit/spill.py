@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from moltbot_mesh import durable
 from moltbot_mesh.audit import frames
 from moltbot_mesh.audit.recent import Position, Recent
 from moltbot_mesh.errors import DataLoss, ResourceExhausted, Unavailable
@@ -51,7 +52,7 @@ class Spill:
         self._append_lock = threading.Lock()
         self._recent = Recent(_RECENT_BYTES)
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            durable.make_directories(directory)
             self._lock_file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.producer_id, self.epoch = self._start_epoch()
@@ -78,21 +79,8 @@ class Spill:
                 raise DataLoss(f"{path}: not a producer's identity; remove it when the spill beside it is empty")
         else:
             identity, epoch = os.urandom(_ID_BYTES).hex(), "0"
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("w") as file:
-            file.write(f"{identity} {int(epoch) + 1}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        self._sync_directory()
+        durable.replace_durably(path, f"{identity} {int(epoch) + 1}\n".encode())
         return bytes.fromhex(identity), int(epoch) + 1
-
-    def _sync_directory(self) -> None:
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
     def _find_end(self) -> int:
         if not self._sizes:
@@ -180,7 +168,7 @@ class Spill:
                 self._sizes[self._first] = 0
             self._named = False
         if sync and not self._named:
-            self._sync_directory()
+            durable.sync(self._directory)
             self._named = True
         view, written = memoryview(data), 0
         while written < len(data):
@@ -276,11 +264,9 @@ class Spill:
             OSError: The disk fails.
         """
         directory = self._directory / "rejected"
-        directory.mkdir(mode=0o700, exist_ok=True)
-        with (directory / f"{time.time_ns()}.binpb").open("xb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
+        durable.make_directories(directory)
+        while not durable.create_durably(directory / f"{time.time_ns()}.binpb", payload):
+            pass  # another was rejected in the same nanosecond
 
     def close(self, acknowledged: Position | None = None) -> None:
         """Close the files; if all was acknowledged, nothing stays to be sent again.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moltbot_mesh.durable import create_durably, replace_durably
+from moltbot_mesh.durable import create_durably, make_directories, replace_durably
 
 
 @pytest.fixture
@@ -50,6 +50,20 @@ def test_a_file_that_is_made_is_on_disk_before_it_returns(place, disk):
     assert create_durably(place / "key", b"secret")
     assert disk == ["sync file", "link", "sync directory"]
     assert (place / "key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_directory_is_on_disk_with_those_above_it_before_it_returns(place, disk):
+    make_directories(place / "deep" / "deeper")
+    assert disk == ["sync directory", "sync file"]  # of `place`, then of `deep`
+    assert (place / "deep").stat().st_mode & 0o777 == 0o700
+    make_directories(place / "deep" / "deeper")
+    assert len(disk) == 2
+
+
+def test_a_file_is_no_directory(place):
+    (place / "deep").touch()
+    with pytest.raises(FileExistsError):
+        make_directories(place / "deep")
 
 
 def test_what_stands_is_neither_replaced_nor_left_beside(place):
