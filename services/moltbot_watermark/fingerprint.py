@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -31,6 +31,10 @@ MIN_EXACT_CHARACTERS = 48
 """Shorter texts are written by chance by anybody: an equal fingerprint of one is no evidence by itself."""
 MAX_GRAMS = 16_384
 """Winnowed fingerprints of one text; the rest of a very long one is covered by the exact one alone."""
+MAX_CHARACTERS = 1 << 22
+"""Of a text as it is compared; what comes after them is not. No text that can be looked up has more unless its
+compatibility forms make it grow, one character to as many as eighteen."""
+_PIECE_CHARACTERS = 4096
 _IGNORED = re.compile(
     "[\ufe00-\ufe0f\U000e0100-\U000e01ef\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]+"
 )
@@ -57,20 +61,54 @@ class Fingerprint:
 def normalised(text: str) -> str:
     """The text as it is compared."""
     if text.isascii():
-        return "".join(text.lower().split())
+        return "".join(text.lower().split())[:MAX_CHARACTERS]
     # Ignored characters go first, for one between a letter and its accent would keep them apart. Then what a long run
     # of marks has too many: putting it in order takes the square of its length, with the interpreter's lock held.
     safe = _long_run_of_marks().sub(_first_marks, _IGNORED.sub("", text))
-    folded = unicodedata.normalize("NFKC", safe).casefold()
-    return "".join(unicodedata.normalize("NFKC", folded).split())
+    parts: list[str] = []
+    room = MAX_CHARACTERS
+    for piece in _pieces(safe):
+        folded = unicodedata.normalize("NFKC", piece).casefold()
+        parts.append("".join(unicodedata.normalize("NFKC", folded).split())[:room])
+        room -= len(parts[-1])
+        if not room:
+            break
+    return "".join(parts)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The text in pieces that normalise as the whole does: each lets other threads run, however much it grows."""
+    begin = 0
+    while begin < len(text):
+        found = _beginning().search(text, begin + _PIECE_CHARACTERS)
+        end = len(text) if found is None else found.start()
+        yield text[begin:end]
+        begin = end
 
 
 @functools.cache
 def _long_run_of_marks() -> re.Pattern[str]:
     """Marks, by what they decompose to: some of class 0 become two that are not."""
-    plane = (chr(code) for code in range(0x300, 0x20000) if not 0xD800 <= code < 0xE000)
-    marks = "".join(c for c in plane if unicodedata.combining(unicodedata.normalize("NFKD", c)[0]))
+    marks = "".join(c for c in _plane() if _is_mark(unicodedata.normalize("NFKD", c)[0]))
     return re.compile(f"[{marks}]{{{_MOST_MARKS + 1},}}")
+
+
+@functools.cache
+def _beginning() -> re.Pattern[str]:
+    """A character that joins none before it: no mark, and no second half of what is written as one."""
+    pairs = (unicodedata.decomposition(c).split() for c in _plane())
+    seconds = {chr(int(pair[1], 16)) for pair in pairs if len(pair) == 2 and not pair[0].startswith("<")}
+    seconds.update(map(chr, (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))))  # Hangul vowels and finals
+    first = ((c, unicodedata.normalize("NFKD", c)[0]) for c in _plane())
+    return re.compile(f"[^{''.join(c for c, start in first if _is_mark(start) or start in seconds)}]")
+
+
+def _plane() -> Iterator[str]:
+    return (chr(code) for code in range(0x300, 0x20000) if not 0xD800 <= code < 0xE000)
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.combining(character) != 0
 
 
 def _first_marks(run: re.Match[str]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import unicodedata
 
 import pytest
 
-from moltbot_watermark.fingerprint import fingerprint, normalised
+from moltbot_watermark.fingerprint import MAX_CHARACTERS, _beginning, fingerprint, normalised
 
 KEY = bytes(32)
 
@@ -25,6 +26,58 @@ def test_a_million_marks_on_one_letter_take_no_time(marks):
     started_s = time.perf_counter()
     fingerprint("a" + marks * 500_000, KEY)
     assert time.perf_counter() - started_s < 5.0
+
+
+def test_a_text_that_grows_eighteenfold_is_compared_as_far_as_the_longest_that_does_not():
+    ligature = "\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASALLAM}"
+    assert len(normalised(ligature * 10)) == 150
+    assert len(normalised(ligature * 1_300_000)) == MAX_CHARACTERS == len(normalised("\u4e2d" * MAX_CHARACTERS))
+
+
+def test_a_text_that_grows_holds_up_no_other_thread():
+    pauses_s: list[float] = []
+    done = threading.Event()
+
+    def tick() -> None:
+        last_s = time.perf_counter()
+        while not done.wait(0.001):
+            now_s = time.perf_counter()
+            pauses_s.append(now_s - last_s)
+            last_s = now_s
+
+    other = threading.Thread(target=tick)
+    other.start()
+    normalised("\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASALLAM}" * 1_300_000)
+    done.set()
+    other.join()
+    assert max(pauses_s) < 0.25
+
+
+@pytest.mark.parametrize(
+    "joined",
+    [
+        "e\N{COMBINING ACUTE ACCENT}",
+        "\N{HANGUL CHOSEONG KIYEOK}\N{HANGUL JUNGSEONG A}\N{HANGUL JONGSEONG KIYEOK}",
+        "\N{HALFWIDTH KATAKANA LETTER KA}\N{HALFWIDTH KATAKANA VOICED SOUND MARK}",
+        "\N{BENGALI VOWEL SIGN E}\N{BENGALI VOWEL SIGN AA}",
+        "\N{TIBETAN VOWEL SIGN II}\N{COMBINING DOT BELOW}",
+    ],
+)
+@pytest.mark.parametrize("before", range(4090, 4100))
+def test_what_is_written_as_one_is_not_torn_where_a_long_text_is_taken_apart(joined, before):
+    text = "\u4e2d" * before + joined + "\u4e2d"
+    assert normalised(text) == unicodedata.normalize("NFKC", text).casefold()
+
+
+def test_wherever_a_text_is_taken_apart_nothing_joins_what_was_before():
+    letters = ("a", "\u1100", "\uac00", "\u09c7", "\u0b47", "\u30ab", "\u03b1", "\u0bc6", "\U00011131")
+    for code in range(0x80, 0x30000):
+        c = chr(code)
+        if 0xD800 <= code < 0xE000 or not _beginning().match(c):
+            continue
+        alone = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", c).casefold())
+        for letter in letters:
+            assert unicodedata.normalize("NFKC", letter + unicodedata.normalize("NFKC", c).casefold()) == letter + alone
 
 
 def test_as_many_marks_as_a_language_uses_are_compared():
