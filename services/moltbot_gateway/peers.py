@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _EXCERPT_BYTES = 512
 _MARK_TIMEOUT_S = 5.0
 """For a piece of an answer: its stream has no deadline of its own."""
+_MARK_CHARACTERS = 1 << 18
+"""Of a message to be marked: at most 1 MiB, which is what the service takes."""
 
 
 class Peers:
@@ -158,6 +160,21 @@ class StreamMark:
         text = "".join(delta.text for delta in deltas)
         if not text and not finish:
             return deltas
+        marked: list[str] = []
+        for begin in range(0, len(text) or 1, _MARK_CHARACTERS):
+            end = begin + _MARK_CHARACTERS
+            marked.append(await self._ask(text[begin:end], finish=finish and end >= len(text)))
+        last = deltas[-1]
+        joined = Delta(
+            "".join(marked),
+            tuple(call for delta in deltas for call in delta.tool_calls),
+            tuple(entry for delta in deltas for entry in delta.logprobs),
+            last.finish_reason,
+            last.usage,
+        )
+        return (joined,)
+
+    async def _ask(self, text: str, *, finish: bool) -> str:
         request = watermark_pb2.EmbedStreamRequest(text=text, finish=finish, **self._opening)  # type: ignore[arg-type]
         self._opening = {}
         try:
@@ -168,15 +185,7 @@ class StreamMark:
             raise Unavailable(f"the watermark service did not mark a piece within {_MARK_TIMEOUT_S:g} s") from None
         if not isinstance(answer, watermark_pb2.EmbedStreamResponse):
             raise Unavailable("the watermark service ended the stream of marks early")
-        last = deltas[-1]
-        joined = Delta(
-            answer.text,
-            tuple(call for delta in deltas for call in delta.tool_calls),
-            tuple(entry for delta in deltas for entry in delta.logprobs),
-            last.finish_reason,
-            last.usage,
-        )
-        return (joined,)
+        return answer.text
 
     def close(self) -> None:
         """End the stream, whether the answer was complete or not."""
