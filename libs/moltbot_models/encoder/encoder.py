@@ -25,15 +25,19 @@ _BUCKET_TOKENS = 16
 """Lengths are rounded up to this: few shapes, so that OpenVINO compiles its kernels a few times and not per request."""
 _BATCH_TEXTS = 8
 _DEFAULT_MAX_TOKENS = 256
+_CHARACTERS_PER_TOKEN = 64
+"""What is read of a text for each token that the model takes: the tokenizer goes through all that it is given, and
+keeps the first few hundred tokens. A token has about 4 characters; more than this many come of blanks alone."""
 
 
 class Encoder:
     """One encoder on this machine's CPU; made by `load`. Thread-safe: calls take turns."""
 
-    def __init__(self, compiled: ov.CompiledModel, tokenizer: Tokenizer, shape: BertShape) -> None:
+    def __init__(self, compiled: ov.CompiledModel, tokenizer: Tokenizer, shape: BertShape, max_tokens: int) -> None:
         self._request = compiled.create_infer_request()
         self._tokenizer = tokenizer
         self._dimensions = shape.hidden
+        self._characters = _CHARACTERS_PER_TOKEN * max_tokens
         self._lock = threading.Lock()
 
     @classmethod
@@ -56,7 +60,8 @@ class Encoder:
         except Exception as error:  # tokenizers raises plain Exception for a damaged file
             raise EncoderError(f"{path}: config.json or tokenizer.json cannot be read: {error}") from error
         tokenizer.no_padding()
-        tokenizer.enable_truncation(min(_max_tokens(path), shape.positions))
+        max_tokens = min(_max_tokens(path), shape.positions)
+        tokenizer.enable_truncation(max_tokens)
         settings: dict[str, object] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": precision,
@@ -69,7 +74,7 @@ class Encoder:
             compiled = ov.Core().compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise EncoderError(f"{path}: OpenVINO cannot compile the encoder: {error}") from error
-        return cls(compiled, tokenizer, shape)
+        return cls(compiled, tokenizer, shape, max_tokens)
 
     @property
     def dimensions(self) -> int:
@@ -87,7 +92,8 @@ class Encoder:
 
     def embed_counted(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """As `embed`, with the tokens of each text, int32 [texts]."""
-        rows = [encoded.ids for encoded in self._tokenizer.encode_batch(list(texts))] if texts else []
+        read = [text[: self._characters] for text in texts]
+        rows = [encoded.ids for encoded in self._tokenizer.encode_batch(read)] if texts else []
         counts = np.array([len(row) for row in rows], np.int32)
         vectors = np.empty((len(rows), self._dimensions), np.float32)
         order = np.argsort(counts, kind="stable")

@@ -112,6 +112,25 @@ def test_tokens_are_counted_after_the_cut_at_the_models_limit(encoder: Encoder) 
     assert vectors.shape == (len(TEXTS), encoder.dimensions)
 
 
+def test_of_a_huge_text_no_more_is_read_than_the_model_can_take(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    class Tokenizing:
+        def encode_batch(self, texts: list[str]) -> object:
+            read.extend(map(len, texts))
+            return tokenizer.encode_batch(texts)
+
+    tokenizer = encoder._tokenizer
+    monkeypatch.setattr(encoder, "_tokenizer", Tokenizing())
+    text = " ".join(f"w{3 + n % 40}" for n in range(200))
+    vectors, counts = encoder.embed_counted([text + " w5" * 1_000_000, text])
+    assert read == [64 * PLACES, len(text)]
+    assert counts.tolist() == [PLACES, PLACES]
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+
+
 def test_no_texts_give_no_vectors(encoder: Encoder) -> None:
     vectors, tokens = encoder.embed([])
     assert vectors.shape == (0, HIDDEN)
