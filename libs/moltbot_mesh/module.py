@@ -109,7 +109,7 @@ class Runtime(Protocol):
         ...
 
     def settings(self, section: type[S]) -> S:
-        """The module's validated section of the configuration."""
+        """The module's validated section of the configuration, or the one of that type which all modules share."""
         ...
 
     def channel(self, service: str) -> grpc.aio.Channel:

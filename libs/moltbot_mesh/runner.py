@@ -126,6 +126,8 @@ class _Process:
     def settings_of(self, module: str, section: type[S]) -> S:
         found = getattr(self._settings, module, None)
         if not isinstance(found, section):
+            found = next((shared for _, shared in self._settings if isinstance(shared, section)), None)
+        if found is None:
             raise TypeError(f"the configuration has no section {module} of type {section.__name__}")
         return found
 

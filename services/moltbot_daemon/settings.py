@@ -12,6 +12,7 @@ from moltbot_context.settings import ContextSettings
 from moltbot_gateway.settings import GatewaySettings
 from moltbot_mesh.settings import Section
 from moltbot_mesh.telemetry import TelemetrySettings
+from moltbot_models.settings import EngineSettings
 from moltbot_router.settings import RouterSettings
 from moltbot_tool.settings import ToolSettings
 from moltbot_watermark.settings import WatermarkSettings
@@ -32,7 +33,7 @@ class EnvoySettings(Section):
     """PEM key of the certificate."""
 
 
-class InferenceSettings(Section):
+class InferenceSettings(EngineSettings):
     """The models that the daemon runs itself."""
 
     engine: Literal["auto", "triton", "embedded", "none"] = "auto"
@@ -44,10 +45,6 @@ class InferenceSettings(Section):
     """Its id; the directory's name if empty."""
     embedder: bool = True
     """Whether the MiniLM embedder is served."""
-    threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """CPU threads of the text engine; 0 is all."""
-    kv_cache_mib: Annotated[int, Field(ge=8)] = 128
-    """Memory of the text engine's KV cache, in MiB."""
 
 
 class EtcdSettings(Section):

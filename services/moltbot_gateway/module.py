@@ -32,6 +32,7 @@ from moltbot_mesh.http_server import HttpRoutes
 from moltbot_mesh.module import Access, Module, Registration, Runtime, Service
 from moltbot_models.providers.base import UpstreamContext
 from moltbot_models.providers.engines import EngineHost
+from moltbot_models.settings import EngineSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -63,7 +64,7 @@ async def open_gateway(runtime: Runtime) -> AsyncGenerator[Service]:
             runtime.module,
             runtime.instance,
         )
-        engines = EngineHost()
+        engines = EngineHost(runtime.settings(EngineSettings).engine_config())
         stack.push_async_callback(engines.aclose)
         context = UpstreamContext(runtime.data_dir / "cache", os.environ, engines)
         pool = UpstreamPool(peers.router, context)
