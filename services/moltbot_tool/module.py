@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from moltbot.audit.v1 import audit_pb2_grpc
 from moltbot.tool.v1 import tool_pb2_grpc
 
+from moltbot_mesh.audit.producer import AuditProducer
 from moltbot_mesh.errors import InvalidArgument
 from moltbot_mesh.module import Access, Module, Registration, Runtime, Service
 from moltbot_mesh.threads import Threads
@@ -14,12 +16,15 @@ from moltbot_tool.builtin.calculator import CALCULATOR
 from moltbot_tool.builtin.clock import CLOCK
 from moltbot_tool.builtin.sql_lookup import sql_lookup
 from moltbot_tool.builtin.units import CONVERT_UNITS
+from moltbot_tool.effects import EffectRecords
 from moltbot_tool.servicer import ToolServicer
 from moltbot_tool.settings import ToolSettings
 from moltbot_tool.tools import Registry, Tool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+
+    from moltbot_mesh.audit.sender import AppendsEvents
 
 
 _THREADS = 8
@@ -46,10 +51,13 @@ def builtin_tools(settings: ToolSettings) -> list[Tool]:
 async def open_tool(runtime: Runtime) -> AsyncGenerator[Service]:
     """Register the tools and serve."""
     settings = runtime.settings(ToolSettings)
-    async with Threads("tools", _THREADS, _MAX_WAITING) as threads:
-        registry = Registry(builtin_tools(settings), settings.tenants, settings.max_result_bytes, threads)
+    stub = cast("AppendsEvents", audit_pb2_grpc.AuditServiceStub(runtime.channel("audit")))
+    producer = AuditProducer(stub, runtime.data_dir / "audit-spill", runtime.module, runtime.instance)
+    async with producer.running(), Threads("tools", _THREADS, _MAX_WAITING) as threads:
+        tools, effects = builtin_tools(settings), EffectRecords(producer)
+        registry = Registry(tools, settings.tenants, settings.max_result_bytes, threads, effects.call)
         access = dict.fromkeys(_TENANT_METHODS, Access.TENANT)
         yield Service((Registration(tool_pb2_grpc.add_ToolServiceServicer_to_server, ToolServicer(registry), access),))
 
 
-MODULE = Module("tool", (), open_tool)
+MODULE = Module("tool", ("audit",), open_tool)

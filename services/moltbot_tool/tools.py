@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, cast
@@ -14,10 +15,12 @@ from moltbot_mesh.errors import DeadlineExceeded, FieldViolation, InvalidArgumen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from moltbot_mesh.threads import Threads
 
 _MAX_ARGUMENT_DEPTH = 32
+_NOT_RECORDED = contextlib.nullcontext()
 
 
 class Effect(Enum):
@@ -26,6 +29,7 @@ class Effect(Enum):
     PURE = "pure"
     READ = "read"
     WRITE = "write"
+    """Changes something: recorded durably before it runs."""
 
 
 class ToolFailure(Exception):
@@ -64,9 +68,10 @@ class Registry:
         tenants: Names of tools by tenant; a tenant that is not named may call all.
         max_result_bytes: Longest result.
         threads: Run them; the event loop's own if there are none.
+        effect: Entered with tenant and tool around each call that may change something; what it refuses does not run.
 
     Raises:
-        ValueError: Two tools have one name.
+        ValueError: Two tools have one name, or one that changes something would not be recorded.
     """
 
     def __init__(
@@ -75,17 +80,21 @@ class Registry:
         tenants: Mapping[str, Sequence[str]],
         max_result_bytes: int,
         threads: Threads | None = None,
+        effect: Callable[[str, str], AbstractAsyncContextManager[None]] | None = None,
     ) -> None:
         self._tools: dict[str, Tool] = {}
         self._validators: dict[str, Any] = {}
         for tool in tools:
             if tool.name in self._tools:
                 raise ValueError(f"two tools are named {tool.name!r}")
+            if tool.effect is Effect.WRITE and effect is None:
+                raise ValueError(f"the tool {tool.name!r} changes something, and nothing would record it")
             jsonschema.Draft202012Validator.check_schema(dict(tool.parameters))
             self._tools[tool.name] = tool
             self._validators[tool.name] = jsonschema.Draft202012Validator(dict(tool.parameters))
         self._tenants = tenants
         self._max_result_bytes = max_result_bytes
+        self._effect = effect
         self._in_thread = asyncio.to_thread if threads is None else threads.run
 
     def tools(self, tenant: str) -> list[Tool]:
@@ -120,11 +129,13 @@ class Registry:
             InvalidArgument: The arguments are not JSON or do not match the schema; the violations name the places.
             DeadlineExceeded: It took too long.
             ResourceExhausted: Too many calls wait for a thread.
+            Unavailable: It would change something, and that cannot be recorded.
         """
         tool = self.get(tenant, name)
         values = self._checked(tool, arguments)
+        recorded = self._effect(tenant, name) if self._effect and tool.effect is Effect.WRITE else _NOT_RECORDED
         try:
-            async with asyncio.timeout(tool.timeout_s):
+            async with recorded, asyncio.timeout(tool.timeout_s):
                 content = await self._in_thread(tool.run, values)
         except ToolFailure as failure:
             return Result(f"error: {failure}", failed=True)

@@ -12,6 +12,7 @@ import pytest
 
 import moltbot_tool.module
 from moltbot_mesh.errors import ResourceExhausted
+from moltbot_mesh.inprocess import InProcessChannel
 from moltbot_mesh.threads import Threads
 from moltbot_tool.settings import ToolSettings
 from moltbot_tool.tools import Tool
@@ -47,11 +48,18 @@ async def test_no_more_wait_than_may_also_where_the_callers_have_gone():
                     await asyncio.sleep(0.005)
 
 
-async def test_slow_tools_hold_up_nobody_elses_threads(monkeypatch):
+async def test_slow_tools_hold_up_nobody_elses_threads(monkeypatch, tmp_path):
     gate = threading.Event()
     slow = Tool("slow", "", {"type": "object"}, lambda _: str(gate.wait(10)))
     monkeypatch.setattr(moltbot_tool.module, "builtin_tools", lambda _: [slow])
-    async with moltbot_tool.module.open_tool(SimpleNamespace(settings=lambda _: ToolSettings())) as service:
+    runtime = SimpleNamespace(
+        settings=lambda _: ToolSettings(),
+        channel=lambda _: InProcessChannel({}),
+        data_dir=tmp_path,
+        module="tool",
+        instance="tool-1",
+    )
+    async with moltbot_tool.module.open_tool(runtime) as service:
         registry = service.registrations[0].servicer._registry
         calls = [asyncio.create_task(registry.call("acme", "slow", "{}")) for _ in range(64)]
         await asyncio.sleep(0.05)
