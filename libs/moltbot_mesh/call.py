@@ -86,7 +86,9 @@ class Call:
     trace: TraceContext = field(default_factory=lambda: TraceContext.new(sampled=False))
     request_id: str = ""
     peer: str = ""
-    """Address of the caller, without port; empty within the process."""
+    """Address of the caller, as Envoy says it; empty within the process."""
+    action: str = ""
+    """What a client of REST asked for (`GET /moltbot/v1/tools`), without query; empty for gRPC."""
 
     def remaining_s(self, at_most: float) -> float:
         """Seconds until the deadline, at least 0, at most `at_most`."""

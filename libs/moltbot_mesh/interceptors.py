@@ -25,6 +25,7 @@ from google.protobuf import descriptor_pool
 from moltbot_mesh import call as calls
 from moltbot_mesh.call import ANONYMOUS, Call, Principal, TraceContext
 from moltbot_mesh.errors import (
+    HTTP_STATUS,
     DeadlineExceeded,
     FieldViolation,
     Internal,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from moltbot_mesh.audit.calls import CallOutcome, CallRecords
     from moltbot_mesh.identity import ApiKeys, MeshIdentity
     from moltbot_mesh.module import Registration
     from moltbot_mesh.telemetry import Telemetry
@@ -55,6 +57,8 @@ PEER = "x-moltbot-peer"
 REQUEST_ID = "x-request-id"
 TRACEPARENT = "traceparent"
 AUTHORIZATION = "authorization"
+MESH_METHOD = "x-mesh-method"
+MESH_PATH = "x-mesh-path"
 
 _EVENTS = "text/event-stream"
 
@@ -69,6 +73,8 @@ class Surroundings:
     identity: MeshIdentity
     api_keys: ApiKeys | None
     """`None`: no API key opens anything here."""
+    calls: CallRecords | None = None
+    """Record what clients call; `None`: nothing is recorded."""
 
 
 class HandlerTable:
@@ -100,7 +106,8 @@ def wrapped_handlers(registration: Registration, around: Surroundings) -> dict[s
     wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method, handler in table.handlers.items():
         access = registration.access.get(method.rpartition("/")[2], Access.SERVICE)
-        wrapped[method] = _wrap(handler, _Served(method, access, around))
+        recorded = method.rpartition("/")[2] in registration.recorded
+        wrapped[method] = _wrap(handler, _Served(method, access, around, recorded=recorded))
     return wrapped
 
 
@@ -174,11 +181,14 @@ def _whole(streaming: _Streaming) -> _Unary:
 class _Served:
     """One method and what happens around it."""
 
-    def __init__(self, method: str, access: Access, around: Surroundings) -> None:
+    def __init__(self, method: str, access: Access, around: Surroundings, *, recorded: bool = False) -> None:
         self._method = method
         self.answers_in_bodies = _answers_in_bodies(method)
         self._access = access
         self._around = around
+        # A public method's servicer knows its callers, and records them.
+        self._calls = around.calls if access is not Access.PUBLIC else None
+        self._recorded = recorded
         self._seconds: dict[str, Any] = {}
         self._validator = protovalidate.Validator()
 
@@ -188,21 +198,29 @@ class _Served:
         async def handle(request: Any, context: Any) -> Any:
             started = time.perf_counter()
             code = "OK"
+            begun = False
             try:
                 call = await self._enter(context)
                 if validate:
                     self._validate(request)
+                begun = True
                 if call.trace.sampled:
                     with _SpanOfCall(self._around.telemetry, call):
-                        return await inner(request, context)
-                return await inner(request, context)
+                        answer = await inner(request, context)
+                else:
+                    answer = await inner(request, context)
             except Exception as error:
                 code = self._code(error)
+                self._record("failed", started, error, begun=begun)
                 await self._refuse(error, context)
                 raise
             except asyncio.CancelledError:
                 code = "CANCELLED"
+                self._record("cancelled", started, None, begun=begun)
                 raise
+            else:
+                self._record("success", started, None, begun=begun)
+                return answer
             finally:
                 self._observe(code, started)
 
@@ -215,10 +233,12 @@ class _Served:
             started = time.perf_counter()
             code = "OK"
             answers: Any = None
+            begun = False
             try:
                 call = await self._enter(context)
                 if validate:
                     self._validate(request)
+                begun = True
                 answers = inner(request, context)
                 if call.trace.sampled:
                     with _SpanOfCall(self._around.telemetry, call):
@@ -227,12 +247,15 @@ class _Served:
                 else:
                     async for answer in answers:
                         yield answer
+                self._record("success", started, None, begun=begun)
             except Exception as error:
                 code = self._code(error)
+                self._record("failed", started, error, begun=begun)
                 await self._refuse(error, context)
                 raise
             except (asyncio.CancelledError, GeneratorExit):
                 code = "CANCELLED"
+                self._record("cancelled", started, None, begun=begun)
                 raise
             finally:
                 if answers is not None:
@@ -258,12 +281,17 @@ class _Served:
             trace,
             metadata.get(REQUEST_ID, ""),
             metadata.get(PEER, ""),
+            f"{metadata.get(MESH_METHOD, '')} {metadata[MESH_PATH].partition('?')[0]}" if MESH_PATH in metadata else "",
         )
         calls.enter_call(call)
         principal = await self._principal(metadata)
         if principal is not ANONYMOUS:
-            call = Call(call.method, principal, call.deadline_monotonic_s, trace, call.request_id, call.peer)
+            call = Call(
+                call.method, principal, call.deadline_monotonic_s, trace, call.request_id, call.peer, call.action
+            )
             calls.enter_call(call)
+            if self._calls is not None and principal.kind != "service":
+                self._calls.admit()
         return call
 
     async def _principal(self, metadata: Mapping[str, str]) -> Principal:
@@ -291,6 +319,27 @@ class _Served:
             found = [_violation(v) for v in violations]
             what = "; ".join(f"{v.field}: {v.description}" for v in found[:8])
             raise InvalidArgument(f"the request is not valid: {what}", violations=found)
+
+    def _record(self, outcome: CallOutcome, started_s: float, error: Exception | None, *, begun: bool) -> None:
+        """Record a client's call, before its answer goes out, unless the servicer did."""
+        if self._calls is None or (begun and self._recorded):
+            return
+        call = calls.current_call()
+        if call is None or call.principal.kind == "service":
+            return
+        status, reason = 200, ""
+        if isinstance(error, MoltbotError):
+            status, reason = HTTP_STATUS[error.code], error.reason
+        elif error is not None:
+            timed_out = isinstance(error, TimeoutError)
+            status, reason = (504, "DEADLINE_EXCEEDED") if timed_out else (500, "INTERNAL")
+        if outcome == "cancelled":
+            status, reason = 499, "CANCELLED"
+        if outcome == "failed" and status < 500:
+            outcome = "refused"
+        duration_us = int((time.perf_counter() - started_s) * 1e6)
+        shown = status if call.action else 0
+        self._calls.record(self._around.telemetry.service, call, outcome, reason, shown, duration_us)
 
     def _code(self, error: Exception) -> str:
         if isinstance(error, MoltbotError):
@@ -327,7 +376,7 @@ class _Served:
         child.observe(time.perf_counter() - started_s)
 
 
-_READ = frozenset({MESH_TOKEN, TENANT, SUBJECT, PEER, REQUEST_ID, TRACEPARENT, AUTHORIZATION})
+_READ = frozenset({MESH_TOKEN, TENANT, SUBJECT, PEER, REQUEST_ID, TRACEPARENT, AUTHORIZATION, MESH_METHOD, MESH_PATH})
 _SERVICE_ROLES = frozenset({"service"})
 _NO_DEADLINE_S = 10 * 365 * 86400.0
 
@@ -351,7 +400,9 @@ class _SpanOfCall:
         call = self._call
         if context.is_valid:
             trace = TraceContext(call.trace.trace_id, context.span_id.to_bytes(8), sampled=True)
-            call = Call(call.method, call.principal, call.deadline_monotonic_s, trace, call.request_id, call.peer)
+            call = Call(
+                call.method, call.principal, call.deadline_monotonic_s, trace, call.request_id, call.peer, call.action
+            )
             calls.enter_call(call)
         return call
 

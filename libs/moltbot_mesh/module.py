@@ -48,6 +48,8 @@ class Registration:
     servicer: object
     access: Mapping[str, Access] = field(default_factory=dict)
     """By method name (`Query`); a method that is not named is `Access.SERVICE`."""
+    recorded: frozenset[str] = frozenset()
+    """Methods whose servicer records in the audit log who calls them; calls to all others are recorded around it."""
 
 
 def nothing_missing() -> Sequence[str]:

@@ -12,12 +12,15 @@ import secrets
 import socket
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import structlog
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from moltbot.audit.v1 import audit_pb2_grpc
 
+from moltbot_mesh.audit.calls import CallRecords
+from moltbot_mesh.audit.producer import AuditProducer
 from moltbot_mesh.channel import MeshChannel, as_channel
 from moltbot_mesh.errors import InvalidArgument
 from moltbot_mesh.http_server import HttpServer
@@ -35,12 +38,15 @@ if TYPE_CHECKING:
 
     import grpc
 
+    from moltbot_mesh.audit.sender import AppendsEvents
     from moltbot_mesh.keyvalue import KeyValueStore
     from moltbot_mesh.settings import Section
 
 log = structlog.get_logger("moltbot.runner")
 S = TypeVar("S", bound="Section")
 _EVERYWHERE = frozenset({"", "*", "0.0.0.0", "[::]"})  # noqa: S104 - refused, not bound
+_AUDIT = "audit"
+_CALLS_SPILL_BYTES = 64 << 20
 _LEAVE_S = 0.3
 """Time that callers get to learn that an instance left the registry."""
 
@@ -165,6 +171,22 @@ def advertised(advertise: str, listen: str, port: int) -> str:
     return advertise if advertise and wanted != "0" else f"{host}:{port}"
 
 
+@contextlib.asynccontextmanager
+async def _recording(calls: CallRecords, process: _Process, name: str) -> AsyncGenerator[None]:
+    """Record the calls of clients to the process `name` while the context is open."""
+    node = process.node
+    channel = process.channel(_AUDIT, MeshIdentity(node.mesh_key, name))
+    stub = cast("AppendsEvents", audit_pb2_grpc.AuditServiceStub(channel))
+    directory = node.data_dir / name / "calls-spill"
+    producer = AuditProducer(stub, directory, name, process.instance, spill_bytes=_CALLS_SPILL_BYTES)
+    async with producer.running():
+        calls.producer = producer
+        try:
+            yield
+        finally:
+            calls.producer = None
+
+
 async def _http(process: _Process, services: Mapping[str, Service], stack: AsyncExitStack) -> dict[str, str]:
     """Open the HTTP server of the service that has one, if any.
 
@@ -200,13 +222,14 @@ async def running(
     async with AsyncExitStack() as stack:
         process = _Process(node, settings, stack)
         await stack.enter_async_context(process.api_keys.watching())
+        calls = CallRecords(process.instance)
         services: dict[str, Service] = {}
         names: dict[str, list[str]] = {}
         for module in order:
             runtime = _Runtime(module.name, process)
             stack.callback(runtime.telemetry.close)
             service = await stack.enter_async_context(module.open(runtime))
-            around = Surroundings(runtime.telemetry, runtime.identity, process.api_keys)
+            around = Surroundings(runtime.telemetry, runtime.identity, process.api_keys, calls)
             for registration in service.registrations:
                 handlers = wrapped_handlers(registration, around)
                 process.handlers.update(handlers)
@@ -214,6 +237,9 @@ async def running(
             services[module.name] = service
             process.local.add(module.name)
             log.info("module open", module=module.name)
+        if _AUDIT in process.local or node.registry is not None:
+            name = order[-1].name if node.registry is not None else "daemon"
+            await stack.enter_async_context(_recording(calls, process, name))
         server = MeshServer(process.handlers)
         ports = tuple(server.listen(target) for target in node.listen)
         await stack.enter_async_context(server.serving(node.grace_s))
@@ -226,5 +252,5 @@ async def running(
             for name in services:
                 instance = Instance(name, process.instance, address, {HTTP: http[name]} if name in http else {})
                 await stack.enter_async_context(node.registry.register(instance))
-        own = MeshIdentity(node.mesh_key, "daemon")
-        yield Running(services, ports, process.metrics, lambda service: process.channel(service, own))
+        outside = MeshIdentity(node.mesh_key, "daemon")
+        yield Running(services, ports, process.metrics, lambda service: process.channel(service, outside))

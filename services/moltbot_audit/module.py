@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("moltbot.audit")
 
 _TENANT_METHODS = ("GetEvent", "Query", "GetTrace", "GetCheckpoint", "GetInclusionProof", "GetConsistencyProof")
+_RECORDED = frozenset({"GetEvent", "Query", "GetTrace", "GetInclusionProof"})
 _DAY_S = 86_400
 _LOOK_S = 0.5
 _THREADS = 4
@@ -59,7 +60,8 @@ async def open_audit(runtime: Runtime) -> AsyncGenerator[Service]:
             servicer = AuditServicer(ledger, journal.read, threads)
             access = dict.fromkeys(_TENANT_METHODS, Access.TENANT) | {"Verify": Access.OPERATOR}
             add = audit_pb2_grpc.add_AuditServiceServicer_to_server
-            yield Service((Registration(add, servicer, access),), lambda: [ledger.problem] if ledger.problem else [])
+            registration = Registration(add, servicer, access, _RECORDED)
+            yield Service((registration,), lambda: [ledger.problem] if ledger.problem else [])
     finally:
         expiring.cancel()
         taking.cancel()

@@ -95,7 +95,17 @@ class Callers:
         exchange.caller = Caller(
             principal, caller.trace, caller.request_id, caller.action, caller.peer, caller.deadline_monotonic_s
         )
-        enter_call(Call(call.method, principal, call.deadline_monotonic_s, call.trace, caller.request_id, caller.peer))
+        enter_call(
+            Call(
+                call.method,
+                principal,
+                call.deadline_monotonic_s,
+                call.trace,
+                caller.request_id,
+                caller.peer,
+                call.action,
+            )
+        )
         return principal
 
     @contextlib.contextmanager

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import shutil
 import time
 import uuid
 
+import grpc
 import pytest
+from moltbot.router.v1 import router_pb2, router_pb2_grpc
 
 from moltbot_audit import merkle
 from moltbot_audit.checkpoint import verify
@@ -142,6 +145,62 @@ def test_a_request_stands_in_the_log_once_and_is_proven(world, ask, status, outc
     if answer.headers.get("x-moltbot-receipt"):
         assert event_id(found[0]) == answer.headers["x-moltbot-receipt"]
     assert_proven(world, found[0])
+
+
+@pytest.mark.parametrize(
+    ("tenant", "verb", "path", "sent", "status", "outcome"),
+    [
+        ("e2e", "GET", "/moltbot/v1/tools", None, 200, "OUTCOME_SUCCESS"),
+        (None, "GET", "/moltbot/v1/tools", None, 401, "OUTCOME_REFUSED"),
+        ("e2e", "GET", "/moltbot/v1/tools/nothing", None, 404, "OUTCOME_REFUSED"),
+        ("e2e", "GET", "/moltbot/v1/sessions?page_size=5000", None, 400, "OUTCOME_REFUSED"),
+        ("e2e", "POST", "/moltbot/v1/sessions", {}, 200, "OUTCOME_SUCCESS"),
+        (None, "POST", "/moltbot/v1/sessions", {}, 401, "OUTCOME_REFUSED"),
+        ("e2e", "POST", "/moltbot/v1/watermark:detect", {"text": "a text"}, 200, "OUTCOME_SUCCESS"),
+        (None, "POST", "/moltbot/v1/watermark:detect", {"text": "a text"}, 401, "OUTCOME_REFUSED"),
+        ("e2e", "GET", "/moltbot/v1/audit/checkpoint", None, 200, "OUTCOME_SUCCESS"),
+        (None, "POST", f"{EVENTS}:query", {}, 401, "OUTCOME_REFUSED"),
+    ],
+)
+def test_a_call_to_any_service_stands_in_the_log_once_and_is_proven(world, tenant, verb, path, sent, status, outcome):
+    asked = f"call-{uuid.uuid4().hex}"
+    answer = world.http(tenant).request(verb, path, json=sent, headers={"x-request-id": asked})
+    assert answer.status_code == status, answer.text
+    requests_of(world, asked)
+    time.sleep(0.3)
+    (found,) = requests_of(world, asked)
+    event = found["event"]
+    assert (event["outcome"], event["httpStatus"]) == (outcome, status)
+    assert event["action"] == f"{verb} {path.partition('?')[0]}"
+    assert event["tenant"] == (tenant or "")
+    assert_proven(world, found)
+
+
+def test_a_grpc_call_that_is_refused_stands_in_the_log_once(world):
+    calls = {f"grpc-{uuid.uuid4().hex}": admin for admin in (False, True)}
+    for asked, admin in calls.items():
+        with world.grpc(admin=admin) as (channel, key):
+            stub = router_pb2_grpc.RouterServiceStub(channel)
+            metadata = [*key, ("x-request-id", asked)]
+            with contextlib.nullcontext() if admin else pytest.raises(grpc.RpcError):
+                stub.ListModels(router_pb2.ListModelsRequest(), metadata=metadata, timeout=10)
+    for asked, admin in calls.items():
+        (found,) = requests_of(world, asked)
+        event = found["event"]
+        assert event["action"] == "/moltbot.router.v1.RouterService/ListModels"
+        assert event["outcome"] == ("OUTCOME_SUCCESS" if admin else "OUTCOME_REFUSED")
+        assert event["reason"] == ("" if admin else "PERMISSION_DENIED")
+        assert event.get("httpStatus", 0) == 0
+        assert_proven(world, found)
+
+
+def test_a_request_to_a_model_makes_no_records_of_the_calls_within_the_mesh(world):
+    asked = f"within-{uuid.uuid4().hex}"
+    sent = body(moltbot={"session": "", "tools": ["calculator"]})
+    assert world.http().post(CHAT, json=sent, headers={"x-request-id": asked}).status_code == 200
+    requests_of(world, asked)
+    time.sleep(0.3)
+    assert len(requests_of(world, asked)) == 1
 
 
 def test_a_quota_refusal_stands_in_the_log(world):
