@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from moltbot_mesh.channel import CHANNEL_OPTIONS
 from moltbot_mesh.interceptors import HandlerTable
+from moltbot_mesh.one_request import reads_one
 from moltbot_mesh.sockets import bind_problem, prepare_socket, secure_socket
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class _Methods(grpc.GenericRpcHandler):
     """
 
     def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
-        self._handlers = handlers
+        self._handlers = {method: reads_one(handler) for method, handler in handlers.items()}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         return self._handlers.get(handler_call_details.method)

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 
+import grpc
 import httpx2 as httpx
 import openai
 import pytest
@@ -158,3 +159,31 @@ def test_http_1_0_and_odd_requests_do_not_hurt(world):
             while connection.recv(65536):
                 pass
     assert httpx.get(f"{world.mesh.url}/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "code"),
+    [
+        ("/moltbot.gateway.v1.GatewayService/Chat", grpc.StatusCode.INVALID_ARGUMENT),
+        ("/moltbot.gateway.v1.GatewayService/StreamChat", grpc.StatusCode.INVALID_ARGUMENT),
+        ("/moltbot.gateway.v1.OpenAIService/ChatCompletions", grpc.StatusCode.UNAUTHENTICATED),
+        ("/moltbot.tool.v1.ToolService/ListTools", grpc.StatusCode.UNAUTHENTICATED),
+        ("/grpc.health.v1.Health/Check", grpc.StatusCode.OK),
+    ],
+)
+def test_a_grpc_call_without_a_message_is_answered_at_once(world, method, code):
+    with world.grpc() as (channel, _):
+        call = channel.stream_stream(method)(iter(()), timeout=20)
+        try:
+            answers = list(call)
+        except grpc.RpcError:
+            answers = []
+        assert call.code() is code
+        assert bool(answers) is (code is grpc.StatusCode.OK)
+
+
+def test_a_grpc_web_call_without_a_message_is_answered_at_once(world):
+    path = "/moltbot.gateway.v1.GatewayService/Chat"
+    headers = {"content-type": "application/grpc-web+proto", "x-grpc-web": "1"}
+    answer = world.http(None).post(path, content=b"", headers=headers, timeout=20)
+    assert answer.headers.get("grpc-status") == "3" or b"grpc-status:3" in answer.content.replace(b" ", b"")
