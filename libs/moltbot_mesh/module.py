@@ -118,6 +118,10 @@ class Runtime(Protocol):
         """A channel to another service, for its generated stub; shared, not to be closed by the module."""
         ...
 
+    def absent(self, service: str) -> str:
+        """Why calls to a service of which there is a channel cannot succeed now; empty as far as is known."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Module:

@@ -113,6 +113,9 @@ class _Runtime:
     def channel(self, service: str) -> grpc.aio.Channel:
         return self._process.channel(service, self.identity)
 
+    def absent(self, service: str) -> str:
+        return self._process.absent(service)
+
 
 class _Process:
     """The state of one process: handlers that grow as modules open, and channels by service."""
@@ -147,6 +150,14 @@ class _Process:
             self._remote[service] = channel
             self._stack.push_async_callback(channel.close)
         return as_channel(MeshChannel(self._remote[service], identity, service))
+
+    def absent(self, service: str) -> str:
+        if service in self.local or service not in self._remote:
+            return ""
+        channel = self._remote[service]
+        if not channel.instances():
+            return f"{service}: no instance is registered"
+        return f"{service}: no instance answers" if channel.ejected() == channel.instances() else ""
 
 
 def advertised(advertise: str, listen: str, port: int) -> str:

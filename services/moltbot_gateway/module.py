@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     from moltbot_mesh.audit.sender import AppendsEvents
 
+_OPTIONAL = ("audit", "context", "tool", "watermark")
+"""Without these, plain requests are answered: what is to be recorded waits; sessions, tools and marks fail."""
 _OPENAI_METHODS = ("ChatCompletions", "Completions", "Embeddings", "ListModels", "RetrieveModel", "Refuse")
 _GATEWAY_METHODS = ("Chat", "StreamChat", "Complete", "StreamComplete", "Embed", "ListModels")
 _OPERATIONS_METHODS = ("Healthz", "Readyz", "Metrics")
@@ -77,7 +79,11 @@ async def open_gateway(runtime: Runtime) -> AsyncGenerator[Service]:
         catalogue = Catalogue(peers.router, int(time.time()))
 
         def missing() -> list[str]:
-            return [*pool.missing, *([producer.problem] if producer.problem else [])]
+            known = (pool.missing, [producer.problem], [runtime.absent("router")])
+            return [one for found in known for one in found if one]
+
+        def degraded() -> list[str]:
+            return [found for service in _OPTIONAL if (found := runtime.absent(service))]
 
         public = Access.PUBLIC
         openai = OpenAIServicer(settings, callers, recorder, answerer, catalogue)
@@ -88,7 +94,7 @@ async def open_gateway(runtime: Runtime) -> AsyncGenerator[Service]:
                 ),
                 Registration(
                     openai_pb2_grpc.add_OperationsServiceServicer_to_server,
-                    OperationsServicer(missing, metrics),
+                    OperationsServicer(missing, degraded, metrics),
                     dict.fromkeys(_OPERATIONS_METHODS, public),
                 ),
                 Registration(

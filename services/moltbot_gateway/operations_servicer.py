@@ -23,11 +23,15 @@ class OperationsServicer(openai_pb2_grpc.OperationsServiceServicer):
 
     Args:
         missing: What keeps the gateway from answering requests; empty when ready.
+        degraded: Which services are away that some requests need; empty when none is.
         metrics: Of the process.
     """
 
-    def __init__(self, missing: Callable[[], Sequence[str]], metrics: Metrics) -> None:
+    def __init__(
+        self, missing: Callable[[], Sequence[str]], degraded: Callable[[], Sequence[str]], metrics: Metrics
+    ) -> None:
         self._missing = missing
+        self._degraded = degraded
         self._metrics = metrics
 
     async def Healthz(self, request: HttpBody, context: Any) -> HttpBody:  # noqa: ARG002, N802 - gRPC's shape
@@ -36,11 +40,13 @@ class OperationsServicer(openai_pb2_grpc.OperationsServiceServicer):
 
     async def Readyz(self, request: HttpBody, context: Any) -> HttpBody:  # noqa: ARG002, N802 - gRPC's shape
         """Say whether requests can be answered."""
-        missing = list(self._missing())
+        missing, degraded = list(self._missing()), list(self._degraded())
         if not missing:
-            return HttpBody(content_type=_JSON, data=b'{"status":"ready"}')
+            found: dict[str, object] = {"status": "ready"}
+            return HttpBody(content_type=_JSON, data=json_body(found | ({"degraded": degraded} if degraded else {})))
         await context.send_initial_metadata((("x-mesh-status", "503"),))
-        return HttpBody(content_type=_JSON, data=json_body({"status": "not ready", "missing": missing}))
+        told = {"status": "not ready", "missing": [*missing, *degraded]}
+        return HttpBody(content_type=_JSON, data=json_body(told))
 
     async def Metrics(self, request: HttpBody, context: Any) -> HttpBody:  # noqa: ARG002, N802 - gRPC's shape
         """Print the metrics."""

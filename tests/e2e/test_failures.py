@@ -123,3 +123,30 @@ def test_triton_killed_comes_back_and_no_answer_is_false(world):
     until(recovered, 90)
     assert world.mesh.triton_pid() != killed
     until(lambda: world.http().get("/readyz").status_code == 200, 30)
+
+
+def test_a_service_that_is_away_is_named_and_plain_requests_go_on(world):
+    def degraded():
+        answer = world.http(None).get("/readyz")
+        assert answer.status_code == 200, answer.text
+        return answer.json().get("degraded", [])
+
+    def until(condition):
+        limit = time.monotonic() + 30
+        while not condition():
+            assert time.monotonic() < limit, degraded()
+            time.sleep(0.1)
+
+    assert degraded() == []
+    if world.mesh.shape == "daemon":
+        return
+    context = world.mesh.processes["context"]
+    context.stop(20)
+    try:
+        until(lambda: degraded() == ["context: no instance is registered"])
+        assert "away: context" in world.mesh.command("status").stdout
+        sent = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}]}
+        assert world.http().post("/v1/chat/completions", json=sent).status_code == 200
+    finally:
+        context.start()
+    until(lambda: degraded() == [])

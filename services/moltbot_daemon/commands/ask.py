@@ -40,8 +40,10 @@ def status(shell: Shell) -> int:
             operations: Any = openai_pb2_grpc.OperationsServiceStub(channel)
             ready = await operations.Readyz(HttpBody(), timeout=5.0)
         models = await _models(shell)
-        is_ready = b'"ready"' in ready.data
-        found = {"ready": is_ready, "detail": ready.data.decode(), "models": models}
+        told = json.loads(ready.data)
+        is_ready = told["status"] == "ready"
+        degraded = told.get("degraded", [])
+        found = {"ready": is_ready, "degraded": degraded, "detail": ready.data.decode(), "models": models}
         return found, OK if is_ready else UNAVAILABLE
 
     found, code = asyncio.run(work())
@@ -50,6 +52,7 @@ def status(shell: Shell) -> int:
     except MoltbotError as error:
         tell(f"routing files are not valid, so the table read before stays in use:\n{error.message}")
     lines = ["ready" if found["ready"] else f"not ready: {found['detail']}"]
+    lines += [f"away: {one}" for one in found["degraded"]]
     lines += [f"{m['id']:<28} {m['task']:<16} {m['state']:<10} {m['in_flight']} in flight" for m in found["models"]]
     shell.show(found, "\n".join(lines))
     return code
