@@ -32,6 +32,9 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.enable_retries", 0),
 )
 
+_CORE = "Internal error from Core"
+_STATUS_POLLS, _STATUS_POLL_S = 50, 0.01
+
 
 def open_channel(target: str) -> grpc.aio.Channel:
     """Open a plain gRPC channel (`unix:/run/mesh.sock`, `127.0.0.1:9001`) with the mesh's limits."""
@@ -79,11 +82,21 @@ class _Answer:
         try:
             await self._call.write(request)
         except grpc.aio.AioRpcError as error:
+            if error.details() == _CORE:
+                await self._wait_for_status()
+                await self._raise_status()
             raise from_rpc_error(error, self._service) from None
         except asyncio.InvalidStateError:
             # grpc.aio says only that the call has ended; its status says why.
             await self._raise_status()
             raise
+
+    async def _wait_for_status(self) -> None:
+        """Until the server's own status is there: a write to a call that just ended is told as gRPC's own error."""
+        for _ in range(_STATUS_POLLS):
+            if await self._call.details() != _CORE:
+                return
+            await asyncio.sleep(_STATUS_POLL_S)
 
     async def _raise_status(self) -> None:
         code = await self._call.code()

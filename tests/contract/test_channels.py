@@ -187,7 +187,7 @@ class TestOneRequestOneAnswer:
         mesh.tools.behave = behave
         with serving(Call("/x", deadline_monotonic_s=time.monotonic() + 2.0)):
             answer = await mesh.call(timeout=60)
-        assert 0 < answer.duration_us <= 2_000_000
+        assert 0 < answer.duration_us <= 2_100_000  # gRPC rounds a deadline up on the wire
 
     async def test_cancelling_the_caller_cancels_the_handler(self, mesh):
         began, cancelled = asyncio.Event(), asyncio.Event()
