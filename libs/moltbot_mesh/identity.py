@@ -55,15 +55,24 @@ def load_mesh_key(path: Path) -> bytes:
         32 bytes.
 
     Raises:
-        InvalidArgument: The file does not hold 32 bytes in base64, or others may read it.
+        InvalidArgument: It does not hold 32 bytes in base64, others may read it, or it can be neither read nor made.
     """
-    if not path.exists():
-        # Services that start at the same moment must not each make one of their own.
-        create_durably(path, base64.b64encode(secrets.token_bytes(32)) + b"\n")
-    if path.stat().st_mode & 0o077:
-        raise InvalidArgument(f"{path}: others may read the mesh key; run `chmod 600 {path}`")
     try:
-        key = base64.b64decode(path.read_bytes(), validate=False)
+        if not path.exists():
+            # Services that start at the same moment must not each make one of their own.
+            create_durably(path, base64.b64encode(secrets.token_bytes(32)) + b"\n")
+        if path.is_dir():
+            raise InvalidArgument(f"{path}: a directory; `mesh_key_file` names the file that holds the mesh key")
+        if path.stat().st_mode & 0o077:
+            raise InvalidArgument(f"{path}: others may read the mesh key; run `chmod 600 {path}`")
+        text = path.read_bytes()
+    except OSError as error:
+        raise InvalidArgument(
+            f"{path}: the mesh key can be neither read nor made: {error.strerror}; all services need the same one, "
+            "which `moltbot init` makes (`mesh_key_file`)"
+        ) from None
+    try:
+        key = base64.b64decode(text, validate=False)
     except ValueError:
         key = b""
     if len(key) != 32:

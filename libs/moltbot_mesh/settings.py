@@ -7,16 +7,16 @@ names its line. `MOLTBOT_<SECTION>__<KEY>` overrides a key, `MOLTBOT_<KEY>` one 
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from moltbot_mesh.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 ENV_PREFIX = "MOLTBOT_"
 _NESTED = "__"
@@ -26,6 +26,19 @@ class Section(BaseModel):
     """Base of every part of the configuration: closed, immutable, defaults checked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _what_is_empty(cls, value: object, info: ValidationInfo) -> object:
+        """A section without keys has its defaults, and an empty path is none: not the working directory."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if value is None and _section(annotation) is not None:
+            return {}
+        if value == "" and Path in (annotation, *get_args(annotation)):
+            if type(None) in get_args(annotation):
+                return None
+            raise ValueError("a path must not be empty; leave the key out for its default")
+        return value
 
 
 R = TypeVar("R", bound=Section)
@@ -76,8 +89,13 @@ def read_yaml(path: Path) -> tuple[Tree, dict[tuple[str, ...], int]]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"{path}: cannot be read: {error}. `moltbot init --config {path}` writes one.") from None
+    except FileNotFoundError:
+        raise InvalidArgument(f"{path}: there is no such file; `moltbot init --config {path}` writes one") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise InvalidArgument(f"{path}:{line}: a byte here is not UTF-8; save the file as UTF-8") from None
+    except OSError as error:
+        raise InvalidArgument(f"{path}: cannot be read: {error.strerror}") from None
     try:
         return _parsed(path, text)
     except RecursionError:
@@ -189,7 +207,9 @@ def _explain(
             line = next((lines[key[:n]] for n in range(len(key), 0, -1) if key[:n] in lines), None)
             where = f"{path}:{line}" if line is not None else str(path or "defaults")
         dotted = ".".join(key)
-        if problem["type"] == "extra_forbidden":
+        if problem["type"] == "model_type":
+            messages.append(f"{where}: {dotted}: a section is a mapping: its keys stand below it, further to the right")
+        elif problem["type"] == "extra_forbidden":
             siblings = sorted(".".join((*key[:-1], name)) for name in _names_at(root, key[:-1]))
             near = difflib.get_close_matches(dotted, siblings, n=1)
             mend = f"did you mean {near[0]}?" if near else f"known here: {', '.join(siblings) or 'nothing'}"

@@ -163,3 +163,13 @@ class TestApiKeys:
     async def test_roles_are_known(self, store, roles):
         with pytest.raises(InvalidArgument, match="roles"):
             await ApiKeys(store).create("acme", roles)
+
+
+def test_a_mesh_key_that_can_be_neither_read_nor_made_is_told_with_its_path(tmp_path):
+    directory, nowhere = tmp_path / "key", tmp_path / "file" / "key"
+    directory.mkdir(mode=0o700)
+    (tmp_path / "file").write_text("")
+    for path in (directory, nowhere):
+        with pytest.raises(InvalidArgument, match="mesh key") as raised:
+            load_mesh_key(path)
+        assert raised.value.message.startswith(str(path))

@@ -24,6 +24,7 @@ class Gateway(Section):
 class Root(Section):
     gateway: Gateway = Gateway()
     data_dir: Path = Path("data")
+    key_file: Path | None = None
 
 
 @pytest.fixture
@@ -134,3 +135,23 @@ def test_sections_are_closed_and_do_not_change():
 def test_every_key_is_known_with_its_section():
     assert keys(Root)[("gateway", "port")] is Gateway
     assert ("gateway",) not in keys(Root)
+
+
+def test_a_section_without_keys_has_its_defaults(file):
+    assert load(Root, file("gateway:\n  # port: 1\ndata_dir: /x\n"), {}).gateway == Gateway()
+
+
+def test_a_section_that_is_a_value_is_told_as_such(file):
+    assert "moltbot.yaml:1: gateway: a section is a mapping" in refusal(file("gateway: 8080\n"))
+
+
+def test_an_empty_path_is_none_where_there_may_be_none_and_else_refused(file):
+    assert load(Root, file('key_file: ""\n'), {}).key_file is None
+    assert load(Root, None, {"MOLTBOT_KEY_FILE": ""}).key_file is None
+    assert "moltbot.yaml:2: data_dir: " in refusal(file('\ndata_dir: ""\n'))
+
+
+def test_a_file_that_is_not_utf_8_is_told_with_its_line(tmp_path):
+    path = tmp_path / "moltbot.yaml"
+    path.write_bytes(b"gateway:\n  secret: \xff\n")
+    assert "moltbot.yaml:2: a byte here is not UTF-8" in refusal(path)
