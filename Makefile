@@ -7,7 +7,7 @@ GENERATED := libs/protos
 BUILD := build
 SHELL := /bin/bash
 
-.PHONY: help setup lock gen proto-lint lint format types test test-crash bench bench-audit bench-engine tiny-model run ci clean
+.PHONY: help setup lock gen proto-lint breaking lint format types test test-crash bench bench-audit bench-engine tiny-model run ci clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -40,6 +40,15 @@ $(BUILD)/googleapis: requirements-dev.lock | setup
 proto-lint: setup $(BUILD)/googleapis
 	$(BIN)buf format protos --diff --exit-code
 	$(BIN)buf lint
+
+AGAINST ?= main
+breaking: setup $(BUILD)/googleapis  ## protos beside those of AGAINST (main), a branch or a tag
+	rm -rf $(BUILD)/against
+	mkdir -p $(BUILD)/against/build
+	git archive $(AGAINST) protos buf.yaml | tar x -C $(BUILD)/against
+	cp -r $(BUILD)/googleapis $(BUILD)/against/build/
+	$(BIN)buf breaking --against $(BUILD)/against
+	rm -rf $(BUILD)/against
 
 lint: setup proto-lint  ## style, imports, protos
 	$(BIN)ruff check
