@@ -18,6 +18,7 @@ from moltbot.gateway.v1 import gateway_pb2
 from moltbot_daemon import inference
 from moltbot_daemon.modules import MODULES
 from moltbot_mesh.envoy.config import EXPOSED, EnvoyConfig
+from moltbot_mesh.envoy.log_files import keep_within
 from moltbot_mesh.envoy.process import ADMIN_SOCKET, EnvoyProcess
 from moltbot_mesh.errors import FailedPrecondition
 from moltbot_mesh.identity import load_mesh_key
@@ -105,6 +106,7 @@ async def serving(settings: Settings, places: Places, progress: Callable[[str], 
         envoy.prepare()
         child = envoy_supervisor(envoy)
         await stack.enter_async_context(child.running())
+        await stack.enter_async_context(bounded_log(envoy, settings))
         progress("waiting for the models and Envoy")
         await child.wait_ready(_START_S)
         if local.triton is not None:
@@ -126,6 +128,19 @@ def envoy_supervisor(envoy: EnvoyProcess) -> Supervisor:
         before_stop=lambda: _drained(envoy),
         grace_s=5.0,
     )
+
+
+@contextlib.asynccontextmanager
+async def bounded_log(envoy: EnvoyProcess, settings: Settings) -> AsyncGenerator[None]:
+    """Keep the access log within its bounds while the context is open."""
+    path = Path(envoy.config.access_log)
+    bounds = keep_within(path, settings.envoy.access_log_mib << 20, settings.envoy.access_log_files, envoy.admin)
+    task = asyncio.create_task(bounds, name="access-log")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _drained(envoy: EnvoyProcess) -> None:

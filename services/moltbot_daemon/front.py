@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from moltbot_daemon.daemon import descriptor_set, envoy_supervisor
+from moltbot_daemon.daemon import bounded_log, descriptor_set, envoy_supervisor
 from moltbot_mesh.envoy.config import EXPOSED, GATEWAY, EnvoyConfig
 from moltbot_mesh.envoy.process import ADMIN_SOCKET, EnvoyProcess
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, MoltbotError
@@ -137,7 +137,7 @@ async def _keep(settings: Settings, places: Places, endpoints: _Endpoints, up: a
     envoy.check_port()
     envoy.prepare()
     child = envoy_supervisor(envoy)
-    async with child.running():
+    async with child.running(), bounded_log(envoy, settings):
         await child.wait_ready(_START_S)
         scheme = "https" if settings.envoy.tls_certificate else "http"
         up.set_result(f"{scheme}://{settings.host}:{await envoy.port()}")

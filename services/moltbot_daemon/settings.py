@@ -27,6 +27,10 @@ class EnvoySettings(Section):
     """Worker threads."""
     drain_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
     """Seconds that running requests may take to end when the daemon stops."""
+    access_log_mib: Annotated[int, Field(ge=1, le=65_536)] = 64
+    """Size in MiB at which the access log (`run/access.log`) is put aside."""
+    access_log_files: Annotated[int, Field(ge=0, le=100)] = 4
+    """How many former access logs stay."""
     tls_certificate: Path | None = None
     """PEM chain; with `tls_key`, the port speaks TLS."""
     tls_key: Path | None = None

@@ -32,6 +32,7 @@ from moltbot.router.v1 import router_pb2, router_pb2_grpc
 from moltbot.third_party.envoy.v3 import accesslog_pb2, accesslog_pb2_grpc
 
 from moltbot_mesh.envoy.config import EXPOSED, EnvoyConfig
+from moltbot_mesh.envoy.log_files import keep_within
 from moltbot_mesh.envoy.process import EnvoyProcess
 from moltbot_mesh.envoy.refusals import RefusedRequest, parse_message
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, Unavailable
@@ -449,6 +450,29 @@ async def test_the_access_log_has_no_query_and_no_credentials(front):
     assert line["details"] == "via_upstream"
     assert "hidden" not in log
     assert "mb_secret" not in log
+
+
+async def test_a_large_access_log_is_put_aside_and_written_anew(tmp_path):
+    seen = Seen()
+    path = tmp_path / "access.log"
+    async with gateway(seen, "127.0.0.1:0") as (port,), aiohttp.ClientSession() as http:
+        upstreams = {"gateway": (f"127.0.0.1:{port}",)}
+        async with running_envoy(tmp_path, DESCRIPTORS, upstreams, access_log=str(path)) as envoy:
+            keeping = asyncio.create_task(keep_within(path, 2000, 2, envoy.process.admin, look_s=0.05))
+            sent: list[str] = []
+            async with asyncio.timeout(20):
+                while not (tmp_path / "access.log.2").exists():
+                    sent.append(f"line-{len(sent)}")
+                    async with http.post(envoy.url + CHAT, data=b"{}", headers={"x-request-id": sent[-1]}) as answer:
+                        await answer.read()
+                    await asyncio.sleep(0.02)
+                await asyncio.sleep(1.5)  # Envoy's flush
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+    text = "".join(one.read_text() for one in tmp_path.glob("access.log*"))
+    assert {json.loads(line)["request_id"] for line in text.splitlines()} <= set(sent)
+    assert sent[-1] in text
+    assert len(list(tmp_path.glob("access.log*"))) <= 3
 
 
 async def test_envoy_accepts_what_is_generated_and_says_why_it_refuses(tmp_path):

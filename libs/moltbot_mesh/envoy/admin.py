@@ -49,6 +49,14 @@ class EnvoyAdmin:
         """
         await self._call("GET", "/listeners?format=json")
 
+    async def reopen_logs(self) -> None:
+        """Let it open its log files anew, after they were renamed.
+
+        Raises:
+            Unavailable: Envoy does not answer.
+        """
+        await self._call("POST", "/reopen_logs")
+
     async def port(self) -> int:
         """The port that the listener is bound to.
 

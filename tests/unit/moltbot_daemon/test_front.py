@@ -51,8 +51,10 @@ class Envoy:
 
     updates: list[dict[str, tuple[str, ...]]]
     fails = False
+    admin = None
 
     def __init__(self, config, *_args) -> None:
+        self.config = config
         self.updates = [dict(config.upstreams)]
 
     def check_port(self):
