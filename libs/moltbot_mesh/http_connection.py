@@ -77,6 +77,7 @@ class Connection(asyncio.Protocol):
         self._arriving = False
         self._url = b""
         self._headers: list[tuple[str, str]] = []
+        self._headers_are_complete = False
         self._header_bytes = 0
         self._body: list[bytes] = []
         self._body_bytes = 0
@@ -129,6 +130,7 @@ class Connection(asyncio.Protocol):
         self._arriving = True
         self._url = b""
         self._headers = []
+        self._headers_are_complete = False
         self._header_bytes = self._body_bytes = 0
         self._body = []
 
@@ -140,7 +142,13 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """One of its fields."""
         self._count(len(name) + len(value))
+        if self._headers_are_complete:
+            return  # a trailer: nobody has looked at it on its way
         self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1")))
+
+    def on_headers_complete(self) -> None:
+        """Its fields are here."""
+        self._headers_are_complete = True
 
     def on_body(self, body: bytes) -> None:
         """A part of its body."""

@@ -27,6 +27,7 @@ log = structlog.get_logger("moltbot.http")
 
 _BACKLOG = 4096  # a Unix socket refuses what does not fit, and Envoy may open hundreds at once
 _SWEEP_S = 10.0
+_CUT_OFF_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,4 +122,4 @@ class HttpServer:
                 log.warning("requests cut off at the end of the drain", requests=len(left))
         last = [task for connection in tuple(self._open) if (task := connection.abort()) is not None]
         if last:
-            await asyncio.wait(last)
+            await asyncio.wait(last, timeout=_CUT_OFF_S)

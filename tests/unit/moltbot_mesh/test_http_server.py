@@ -215,6 +215,15 @@ async def test_a_body_in_chunks_and_in_pieces_is_put_together(connect, handlers)
     assert handlers.bodies == [b"abcde"]
 
 
+async def test_a_field_after_the_body_is_not_one_of_the_request(connect, handlers):
+    client = await connect()
+    head = b"POST /json HTTP/1.1\r\nHost: a\r\nAuthorization: mine\r\nTransfer-Encoding: chunked\r\n\r\n"
+    await client.send(head + b"1\r\na\r\n0\r\nAuthorization: another\r\nX-Mesh-Token: t\r\n\r\n")
+    await client.answer()
+    assert handlers.seen[0]["authorization"] == "mine"
+    assert "x-mesh-token" not in handlers.seen[0]
+
+
 async def test_events_go_out_as_they_come_and_the_end_with_the_last(connect, handlers):
     client = await connect()
     await client.post("/events")
