@@ -81,3 +81,25 @@ def test_models_that_share_a_rule_take_turns(world, files):
     until(lambda: ask(world, "turns") in {"echo", "standby"} and len({ask(world, "turns") for _ in range(2)}) == 2)
     told = [ask(world, "turns") for _ in range(6)]
     assert told.count("echo") == told.count("standby") == 3
+
+
+def test_more_instances_of_a_service_share_the_work_and_the_data_directory(world):
+    if world.mesh.shape == "daemon":
+        pytest.skip("one process has one of each")
+    more = [
+        world.mesh._child(f"{name}-2", "serve", name, serves=f"{name} serves port")
+        for name in ("gateway", "router", "tool")
+    ]
+    sent = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}]}
+    try:
+        for one in more:
+            one.start()
+        time.sleep(1)
+        answers = [world.http().post("/v1/chat/completions", json=sent).status_code for _ in range(20)]
+        listed = [world.http().get("/moltbot/v1/tools").status_code for _ in range(6)]
+    finally:
+        for one in more:
+            one.stop(20)
+    assert set(answers) == set(listed) == {200}
+    time.sleep(0.5)
+    assert {world.http().post("/v1/chat/completions", json=sent).status_code for _ in range(20)} == {200}

@@ -28,6 +28,7 @@ log = structlog.get_logger("moltbot.audit")
 
 _FILE_BYTES = 1 << 20
 _RECENT_BYTES = 4 << 20
+_MOST_INSTANCES = 64
 _IDENTITY_FILE = "producer"
 _ID_BYTES = 16
 
@@ -280,3 +281,33 @@ class Spill:
         if acknowledged is not None:
             self.release(acknowledged)
         os.close(self._lock_file)
+
+
+def unused_spill(directory: Path) -> Path:
+    """A directory for a spill that no running process has open: `directory` itself, or `<directory>-2` and so on.
+
+    So several instances of a service share a data directory; what one leaves behind is sent by the next that takes its
+    place.
+
+    Raises:
+        Unavailable: All places are taken.
+    """
+    for number in range(1, _MOST_INSTANCES + 1):
+        candidate = directory if number == 1 else directory.with_name(f"{directory.name}-{number}")
+        if not _is_open(candidate):
+            return candidate
+    raise Unavailable(f"{directory}: {_MOST_INSTANCES} processes have a spill there; use another data directory")
+
+
+def _is_open(directory: Path) -> bool:
+    try:
+        descriptor = os.open(directory / "lock", os.O_RDWR)
+    except OSError:
+        return False  # not there; or it cannot be opened, which opening the spill will tell
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
