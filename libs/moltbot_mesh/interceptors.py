@@ -36,6 +36,7 @@ from moltbot_mesh.errors import (
 )
 from moltbot_mesh.errors_wire import STATUS_DETAILS, status_code, to_status
 from moltbot_mesh.module import Access
+from moltbot_mesh.one_request import Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -186,9 +187,9 @@ class _Served:
         self.answers_in_bodies = _answers_in_bodies(method)
         self._access = access
         self._around = around
+        self._calls = around.calls
         # A public method's servicer knows its callers, and records them.
-        self._calls = around.calls if access is not Access.PUBLIC else None
-        self._recorded = recorded
+        self._recorded = recorded or access is Access.PUBLIC
         self._seconds: dict[str, Any] = {}
         self._validator = protovalidate.Validator()
 
@@ -311,7 +312,9 @@ class _Served:
             raise PermissionDenied(f"{self._method} needs a key with the role admin")
         return principal
 
-    def _validate(self, request: Message) -> None:
+    def _validate(self, request: Message | Unreadable) -> None:
+        if isinstance(request, Unreadable):
+            raise InvalidArgument(request.value, reason="MALFORMED_BODY")
         if isinstance(request, HttpBody):
             return  # raw bytes: nothing to check, and checking would serialise them
         violations = self._validator.collect_violations(request, fail_fast=False)

@@ -1,32 +1,51 @@
 """Methods with one request, served so that a call without any is answered.
 
 grpc.aio (1.81 to 1.85) leaves a call unanswered, for as long as the client waits, if the client ends its side without a
-message: anybody could hold calls that way, without a key. Read as a stream, the end is seen; an empty message then
-stands for the one that is missing, so that the call is recognised, validated and recorded like any other.
+message: anybody could hold calls that way, without a key. Read as a stream, the end is seen. The same end is seen when
+the client left or its message was too large: what was asked is unknown then, so nothing may run. The handler gets an
+`Unreadable` in place of the message, and refuses and records the call like any other.
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
+from enum import Enum
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
-def reads_one(handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
-    """The handler for the wire; one that takes a stream is returned as it is."""
+class Unreadable(Enum):
+    """Stands for a request message that there is none of; its value says why."""
+
+    MISSING = "the call ended before its request message came, or the message was too large"
+    UNDECODABLE = "the request message cannot be decoded as protobuf of this method's request type"
+
+
+def reads_one(handler: Any, *, or_empty: bool = False) -> grpc.RpcMethodHandler[Any, Any]:
+    """The handler for the wire; one that takes a stream is returned as it is.
+
+    Args:
+        handler: Takes its request, or an `Unreadable`.
+        or_empty: It does not know `Unreadable` and changes nothing: an empty message stands for one.
+    """
     if handler.request_streaming:
         return handler  # type: ignore[no-any-return]
     read, write = handler.request_deserializer, handler.response_serializer
 
     async def only(requests: AsyncIterator[Any]) -> Any:
-        async for request in requests:
-            return request
-        return read(b"")
+        found = Unreadable.MISSING
+        try:
+            async for request in requests:
+                return request
+        except DecodeError:
+            found = Unreadable.UNDECODABLE
+        return read(b"") if or_empty else found
 
     if not handler.response_streaming:
         answer_one = handler.unary_unary

@@ -21,6 +21,8 @@ from moltbot_mesh.sockets import bind_problem, prepare_socket, secure_socket
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
+    _Handlers = Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+
 log = structlog.get_logger("moltbot.server")
 
 _OPTIONS = (
@@ -40,8 +42,9 @@ class _Methods(grpc.GenericRpcHandler):
     Not registered one by one: grpc.aio then waits anew for every method at each request.
     """
 
-    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
-        self._handlers = {method: reads_one(handler) for method, handler in handlers.items()}
+    def __init__(self, services: _Handlers, own: _Handlers) -> None:
+        self._handlers = {method: reads_one(handler) for method, handler in services.items()}
+        self._handlers |= {method: reads_one(handler, or_empty=True) for method, handler in own.items()}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         return self._handlers.get(handler_call_details.method)
@@ -86,7 +89,7 @@ class MeshServer:
         names = {method.split("/")[1] for method in (*self._handlers, *own.handlers)} | {reflection.SERVICE_NAME}
         described = reflection.aio.ReflectionServicer(names)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(described, cast("grpc.aio.Server", own))
-        self._server.add_generic_rpc_handlers((_Methods({**self._handlers, **own.handlers}),))
+        self._server.add_generic_rpc_handlers((_Methods(self._handlers, own.handlers),))
         await self._server.start()
         try:
             yield

@@ -160,6 +160,7 @@ def test_a_request_stands_in_the_log_once_and_is_proven(world, ask, status, outc
         (None, "POST", "/moltbot/v1/watermark:detect", {"text": "a text"}, 401, "OUTCOME_REFUSED"),
         ("e2e", "GET", "/moltbot/v1/audit/checkpoint", None, 200, "OUTCOME_SUCCESS"),
         (None, "POST", f"{EVENTS}:query", {}, 401, "OUTCOME_REFUSED"),
+        (None, "POST", "/moltbot/v1/chat", {"model": "echo"}, 400, "OUTCOME_REFUSED"),
     ],
 )
 def test_a_call_to_any_service_stands_in_the_log_once_and_is_proven(world, tenant, verb, path, sent, status, outcome):

@@ -166,7 +166,7 @@ def test_http_1_0_and_odd_requests_do_not_hurt(world):
     [
         ("/moltbot.gateway.v1.GatewayService/Chat", grpc.StatusCode.INVALID_ARGUMENT),
         ("/moltbot.gateway.v1.GatewayService/StreamChat", grpc.StatusCode.INVALID_ARGUMENT),
-        ("/moltbot.gateway.v1.OpenAIService/ChatCompletions", grpc.StatusCode.UNAUTHENTICATED),
+        ("/moltbot.gateway.v1.OpenAIService/ChatCompletions", grpc.StatusCode.INVALID_ARGUMENT),
         ("/moltbot.tool.v1.ToolService/ListTools", grpc.StatusCode.UNAUTHENTICATED),
         ("/grpc.health.v1.Health/Check", grpc.StatusCode.OK),
     ],
