@@ -1,4 +1,4 @@
-"""Envoy's access log service: requests that Envoy refused by itself end in the audit log too."""
+"""Envoy's access log service: requests that no service has seen end in the audit log too."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from moltbot_gateway.recorder import Recorder
 
 
+_UNIMPLEMENTED, _UNAVAILABLE = 12, 14
+"""Of gRPC; see https://github.com/grpc/grpc/blob/master/doc/statuscodes.md."""
+
+
 class RefusalsServicer(accesslog_pb2_grpc.AccessLogServiceServicer):
-    """Records what Envoy refused.
+    """Records what no service has seen.
 
     Args:
         recorder: Takes the records.
@@ -43,17 +47,20 @@ class RefusalsServicer(accesslog_pb2_grpc.AccessLogServiceServicer):
 def _exchange(refused: RefusedRequest) -> Exchange:
     trace = TraceContext.parse(refused.traceparent) or TraceContext.new(sampled=False)
     request_id = refused.request_id[:128] or uuid_text(uuid7())
-    action = f"{refused.method} {refused.path}".strip()[:256] or "malformed request"
+    asked = f"{refused.method} {refused.path}".strip() if refused.grpc_status is None else refused.path
+    action = asked[:256] or "malformed request"
     exchange = Exchange(Caller(ANONYMOUS, trace, request_id, action, refused.peer))
-    exchange.outcome = "refused" if refused.http_status < 500 else "failed"
     exchange.reason = _reason(refused)
-    exchange.http_status = refused.http_status
+    exchange.outcome = "failed" if exchange.reason == "UNAVAILABLE" else "refused"
+    exchange.http_status = refused.http_status if refused.grpc_status is None else 0
     if refused.start_time_ns:
         exchange.started_ns = refused.start_time_ns
     return exchange
 
 
 def _reason(refused: RefusedRequest) -> str:
+    if refused.grpc_status == _UNIMPLEMENTED:
+        return "ROUTE_NOT_FOUND"
     if refused.http_status in (413, 431):
         return "REQUEST_TOO_LARGE"
-    return "UNAVAILABLE" if refused.http_status >= 500 else "MALFORMED_BODY"
+    return "UNAVAILABLE" if refused.http_status >= 500 or refused.grpc_status == _UNAVAILABLE else "MALFORMED_BODY"

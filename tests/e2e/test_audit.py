@@ -195,6 +195,21 @@ def test_a_grpc_call_that_is_refused_stands_in_the_log_once(world):
         assert_proven(world, found)
 
 
+@pytest.mark.parametrize("method", ["/moltbot.tool.v1.ToolService/NoSuchMethod", "/no.such.v1.Service/Method"])
+def test_a_grpc_method_that_is_not_there_stands_in_the_log_once(world, method):
+    asked = f"nowhere-{uuid.uuid4().hex}"
+    with world.grpc() as (channel, key), pytest.raises(grpc.RpcError):
+        channel.unary_unary(method)(b"", metadata=[*key, ("x-request-id", asked)], timeout=10)
+    requests_of(world, asked)
+    time.sleep(0.3)
+    (found,) = requests_of(world, asked)
+    event = found["event"]
+    assert (event["outcome"], event["reason"]) == ("OUTCOME_REFUSED", "ROUTE_NOT_FOUND")
+    assert event["action"] == method
+    assert event.get("httpStatus", 0) == 0
+    assert_proven(world, found)
+
+
 def test_a_request_to_a_model_makes_no_records_of_the_calls_within_the_mesh(world):
     asked = f"within-{uuid.uuid4().hex}"
     sent = body(moltbot={"session": "", "tools": ["calculator"]})

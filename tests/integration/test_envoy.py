@@ -363,6 +363,7 @@ async def test_a_service_that_is_down_is_503_and_told_to_the_gateway(front, chan
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
     (refused,) = await front.refusals()
     assert refused.path == "/moltbot.router.v1.RouterService/ListModels"
+    assert refused.grpc_status == grpc.StatusCode.UNAVAILABLE.value[0]
 
 
 async def test_grpc_reaches_the_gateway_with_errors_intact(front, channel):
@@ -377,13 +378,21 @@ async def test_grpc_reaches_the_gateway_with_errors_intact(front, channel):
     assert front.seen.refused == []
 
 
-async def test_grpc_services_that_are_not_exposed_are_unimplemented_and_told_once(front, channel):
-    call = channel.stream_unary("/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs")
+@pytest.mark.parametrize(
+    "method",
+    [
+        "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs",
+        "/moltbot.gateway.v1.GatewayService/NoSuchMethod",
+    ],
+)
+async def test_grpc_methods_that_are_not_exposed_are_unimplemented_and_told_once(front, channel, method):
+    call = channel.stream_unary(method)
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await call(iter([b""]), timeout=5)
     assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
     (refused,) = await front.refusals()
-    assert refused.path == "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
+    assert refused.path == method
+    assert refused.grpc_status == grpc.StatusCode.UNIMPLEMENTED.value[0]
 
 
 async def test_health_and_reflection_pass(front, channel):

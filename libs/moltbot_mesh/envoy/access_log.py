@@ -36,9 +36,10 @@ _FIELDS: dict[str, str] = {
 }
 
 # A request is the gateway's to record once the gateway has it. What Envoy answers without it has no `via_upstream`.
+# A method that a service does not have (UNIMPLEMENTED, by Envoy also said of a 404) reaches none of its code either.
 # What the client or the gateway broke off was begun; so was what timed out, unless it never came whole (408).
-_REFUSED_BY_ENVOY = (
-    "response.code_details != 'via_upstream'"
+_REFUSED_UNSEEN = (
+    "(response.code_details != 'via_upstream' || (response.grpc_status == 12 && response.code == 200))"
     " && !response.code_details.startsWith('downstream_')"
     " && !response.code_details.contains('remote_reset')"
     " && !(response.code_details.contains('timeout') && response.code != 408)"
@@ -74,7 +75,7 @@ def _refusals(config: EnvoyConfig) -> Node:
     return {
         "name": "envoy.access_loggers.http_grpc",
         # The cheap question first: an expression costs 15 µs, and most requests succeed.
-        "filter": {"and_filter": {"filters": [_failed(), _cel(_REFUSED_BY_ENVOY)]}},
+        "filter": {"and_filter": {"filters": [_failed(), _cel(_REFUSED_UNSEEN)]}},
         "typed_config": typed(
             "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig",
             common_config={
@@ -84,6 +85,7 @@ def _refusals(config: EnvoyConfig) -> Node:
                 "buffer_size_bytes": 0,  # refusals are rare and must not wait
             },
             additional_request_headers_to_log=[MESH_METHOD, MESH_PATH, "traceparent"],
+            additional_response_headers_to_log=["grpc-status"],
         ),
     }
 

@@ -1,4 +1,4 @@
-"""What Envoy refused by itself, read from its access log service.
+"""What no service has seen, because Envoy refused it or no such method is, read from Envoy's access log service.
 
 Envoy sends each such request once, to `AccessLogService.StreamAccessLogs` of the gateway.
 """
@@ -36,12 +36,15 @@ class RefusedRequest:
     """When the request began, in Unix nanoseconds; 0 if not told."""
     traceparent: str
     """The client's W3C trace context, unchecked; empty if there was none."""
+    grpc_status: int | None = None
+    """Of the answer to a gRPC client."""
 
 
 def parse_entry(entry: accesslog_pb2.HTTPAccessLogEntry) -> RefusedRequest:
     """Read one entry."""
     request, common = entry.request, entry.common_properties
     headers = request.request_headers
+    grpc_status = entry.response.response_headers.get("grpc-status", "")
     method = headers.get("x-mesh-method", "") or _method_name(request.request_method)
     path = headers.get("x-mesh-path", "") or request.original_path or request.path
     return RefusedRequest(
@@ -53,6 +56,7 @@ def parse_entry(entry: accesslog_pb2.HTTPAccessLogEntry) -> RefusedRequest:
         peer=common.downstream_remote_address.socket_address.address,
         start_time_ns=common.start_time.ToNanoseconds(),
         traceparent=headers.get("traceparent", "")[:_LONGEST_TEXT],
+        grpc_status=int(grpc_status) if grpc_status.isdigit() else None,
     )
 
 

@@ -46,6 +46,13 @@ def test_a_request_refused_before_its_headers_were_rewritten_is_told_without_its
     assert (found.method, found.path) == ("GET", "/v1/x")
 
 
+def test_the_status_that_a_grpc_client_was_given_is_told():
+    refused = entry(path="/a.B/C")
+    assert parse_entry(refused).grpc_status is None
+    refused.response.response_headers["grpc-status"] = "12"
+    assert parse_entry(refused).grpc_status == 12
+
+
 def test_a_request_too_malformed_to_have_a_method_is_told():
     found = parse_entry(pb.HTTPAccessLogEntry())
     assert (found.method, found.path, found.http_status, found.start_time_ns) == ("", "", 0, 0)
