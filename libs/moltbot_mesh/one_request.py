@@ -1,13 +1,16 @@
 """Methods with one request, served so that a call without any is answered.
 
 grpc.aio (1.81 to 1.85) leaves a call unanswered, for as long as the client waits, if the client ends its side without a
-message: anybody could hold calls that way, without a key. Read as a stream, the end is seen. The same end is seen when
-the client left or its message was too large: what was asked is unknown then, so nothing may run. The handler gets an
+message: anybody could hold calls that way, without a key. Read as a stream, the end is seen. The handler then gets an
 `Unreadable` in place of the message, and refuses and records the call like any other.
+
+A call that is broken off before its message came (the client left, Envoy could not read its JSON, it was too large) has
+the same end and is cancelled a moment later. Nothing runs for it, and whoever broke it off records it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 from enum import Enum
@@ -20,10 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
+_BROKEN_OFF_S = 0.1
+"""Within this, a call that was broken off is cancelled."""
+
+
 class Unreadable(Enum):
     """Stands for a request message that there is none of; its value says why."""
 
-    MISSING = "the call ended before its request message came, or the message was too large"
+    MISSING = "the call ended without a request message"
     UNDECODABLE = "the request message cannot be decoded as protobuf of this method's request type"
 
 
@@ -43,6 +50,7 @@ def reads_one(handler: Any, *, or_empty: bool = False) -> grpc.RpcMethodHandler[
         try:
             async for request in requests:
                 return request
+            await asyncio.sleep(_BROKEN_OFF_S)
         except DecodeError:
             found = Unreadable.UNDECODABLE
         return read(b"") if or_empty else found

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from moltbot_gateway.recorder import Recorder
 
 
-_UNIMPLEMENTED, _UNAVAILABLE = 12, 14
+_RESOURCE_EXHAUSTED, _UNIMPLEMENTED, _UNAVAILABLE = 8, 12, 14
 """Of gRPC; see https://github.com/grpc/grpc/blob/master/doc/statuscodes.md."""
 
 
@@ -61,6 +61,6 @@ def _exchange(refused: RefusedRequest) -> Exchange:
 def _reason(refused: RefusedRequest) -> str:
     if refused.grpc_status == _UNIMPLEMENTED:
         return "ROUTE_NOT_FOUND"
-    if refused.http_status in (413, 431):
+    if refused.http_status in (413, 431) or refused.grpc_status == _RESOURCE_EXHAUSTED:
         return "REQUEST_TOO_LARGE"
     return "UNAVAILABLE" if refused.http_status >= 500 or refused.grpc_status == _UNAVAILABLE else "MALFORMED_BODY"

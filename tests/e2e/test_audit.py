@@ -161,11 +161,14 @@ def test_a_request_stands_in_the_log_once_and_is_proven(world, ask, status, outc
         ("e2e", "GET", "/moltbot/v1/audit/checkpoint", None, 200, "OUTCOME_SUCCESS"),
         (None, "POST", f"{EVENTS}:query", {}, 401, "OUTCOME_REFUSED"),
         (None, "POST", "/moltbot/v1/chat", {"model": "echo"}, 400, "OUTCOME_REFUSED"),
+        ("e2e", "POST", "/moltbot/v1/chat", b"{", 400, "OUTCOME_REFUSED"),
+        ("e2e", "POST", "/moltbot/v1/sessions", b"{", 400, "OUTCOME_REFUSED"),
     ],
 )
 def test_a_call_to_any_service_stands_in_the_log_once_and_is_proven(world, tenant, verb, path, sent, status, outcome):
     asked = f"call-{uuid.uuid4().hex}"
-    answer = world.http(tenant).request(verb, path, json=sent, headers={"x-request-id": asked})
+    given = {"content": sent} if isinstance(sent, bytes) else {"json": sent}
+    answer = world.http(tenant).request(verb, path, headers={"x-request-id": asked}, **given)
     assert answer.status_code == status, answer.text
     requests_of(world, asked)
     time.sleep(0.3)
@@ -173,7 +176,7 @@ def test_a_call_to_any_service_stands_in_the_log_once_and_is_proven(world, tenan
     event = found["event"]
     assert (event["outcome"], event["httpStatus"]) == (outcome, status)
     assert event["action"] == f"{verb} {path.partition('?')[0]}"
-    assert event["tenant"] == (tenant or "")
+    assert event["tenant"] == ("" if sent == b"{" else tenant or "")  # by Envoy, which knows no keys
     assert_proven(world, found)
 
 
@@ -195,16 +198,24 @@ def test_a_grpc_call_that_is_refused_stands_in_the_log_once(world):
         assert_proven(world, found)
 
 
-@pytest.mark.parametrize("method", ["/moltbot.tool.v1.ToolService/NoSuchMethod", "/no.such.v1.Service/Method"])
-def test_a_grpc_method_that_is_not_there_stands_in_the_log_once(world, method):
+@pytest.mark.parametrize(
+    ("method", "message", "reason"),
+    [
+        ("/moltbot.tool.v1.ToolService/NoSuchMethod", b"", "ROUTE_NOT_FOUND"),
+        ("/no.such.v1.Service/Method", b"", "ROUTE_NOT_FOUND"),
+        ("/moltbot.tool.v1.ToolService/ListTools", bytes(25 << 20), "REQUEST_TOO_LARGE"),
+        ("/moltbot.tool.v1.ToolService/ListTools", b"\xff\xff", "MALFORMED_BODY"),
+    ],
+)
+def test_a_grpc_call_that_no_service_takes_stands_in_the_log_once(world, method, message, reason):
     asked = f"nowhere-{uuid.uuid4().hex}"
     with world.grpc() as (channel, key), pytest.raises(grpc.RpcError):
-        channel.unary_unary(method)(b"", metadata=[*key, ("x-request-id", asked)], timeout=10)
+        channel.unary_unary(method)(message, metadata=[*key, ("x-request-id", asked)], timeout=10)
     requests_of(world, asked)
     time.sleep(0.3)
     (found,) = requests_of(world, asked)
     event = found["event"]
-    assert (event["outcome"], event["reason"]) == ("OUTCOME_REFUSED", "ROUTE_NOT_FOUND")
+    assert (event["outcome"], event["reason"]) == ("OUTCOME_REFUSED", reason)
     assert event["action"] == method
     assert event.get("httpStatus", 0) == 0
     assert_proven(world, found)

@@ -35,11 +35,14 @@ _FIELDS: dict[str, str] = {
     "user_agent": "%REQ(USER-AGENT):128%",
 }
 
+_TOO_LARGE = "SERVER: Received message larger than max"
 # A request is the gateway's to record once the gateway has it. What Envoy answers without it has no `via_upstream`.
-# A method that a service does not have (UNIMPLEMENTED, by Envoy also said of a 404) reaches none of its code either.
+# A method that a service does not have (UNIMPLEMENTED, by Envoy also said of a 404) reaches none of its code, nor
+# does a message that gRPC itself finds too large: only its text tells that from a quota's RESOURCE_EXHAUSTED.
 # What the client or the gateway broke off was begun; so was what timed out, unless it never came whole (408).
 _REFUSED_UNSEEN = (
-    "(response.code_details != 'via_upstream' || (response.grpc_status == 12 && response.code == 200))"
+    "(response.code_details != 'via_upstream' || (response.code == 200 && (response.grpc_status == 12"
+    f" || response.headers['grpc-message'].startsWith('{_TOO_LARGE}'))))"
     " && !response.code_details.startsWith('downstream_')"
     " && !response.code_details.contains('remote_reset')"
     " && !(response.code_details.contains('timeout') && response.code != 408)"

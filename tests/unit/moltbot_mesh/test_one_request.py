@@ -70,18 +70,18 @@ async def test_an_empty_message_is_a_message(served):
 async def test_a_call_whose_message_is_too_large_runs_nothing(served):
     call = served.channel.unary_unary(LIST)(bytes(TOO_LARGE))
     assert await ended(call) is grpc.StatusCode.RESOURCE_EXHAUSTED
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.3)
     assert served.tools.called == []
-    assert len(served.events) == 1
+    assert served.events == []
 
 
 async def test_a_call_that_is_left_before_its_message_came_runs_nothing(served):
     call = served.channel.stream_unary(LIST)()
     await asyncio.sleep(0.1)
     call.cancel()
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.3)
     assert served.tools.called == []
-    assert len(served.events) == 1
+    assert served.events == []
 
 
 async def test_a_message_that_cannot_be_decoded_is_the_clients_mistake(served):
