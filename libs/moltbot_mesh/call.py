@@ -86,15 +86,25 @@ class Call:
     trace: TraceContext = field(default_factory=lambda: TraceContext.new(sampled=False))
     request_id: str = ""
     peer: str = ""
-    """Address of the caller, as Envoy says it; empty within the process."""
+    """Address of the caller, without port; empty within the process."""
     action: str = ""
     """What a client of REST asked for (`GET /moltbot/v1/tools`), without query; empty for gRPC."""
+
+    def by(self, principal: Principal, request_id: str | None = None) -> Call:
+        """The same call, its caller recognised, and under another request id if one is given."""
+        found = self.request_id if request_id is None else request_id
+        return Call(self.method, principal, self.deadline_monotonic_s, self.trace, found, self.peer, self.action)
 
     def remaining_s(self, at_most: float) -> float:
         """Seconds until the deadline, at least 0, at most `at_most`."""
         if self.deadline_monotonic_s is None:
             return at_most
         return max(0.0, min(at_most, self.deadline_monotonic_s - time.monotonic()))
+
+
+def address(peer: str) -> str:
+    """The address in `address:port`, of which the port may be missing and a v6 address stands in brackets."""
+    return (peer.rpartition(":")[0] or peer).strip("[]")
 
 
 _current: ContextVar[Call | None] = ContextVar("moltbot_call", default=None)

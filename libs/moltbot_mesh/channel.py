@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 
-from moltbot_mesh import interceptors
 from moltbot_mesh.call import current_call
 from moltbot_mesh.errors_wire import from_rpc_error
+from moltbot_mesh.headers import MESH_TOKEN, REQUEST_ID, SUBJECT, TENANT, TRACEPARENT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator
@@ -125,14 +125,14 @@ class MeshChannel:
         self._service = service
 
     def _outgoing(self, metadata: Any) -> tuple[tuple[str, str | bytes], ...]:
-        pairs: tuple[tuple[str, str | bytes], ...] = ((interceptors.MESH_TOKEN, self._identity.token()),)
+        pairs: tuple[tuple[str, str | bytes], ...] = ((MESH_TOKEN, self._identity.token()),)
         call = current_call()
         if call is not None:
             pairs += (
-                (interceptors.TENANT, call.principal.tenant),
-                (interceptors.SUBJECT, call.principal.subject),
-                (interceptors.TRACEPARENT, call.trace.traceparent),
-                (interceptors.REQUEST_ID, call.request_id),
+                (TENANT, call.principal.tenant),
+                (SUBJECT, call.principal.subject),
+                (TRACEPARENT, call.trace.traceparent),
+                (REQUEST_ID, call.request_id),
             )
         return pairs + tuple(metadata) if metadata else pairs
 

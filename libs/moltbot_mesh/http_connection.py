@@ -3,44 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
-import msgspec
 import structlog
 from google.api.httpbody_pb2 import HttpBody
 from grpc.aio import AbortError
 
 from moltbot_mesh.errors import HTTP_STATUS
+from moltbot_mesh.headers import MESH_METHOD, MESH_PATH
+from moltbot_mesh.http_answer import Answer, Context, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     import grpc
 
     Handlers = Mapping[tuple[bytes, bytes], grpc.RpcMethodHandler[Any, Any]]
-    Pairs = Iterable[tuple[str, str | bytes]]
 
 log = structlog.get_logger("moltbot.http")
 
-_STATUS = "x-mesh-status"
-_EVENTS = "text/event-stream"
 _HEADER_BYTES = 64 << 10
-_PHRASES = {
-    200: b"OK",
-    400: b"Bad Request",
-    401: b"Unauthorized",
-    403: b"Forbidden",
-    404: b"Not Found",
-    413: b"Content Too Large",
-    429: b"Too Many Requests",
-    500: b"Internal Server Error",
-    502: b"Bad Gateway",
-    503: b"Service Unavailable",
-    504: b"Gateway Timeout",
-}
-_LAST = b"0\r\n\r\n"
 
 
 class _Refused(Exception):
@@ -109,7 +92,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        if self._task is not None:  # pipelined, or nonsense
+        if (
+            self._task is not None
+        ):  # pipelined, or nonsense: the task has ended before a client can have the whole answer
             self._transport.abort()
             return
         try:
@@ -167,8 +152,8 @@ class Connection(asyncio.Protocol):
         if handler is None:
             raise _Refused(404, "no such route")
         self._last = self._last or not self._parser.should_keep_alive()
-        self._headers.append(("x-mesh-method", verb.decode("latin-1")))
-        self._headers.append(("x-mesh-path", path.decode("latin-1")))
+        self._headers.append((MESH_METHOD, verb.decode("latin-1")))
+        self._headers.append((MESH_PATH, path.decode("latin-1")))
         request = HttpBody(data=self._body[0] if len(self._body) == 1 else b"".join(self._body))
         self._body = []
         self._task = self._loop.create_task(self._serve(handler, request))
@@ -211,10 +196,10 @@ class Connection(asyncio.Protocol):
     # --- answers
 
     async def _serve(self, handler: Any, request: HttpBody) -> None:
-        context = _Context(self._headers)
-        answer = _Answer(self, context)
+        context = Context(self._headers)
+        answer = Answer(self, context)
         try:
-            if handler.response_streaming or handler.unary_stream is not None:
+            if handler.unary_stream is not None:
                 await answer.stream(handler.unary_stream(request, context))
             else:
                 await answer.whole(await handler.unary_unary(request, context))
@@ -232,17 +217,17 @@ class Connection(asyncio.Protocol):
         if self._last:
             self._transport.close()
 
-    def _failed(self, answer: _Answer, context: _Context) -> None:
+    def _failed(self, answer: Answer, context: Context) -> None:
         if answer.begun:
             self._transport.abort()  # an answer without its end is an error to whoever reads it
             return
-        self._transport.write(_refusal(HTTP_STATUS[context.code], context.text or "internal error", last=self._last))
+        self._transport.write(refusal(HTTP_STATUS[context.code], context.text or "internal error", last=self._last))
 
     def _refuse(self, refused: _Refused) -> None:
         if self._task is not None:
             self._transport.abort()
             return
-        self._transport.write(_refusal(refused.status, str(refused), last=True))
+        self._transport.write(refusal(refused.status, str(refused), last=True))
         self._transport.close()
 
     @property
@@ -255,98 +240,3 @@ class Connection(asyncio.Protocol):
         self._transport.write(data)
         if self._writable is not None:
             await self._writable.wait()
-
-
-class _Answer:
-    """Writes what a handler answers."""
-
-    def __init__(self, connection: Connection, context: _Context) -> None:
-        self._connection = connection
-        self._context = context
-        self.begun = False
-
-    async def whole(self, body: HttpBody) -> None:
-        """Send a body whose length is known."""
-        data = body.data
-        head = _head(self._context.initial, body.content_type, last=self._connection.last)
-        self.begun = True
-        await self._connection.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(data), data))
-
-    async def stream(self, bodies: Any) -> None:
-        """Send events as they come, any other body when it is known to be the last."""
-        held: HttpBody | None = None
-        async with contextlib.aclosing(bodies):
-            async for body in bodies:
-                if body.content_type.startswith(_EVENTS):
-                    await self._events(body)
-                else:
-                    held = body
-        if not self.begun:
-            await self.whole(HttpBody() if held is None else held)
-        elif held is None:
-            await self._connection.write(_LAST)
-        else:
-            await self._connection.write(b"%x\r\n%b\r\n%b" % (len(held.data), held.data, _LAST))
-
-    async def _events(self, body: HttpBody) -> None:
-        data = body.data
-        if self.begun:
-            await self._connection.write(b"%x\r\n%b\r\n" % (len(data), data))
-            return
-        self.begun = True
-        head = _head(self._context.initial, body.content_type, last=self._connection.last)
-        await self._connection.write(b"%btransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (head, len(data), data))
-
-
-class _Context:
-    """The servicer's side of one call: the part of `grpc.aio.ServicerContext` that such methods use."""
-
-    __slots__ = ("_metadata", "code", "initial", "text")
-
-    def __init__(self, metadata: list[tuple[str, str]]) -> None:
-        self._metadata = metadata
-        self.initial: Pairs = ()
-        self.code = 13
-        self.text = ""
-
-    def invocation_metadata(self) -> list[tuple[str, str]]:
-        return self._metadata
-
-    def time_remaining(self) -> None:
-        """HTTP has no deadline; whoever waits no longer closes."""
-
-    async def send_initial_metadata(self, initial_metadata: Pairs) -> None:
-        self.initial = initial_metadata
-
-    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Pairs = ()) -> NoReturn:  # noqa: ARG002
-        self.code, self.text = code.value[0], details
-        raise AbortError(f"{code.name}: {details}")
-
-
-def _head(fields: Pairs, content_type: str, *, last: bool) -> bytes:
-    """Status line and fields, up to the one that says how the body ends."""
-    status = 200
-    lines: list[str] = []
-    for name, value in fields:
-        text = value if isinstance(value, str) else value.decode("latin-1")
-        if name == _STATUS:
-            status = int(text)
-        elif text.isprintable() and text.isascii():
-            lines.append(f"{name}: {text}\r\n")
-    if content_type.isprintable():
-        lines.append(f"content-type: {content_type}\r\n")
-    if last:
-        lines.append("connection: close\r\n")
-    return b"HTTP/1.1 %d %b\r\n%b" % (status, _PHRASES.get(status, b"-"), "".join(lines).encode("latin-1"))
-
-
-def _refusal(status: int, message: str, *, last: bool) -> bytes:
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    code = "internal_error" if status == 500 else "refused"
-    error = {"message": message, "type": kind, "param": None, "code": code}
-    data = msgspec.json.encode({"error": error})
-    return b"%bcontent-length: %d\r\n\r\n%b" % (
-        _head(((_STATUS, str(status)),), "application/json", last=last),
-        len(data),
-        data,
-    )

@@ -11,19 +11,18 @@ Source: google.rpc.Status over `grpc-status-details-bin`; grpc.aio's AbortError 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 import protovalidate
 import structlog
 from google.api.httpbody_pb2 import HttpBody
-from google.protobuf import descriptor_pool
 
 from moltbot_mesh import call as calls
-from moltbot_mesh.call import ANONYMOUS, Call, Principal, TraceContext
+from moltbot_mesh.body_answers import BodyHandler, answers_in_bodies, whole
+from moltbot_mesh.call import ANONYMOUS, Call, Principal, TraceContext, address
 from moltbot_mesh.errors import (
     HTTP_STATUS,
     DeadlineExceeded,
@@ -35,6 +34,17 @@ from moltbot_mesh.errors import (
     Unauthenticated,
 )
 from moltbot_mesh.errors_wire import STATUS_DETAILS, status_code, to_status
+from moltbot_mesh.headers import (
+    AUTHORIZATION,
+    MESH_METHOD,
+    MESH_PATH,
+    MESH_TOKEN,
+    PEER,
+    REQUEST_ID,
+    SUBJECT,
+    TENANT,
+    TRACEPARENT,
+)
 from moltbot_mesh.module import Access
 from moltbot_mesh.one_request import Unreadable
 
@@ -43,25 +53,14 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from moltbot_mesh.audit.calls import CallOutcome, CallRecords
+    from moltbot_mesh.audit.calls import CallRecords
+    from moltbot_mesh.audit.event_words import Outcome
     from moltbot_mesh.identity import ApiKeys, MeshIdentity
     from moltbot_mesh.module import Registration
     from moltbot_mesh.telemetry import Telemetry
 
     _Unary = Callable[[Any, Any], Awaitable[Any]]
     _Streaming = Callable[[Any, Any], AsyncIterator[Any]]
-
-MESH_TOKEN = "x-mesh-token"  # noqa: S105 - a header's name
-TENANT = "x-mesh-tenant"
-SUBJECT = "x-mesh-subject"
-PEER = "x-moltbot-peer"
-REQUEST_ID = "x-request-id"
-TRACEPARENT = "traceparent"
-AUTHORIZATION = "authorization"
-MESH_METHOD = "x-mesh-method"
-MESH_PATH = "x-mesh-path"
-
-_EVENTS = "text/event-stream"
 
 log = structlog.get_logger("moltbot.rpc")
 
@@ -128,55 +127,9 @@ def _wrap(handler: Any, served: _Served) -> grpc.RpcMethodHandler[Any, Any]:
     }[kinds]
     if kinds == (False, True) and served.answers_in_bodies:
         streaming = served.streaming(inner, validate=True)
-        return cast("Any", _BodyHandler(handler.request_deserializer, _whole(streaming), streaming))
+        return cast("Any", BodyHandler(handler.request_deserializer, whole(streaming), streaming))
     wrapped = behaviour(inner, validate=not handler.request_streaming)
     return cast("Any", make)(wrapped, handler.request_deserializer, handler.response_serializer)
-
-
-@dataclass(frozen=True, slots=True)
-class _BodyHandler:
-    """A method that answers with HTTP bodies: mostly with a single one.
-
-    To gRPC's server it is a method with one answer, for that goes out together with the status: a write and some
-    changes of threads less, and less to do for Envoy. On the wire nothing tells the two kinds apart. The in-process
-    channel takes `unary_stream`.
-    """
-
-    request_deserializer: Any
-    unary_unary: Any
-    unary_stream: Any
-    request_streaming: bool = False
-    response_streaming: bool = False
-    response_serializer: None = None  # gRPC serialises only the last message of such a method: we do it for all
-    stream_unary: None = None
-    stream_stream: None = None
-
-
-def _answers_in_bodies(method: str) -> bool:
-    try:
-        found = descriptor_pool.Default().FindMethodByName(method.strip("/").replace("/", "."))
-    except KeyError:
-        return False  # not of a generated service
-    return found.output_type.full_name == HttpBody.DESCRIPTOR.full_name
-
-
-def _whole(streaming: _Streaming) -> _Unary:
-    """A stream of bodies as one answer: events go out as they come, any other body when it is known to be the last."""
-
-    async def handle(request: Any, context: Any) -> bytes:
-        held: HttpBody | None = None
-        async with contextlib.aclosing(streaming(request, context)) as bodies:  # type: ignore[type-var]
-            async for body in bodies:
-                if held is not None:
-                    await context.write(held.SerializeToString())
-                    held = None
-                if body.content_type.startswith(_EVENTS):
-                    await context.write(body.SerializeToString())
-                else:
-                    held = body
-        return b"" if held is None else held.SerializeToString()
-
-    return handle
 
 
 class _Served:
@@ -184,7 +137,7 @@ class _Served:
 
     def __init__(self, method: str, access: Access, around: Surroundings, *, recorded: bool = False) -> None:
         self._method = method
-        self.answers_in_bodies = _answers_in_bodies(method)
+        self.answers_in_bodies = answers_in_bodies(method)
         self._access = access
         self._around = around
         self._calls = around.calls
@@ -281,15 +234,13 @@ class _Served:
             None if remaining_s is None or remaining_s > _NO_DEADLINE_S else time.monotonic() + remaining_s,
             trace,
             metadata.get(REQUEST_ID, ""),
-            metadata.get(PEER, ""),
+            address(metadata.get(PEER, "")),
             f"{metadata.get(MESH_METHOD, '')} {metadata[MESH_PATH].partition('?')[0]}" if MESH_PATH in metadata else "",
         )
         calls.enter_call(call)
         principal = await self._principal(metadata)
         if principal is not ANONYMOUS:
-            call = Call(
-                call.method, principal, call.deadline_monotonic_s, trace, call.request_id, call.peer, call.action
-            )
+            call = call.by(principal)
             calls.enter_call(call)
             if self._calls is not None and principal.kind != "service":
                 self._calls.admit()
@@ -323,7 +274,7 @@ class _Served:
             what = "; ".join(f"{v.field}: {v.description}" for v in found[:8])
             raise InvalidArgument(f"the request is not valid: {what}", violations=found)
 
-    def _record(self, outcome: CallOutcome, started_s: float, error: Exception | None, *, begun: bool) -> None:
+    def _record(self, outcome: Outcome, started_s: float, error: Exception | None, *, begun: bool) -> None:
         """Record a client's call, before its answer goes out, unless the servicer did."""
         if self._calls is None or (begun and self._recorded):
             return
@@ -403,9 +354,7 @@ class _SpanOfCall:
         call = self._call
         if context.is_valid:
             trace = TraceContext(call.trace.trace_id, context.span_id.to_bytes(8), sampled=True)
-            call = Call(
-                call.method, call.principal, call.deadline_monotonic_s, trace, call.request_id, call.peer, call.action
-            )
+            call = replace(call, trace=trace)
             calls.enter_call(call)
         return call
 

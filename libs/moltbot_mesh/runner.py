@@ -21,7 +21,6 @@ from moltbot.audit.v1 import audit_pb2_grpc
 
 from moltbot_mesh.audit.calls import CallRecords
 from moltbot_mesh.audit.producer import AuditProducer
-from moltbot_mesh.audit.spill import unused_spill
 from moltbot_mesh.channel import MeshChannel, as_channel
 from moltbot_mesh.errors import InvalidArgument
 from moltbot_mesh.http_server import HttpServer
@@ -189,7 +188,7 @@ async def _recording(calls: CallRecords, process: _Process, name: str) -> AsyncG
     node = process.node
     channel = process.channel(_AUDIT, MeshIdentity(node.mesh_key, name))
     stub = cast("AppendsEvents", audit_pb2_grpc.AuditServiceStub(channel))
-    directory = unused_spill(node.data_dir / name / "calls-spill")
+    directory = node.data_dir / name / "calls-spill"
     producer = AuditProducer(stub, directory, name, process.instance, spill_bytes=_CALLS_SPILL_BYTES)
     async with producer.running():
         calls.producer = producer

@@ -167,7 +167,7 @@ class Supervisor:
                     if await self._wait_until_ready(process):
                         steady_from_s = loop.time()
                         self.state = State.READY
-                        self._was_ready = True
+                        self._was_ready, self._refused = True, None
                         self._became_ready.set()
                         log.info("child ready", child=self._name, pid=process.pid, restarts=self.restarts)
                         await self._watch(process)

@@ -12,9 +12,10 @@ import structlog
 from moltbot_gateway.ask import Caller
 from moltbot_gateway.exchange import UNKNOWN_ROUTE, Exchange
 from moltbot_gateway.openai_errors import http_status
-from moltbot_mesh.call import ANONYMOUS, Call, Principal, current_call, enter_call
+from moltbot_mesh.call import ANONYMOUS, Principal, address, current_call, enter_call
 from moltbot_mesh.errors import Internal, MoltbotError, PermissionDenied
-from moltbot_mesh.interceptors import AUTHORIZATION, PEER
+from moltbot_mesh.headers import AUTHORIZATION, MESH_METHOD, MESH_PATH, PEER, REQUEST_ID
+from moltbot_mesh.http_routes import PASSED_ON
 from moltbot_mesh.uuid7 import uuid7, uuid_text
 
 if TYPE_CHECKING:
@@ -29,9 +30,7 @@ log = structlog.get_logger("moltbot.gateway")
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
 _OPENAI, _TYPED = "/moltbot.gateway.v1.OpenAIService", "/moltbot.gateway.v1.GatewayService"
 _ROUTES = {
-    f"{_OPENAI}/ChatCompletions": "/v1/chat/completions",
-    f"{_OPENAI}/Completions": "/v1/completions",
-    f"{_OPENAI}/Embeddings": "/v1/embeddings",
+    **{method: path for (_, path), method in PASSED_ON.items()},
     f"{_OPENAI}/ListModels": "/v1/models",
     f"{_OPENAI}/RetrieveModel": "/v1/models/{model}",
     f"{_OPENAI}/Refuse": UNKNOWN_ROUTE,
@@ -40,7 +39,7 @@ _ROUTES = {
     f"{_TYPED}/Embed": "/moltbot/v1/embed",
     f"{_TYPED}/ListModels": "/moltbot/v1/models",
 }
-_READ = frozenset({AUTHORIZATION, PEER, "x-request-id", "x-mesh-method", "x-mesh-path", "x-api-key"})
+_READ = frozenset({AUTHORIZATION, PEER, REQUEST_ID, MESH_METHOD, MESH_PATH, "x-api-key"})
 
 
 class Callers:
@@ -63,16 +62,16 @@ class Callers:
         """Begin the record of the call being served, its caller not yet recognised."""
         call = current_call()
         assert call is not None
-        request_id = metadata.get("x-request-id", "")
+        request_id = metadata.get(REQUEST_ID, "")
         if not _REQUEST_ID.match(request_id):
             request_id = uuid_text(uuid7())
         action = route = call.method
-        if "x-mesh-path" in metadata:
-            path = metadata["x-mesh-path"].partition("?")[0]
-            action = f"{metadata.get('x-mesh-method', 'POST')} {path}"[:256]
+        if MESH_PATH in metadata:
+            path = metadata[MESH_PATH].partition("?")[0]
+            action = f"{metadata.get(MESH_METHOD, 'POST')} {path}"[:256]
             route = _ROUTES.get(call.method, call.method)
-        peer = metadata.get(PEER, "").rpartition(":")[0] or metadata.get(PEER, "")
-        caller = Caller(ANONYMOUS, call.trace, request_id, action, peer.strip("[]"), call.deadline_monotonic_s)
+        peer = address(metadata.get(PEER, ""))
+        caller = Caller(ANONYMOUS, call.trace, request_id, action, peer, call.deadline_monotonic_s)
         return Exchange(caller, route)
 
     async def recognise(self, exchange: Exchange, metadata: Mapping[str, str]) -> Principal:
@@ -95,17 +94,7 @@ class Callers:
         exchange.caller = Caller(
             principal, caller.trace, caller.request_id, caller.action, caller.peer, caller.deadline_monotonic_s
         )
-        enter_call(
-            Call(
-                call.method,
-                principal,
-                call.deadline_monotonic_s,
-                call.trace,
-                caller.request_id,
-                caller.peer,
-                call.action,
-            )
-        )
+        enter_call(call.by(principal, caller.request_id))
         return principal
 
     @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from moltbot_mesh.telemetry import Stopwatch
 from moltbot_mesh.uuid7 import uuid7, uuid_text
@@ -12,9 +12,9 @@ from moltbot_models.generation import Usage
 
 if TYPE_CHECKING:
     from moltbot_gateway.ask import Caller
+    from moltbot_mesh.audit.event_words import Outcome
 
 UNKNOWN_ROUTE = "unknown"
-Outcome = Literal["success", "refused", "failed", "cancelled"]
 
 
 @dataclass(slots=True)

@@ -26,9 +26,10 @@ from moltbot_models.generation import Usage
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from moltbot_gateway.exchange import Exchange, Outcome
+    from moltbot_gateway.exchange import Exchange
     from moltbot_gateway.settings import GatewaySettings
     from moltbot_gateway.upstream_pool import OpenUpstream, UpstreamPool
+    from moltbot_mesh.audit.event_words import Outcome
     from moltbot_models.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest, Sampling
 
 _MOST_TOKENS = (1 << 31) - 1

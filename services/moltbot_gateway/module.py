@@ -27,7 +27,6 @@ from moltbot_gateway.servicer import GatewayServicer
 from moltbot_gateway.settings import GatewaySettings
 from moltbot_gateway.upstream_pool import UpstreamPool
 from moltbot_mesh.audit.producer import AuditProducer
-from moltbot_mesh.audit.spill import unused_spill
 from moltbot_mesh.http_routes import SERVED
 from moltbot_mesh.http_server import HttpRoutes
 from moltbot_mesh.module import Access, Module, Registration, Runtime, Service
@@ -55,9 +54,7 @@ async def open_gateway(runtime: Runtime) -> AsyncGenerator[Service]:
     async with contextlib.AsyncExitStack() as stack:
         peers = Peers(runtime.channel)
         audit = cast("AppendsEvents", audit_pb2_grpc.AuditServiceStub(runtime.channel("audit")))
-        producer = AuditProducer(
-            audit, unused_spill(runtime.data_dir / "audit-spill"), runtime.module, runtime.instance
-        )
+        producer = AuditProducer(audit, runtime.data_dir / "audit-spill", runtime.module, runtime.instance)
         await stack.enter_async_context(producer.running())
         outputs = Outputs(peers.watermark)
         await stack.enter_async_context(outputs.registering())

@@ -20,6 +20,7 @@ from moltbot_gateway.collect import Collected
 from moltbot_gateway.openai_errors import error_body, http_status
 from moltbot_gateway.openai_response import ChatChunks, CompletionChunks
 from moltbot_mesh.errors import InvalidArgument, MoltbotError, NotFound
+from moltbot_mesh.headers import MESH_STATUS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -124,7 +125,7 @@ class OpenAIServicer(openai_pb2_grpc.OpenAIServiceServicer):
         if exchange.model:
             headers.append(("x-moltbot-model", exchange.model))
         if error is not None:
-            headers.append(("x-mesh-status", str(http_status(error))))
+            headers.append((MESH_STATUS, str(http_status(error))))
             if error.retry_after_s is not None:
                 headers.append(("retry-after", str(max(1, math.ceil(error.retry_after_s)))))
         await context.send_initial_metadata(headers)

@@ -9,6 +9,7 @@ from moltbot.gateway.v1 import openai_pb2_grpc
 from prometheus_client import generate_latest
 
 from moltbot_gateway.openai_response import json_body
+from moltbot_mesh.headers import MESH_STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,7 +45,7 @@ class OperationsServicer(openai_pb2_grpc.OperationsServiceServicer):
         if not missing:
             found: dict[str, object] = {"status": "ready"}
             return HttpBody(content_type=_JSON, data=json_body(found | ({"degraded": degraded} if degraded else {})))
-        await context.send_initial_metadata((("x-mesh-status", "503"),))
+        await context.send_initial_metadata(((MESH_STATUS, "503"),))
         told = {"status": "not ready", "missing": [*missing, *degraded]}
         return HttpBody(content_type=_JSON, data=json_body(told))
 

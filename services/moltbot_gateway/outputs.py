@@ -53,7 +53,7 @@ class Outputs:
         """Have an answer registered; never waits."""
         size = len(output.text)
         if len(self._waiting) >= _WAITING or (self._waiting and self._waiting_bytes + size > _WAITING_BYTES):
-            self._drop(1, "the watermark service is behind")
+            self._drop("the watermark service is behind")
             return
         self._waiting.append(output)
         self._waiting_bytes += size
@@ -118,18 +118,18 @@ class Outputs:
                 return
             else:
                 for refusal in answer.refusals:
-                    self._drop(1, refusal.message)
+                    self._drop(refusal.message)
                 return
 
     async def _refused(self, group: list[pb.RegisterOutputRequest], why: str) -> None:
         """The call was refused: by one of the group, which must not cost the others."""
         if len(group) == 1:
-            self._drop(1, f"{group[0].request_id}: {why}")
+            self._drop(f"{group[0].request_id}: {why}")
             return
         for output in group:
             await self._register([output])
 
-    def _drop(self, count: int, why: str) -> None:
-        self.dropped += count
+    def _drop(self, why: str) -> None:
+        self.dropped += 1
         if self.dropped in (1, 10, 100) or self.dropped % 1000 == 0:
             log.error("outputs not registered", dropped=self.dropped, reason=why)

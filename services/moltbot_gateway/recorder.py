@@ -10,27 +10,21 @@ from moltbot.audit.v1 import audit_pb2
 from moltbot.watermark.v1 import watermark_pb2
 
 from moltbot_gateway.spans import record_spans
+from moltbot_mesh.audit.event_words import OUTCOMES, ingress
 from moltbot_mesh.errors import MoltbotError
 from moltbot_mesh.uuid7 import uuid7
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from moltbot_gateway.exchange import Attempt, Exchange, Outcome, ToolRun
+    from moltbot_gateway.exchange import Attempt, Exchange, ToolRun
     from moltbot_gateway.outputs import Outputs
     from moltbot_mesh.audit.producer import AuditProducer
     from moltbot_mesh.telemetry import Telemetry
 
 log = structlog.get_logger("moltbot.gateway")
 
-_OUTCOMES: dict[Outcome, audit_pb2.Outcome.ValueType] = {
-    "success": audit_pb2.OUTCOME_SUCCESS,
-    "refused": audit_pb2.OUTCOME_REFUSED,
-    "failed": audit_pb2.OUTCOME_FAILED,
-    "cancelled": audit_pb2.OUTCOME_CANCELLED,
-}
 _TENANTS_REMEMBERED = 1024
-_LOCAL = ("", "127.0.0.1", "::1")
 
 
 class Recorder:
@@ -92,13 +86,13 @@ class Recorder:
             event_id=exchange.event_id,
             time_unix_ns=exchange.started_ns,
             type=audit_pb2.EVENT_TYPE_REQUEST,
-            outcome=_OUTCOMES[exchange.outcome],
+            outcome=OUTCOMES[exchange.outcome],
             tenant=principal.tenant,
             subject=principal.subject,
             action=caller.action[:256],
             object=exchange.model,
             reason=exchange.reason,
-            ingress=audit_pb2.INGRESS_CLASS_LOCAL if caller.peer in _LOCAL else audit_pb2.INGRESS_CLASS_REMOTE,
+            ingress=ingress(caller.peer),
             request_id=caller.request_id,
             trace_id=trace_id,
             span_id=caller.trace.span_id,
@@ -158,7 +152,7 @@ class Recorder:
             event_id=uuid7(),
             time_unix_ns=done.started_ns,
             type=kind,
-            outcome=_OUTCOMES[done.outcome],
+            outcome=OUTCOMES[done.outcome],
             tenant=caller.principal.tenant,
             subject=caller.principal.subject,
             action="call",

@@ -9,7 +9,6 @@ from moltbot.audit.v1 import audit_pb2_grpc
 from moltbot.tool.v1 import tool_pb2_grpc
 
 from moltbot_mesh.audit.producer import AuditProducer
-from moltbot_mesh.audit.spill import unused_spill
 from moltbot_mesh.errors import InvalidArgument
 from moltbot_mesh.module import Access, Module, Registration, Runtime, Service
 from moltbot_mesh.threads import Threads
@@ -53,7 +52,7 @@ async def open_tool(runtime: Runtime) -> AsyncGenerator[Service]:
     """Register the tools and serve."""
     settings = runtime.settings(ToolSettings)
     stub = cast("AppendsEvents", audit_pb2_grpc.AuditServiceStub(runtime.channel("audit")))
-    producer = AuditProducer(stub, unused_spill(runtime.data_dir / "audit-spill"), runtime.module, runtime.instance)
+    producer = AuditProducer(stub, runtime.data_dir / "audit-spill", runtime.module, runtime.instance)
     async with producer.running(), Threads("tools", _THREADS, _MAX_WAITING) as threads:
         tools, effects = builtin_tools(settings), EffectRecords(producer)
         registry = Registry(tools, settings.tenants, settings.max_result_bytes, threads, effects.call)

@@ -8,29 +8,21 @@ that is recorded where it came in.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import structlog
 from moltbot.audit.v1 import audit_pb2
 
+from moltbot_mesh.audit.event_words import OUTCOMES, ingress
 from moltbot_mesh.errors import MoltbotError
 from moltbot_mesh.uuid7 import uuid7
 
 if TYPE_CHECKING:
+    from moltbot_mesh.audit.event_words import Outcome
     from moltbot_mesh.audit.producer import AuditProducer
     from moltbot_mesh.call import Call
 
 log = structlog.get_logger("moltbot.audit")
-
-CallOutcome = Literal["success", "refused", "failed", "cancelled"]
-
-_OUTCOMES: dict[CallOutcome, audit_pb2.Outcome.ValueType] = {
-    "success": audit_pb2.OUTCOME_SUCCESS,
-    "refused": audit_pb2.OUTCOME_REFUSED,
-    "failed": audit_pb2.OUTCOME_FAILED,
-    "cancelled": audit_pb2.OUTCOME_CANCELLED,
-}
-_LOCAL = ("", "127.0.0.1", "::1")
 
 
 class CallRecords:
@@ -55,7 +47,7 @@ class CallRecords:
             self.producer.admit()
 
     def record(
-        self, service: str, call: Call, outcome: CallOutcome, reason: str, http_status: int, duration_us: int
+        self, service: str, call: Call, outcome: Outcome, reason: str, http_status: int, duration_us: int
     ) -> None:
         """Record a call before its answer goes out.
 
@@ -69,24 +61,23 @@ class CallRecords:
         """
         if self.producer is None:
             return
-        peer = (call.peer.rpartition(":")[0] or call.peer).strip("[]")
         event = audit_pb2.AuditEvent(
             event_id=uuid7(),
             time_unix_ns=time.time_ns() - duration_us * 1000,
             type=audit_pb2.EVENT_TYPE_REQUEST,
-            outcome=_OUTCOMES[outcome],
+            outcome=OUTCOMES[outcome],
             tenant=call.principal.tenant[:128],
             subject=call.principal.subject[:256],
             action=(call.action or call.method)[:256],
             reason=reason[:64],
-            ingress=audit_pb2.INGRESS_CLASS_LOCAL if peer in _LOCAL else audit_pb2.INGRESS_CLASS_REMOTE,
+            ingress=ingress(call.peer),
             request_id=call.request_id[:128],
             trace_id=call.trace.trace_id,
             span_id=call.trace.span_id,
             service=service,
             instance=self._instance,
             duration_us=duration_us,
-            peer=peer[:64],
+            peer=call.peer[:64],
             http_status=http_status,
         )
         try:

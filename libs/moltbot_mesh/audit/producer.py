@@ -23,7 +23,7 @@ from moltbot.audit.v1 import audit_pb2
 
 from moltbot_mesh.audit.queued import Gap, Queued
 from moltbot_mesh.audit.sender import AppendsEvents, Sender
-from moltbot_mesh.audit.spill import Spill
+from moltbot_mesh.audit.spill import Spill, open_spill
 from moltbot_mesh.errors import InvalidArgument, MoltbotError, Unavailable
 from moltbot_mesh.uuid7 import uuid7, uuid_text
 
@@ -71,7 +71,7 @@ class AuditProducer:
 
     Args:
         stub: Of the audit service.
-        directory: For the spill, the producer's own.
+        directory: For the spill; another instance that has it open makes this one take the next, `<directory>-2`.
         service: Name of the service, for events that do not say it.
         instance: Likewise.
         queue_events: Most events in memory.
@@ -264,7 +264,7 @@ class AuditProducer:
         """
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(2, thread_name_prefix="audit-spill") as threads:
-            spill = await loop.run_in_executor(threads, Spill, self._directory, self._spill_bytes)
+            spill = await loop.run_in_executor(threads, open_spill, self._directory, self._spill_bytes)
             sender = Sender(self._stub, spill, threads)
             self._spill, self._sender = spill, sender
             self._thread_id, self._loop = threading.get_ident(), loop

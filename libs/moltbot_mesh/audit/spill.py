@@ -33,6 +33,10 @@ _IDENTITY_FILE = "producer"
 _ID_BYTES = 16
 
 
+class SpillInUse(Unavailable):
+    """Another process has the spill open."""
+
+
 class Spill:
     """One producer's spill. Any thread may append; one at a time reads and releases.
 
@@ -41,12 +45,14 @@ class Spill:
         limit_bytes: Most that may wait on disk.
 
     Raises:
-        Unavailable: Another process uses the directory, or it cannot be written.
+        SpillInUse: Another process uses the directory.
+        Unavailable: It cannot be written.
         DataLoss: The producer's identity is damaged.
     """
 
     def __init__(self, directory: Path, limit_bytes: int) -> None:
-        self._directory = directory
+        self.directory = directory
+        """Its own."""
         self._limit_bytes = limit_bytes
         self._file_bytes = min(_FILE_BYTES, limit_bytes // 8)
         self._lock = threading.Lock()
@@ -61,7 +67,8 @@ class Spill:
             self._sizes = {int(path.stem): path.stat().st_size for path in sorted(directory.glob("*.spill"))}
             self._next = self._find_end()
         except BlockingIOError:
-            raise Unavailable(f"{directory}: another process has this spill open") from None
+            os.close(self._lock_file)
+            raise SpillInUse(f"{directory}: another process has this spill open") from None
         except OSError as error:
             raise Unavailable(f"{directory}: the audit spill cannot be opened: {error.strerror}") from error
         self._file = -1
@@ -73,7 +80,7 @@ class Spill:
         """Whether the newest file's name is on disk."""
 
     def _start_epoch(self) -> tuple[bytes, int]:
-        path = self._directory / _IDENTITY_FILE
+        path = self.directory / _IDENTITY_FILE
         if path.exists():
             identity, _, epoch = path.read_text().strip().partition(" ")
             if len(identity) != 2 * _ID_BYTES or not epoch.isdigit():
@@ -94,7 +101,7 @@ class Spill:
         return max(last, first + 1)  # a file without an intact event keeps its name to itself
 
     def _path(self, first: int) -> Path:
-        return self._directory / f"{first:020d}.spill"
+        return self.directory / f"{first:020d}.spill"
 
     @property
     def size_bytes(self) -> int:
@@ -146,7 +153,7 @@ class Spill:
                 if self._file >= 0:
                     os.ftruncate(self._file, self._end)
             raise Unavailable(
-                f"{self._directory}: the audit spill cannot be written: {error.strerror}", reason="AUDIT_UNAVAILABLE"
+                f"{self.directory}: the audit spill cannot be written: {error.strerror}", reason="AUDIT_UNAVAILABLE"
             ) from error
         else:
             start = Position(self._first, self._end, self._next)
@@ -169,7 +176,7 @@ class Spill:
                 self._sizes[self._first] = 0
             self._named = False
         if sync and not self._named:
-            durable.sync(self._directory)
+            durable.sync(self.directory)
             self._named = True
         view, written = memoryview(data), 0
         while written < len(data):
@@ -264,7 +271,7 @@ class Spill:
         Raises:
             OSError: The disk fails.
         """
-        directory = self._directory / "rejected"
+        directory = self.directory / "rejected"
         durable.make_directories(directory)
         while not durable.create_durably(directory / f"{time.time_ns()}.binpb", payload):
             pass  # another was rejected in the same nanosecond
@@ -283,31 +290,20 @@ class Spill:
         os.close(self._lock_file)
 
 
-def unused_spill(directory: Path) -> Path:
-    """A directory for a spill that no running process has open: `directory` itself, or `<directory>-2` and so on.
+def open_spill(directory: Path, limit_bytes: int) -> Spill:
+    """Open the first spill that no other process has: in `directory`, or in `<directory>-2` and so on.
 
     So several instances of a service share a data directory; what one leaves behind is sent by the next that takes its
     place.
 
     Raises:
-        Unavailable: All places are taken.
+        Unavailable: All places are taken, or the spill cannot be written.
+        DataLoss: The producer's identity is damaged.
     """
     for number in range(1, _MOST_INSTANCES + 1):
-        candidate = directory if number == 1 else directory.with_name(f"{directory.name}-{number}")
-        if not _is_open(candidate):
-            return candidate
+        try:
+            place = directory if number == 1 else directory.with_name(f"{directory.name}-{number}")
+            return Spill(place, limit_bytes)
+        except SpillInUse:
+            continue
     raise Unavailable(f"{directory}: {_MOST_INSTANCES} processes have a spill there; use another data directory")
-
-
-def _is_open(directory: Path) -> bool:
-    try:
-        descriptor = os.open(directory / "lock", os.O_RDWR)
-    except OSError:
-        return False  # not there; or it cannot be opened, which opening the spill will tell
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False

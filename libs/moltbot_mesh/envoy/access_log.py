@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from moltbot_mesh.envoy.clusters import Node, cluster_names, typed
 from moltbot_mesh.envoy.config import GATEWAY
-from moltbot_mesh.envoy.routes import MESH_METHOD, MESH_PATH
+from moltbot_mesh.headers import MESH_METHOD, MESH_PATH, TRACEPARENT
 
 if TYPE_CHECKING:
     from moltbot_mesh.envoy.config import EnvoyConfig
@@ -87,7 +87,7 @@ def _refusals(config: EnvoyConfig) -> Node:
                 "grpc_service": {"envoy_grpc": {"cluster_name": cluster_names(config)[GATEWAY]}},
                 "buffer_size_bytes": 0,  # refusals are rare and must not wait
             },
-            additional_request_headers_to_log=[MESH_METHOD, MESH_PATH, "traceparent"],
+            additional_request_headers_to_log=[MESH_METHOD, MESH_PATH, TRACEPARENT],
             additional_response_headers_to_log=["grpc-status"],
         ),
     }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from moltbot_mesh.envoy.clusters import Node, typed
 from moltbot_mesh.envoy.routes import HEADER_MUTATION, exposed_services
+from moltbot_mesh.headers import PEER
 
 if TYPE_CHECKING:
     from moltbot_mesh.envoy.config import EnvoyConfig
@@ -59,7 +60,7 @@ def _header_mutation() -> Node:
                     *(_remove(prefix) for prefix in _CLIENT_MAY_NOT_SEND),
                     {
                         "append": {
-                            "header": {"key": "x-moltbot-peer", "value": "%DOWNSTREAM_REMOTE_ADDRESS%"},
+                            "header": {"key": PEER, "value": "%DOWNSTREAM_REMOTE_ADDRESS%"},
                             "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
                         }
                     },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moltbot_mesh.envoy.routes import MESH_PATH
+from moltbot_mesh.headers import MESH_PATH
 
 if TYPE_CHECKING:
     from moltbot_mesh.envoy.clusters import Node

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from moltbot.third_party.envoy.v3 import accesslog_pb2
 
+from moltbot_mesh.headers import MESH_METHOD, MESH_PATH, TRACEPARENT
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -45,8 +47,8 @@ def parse_entry(entry: accesslog_pb2.HTTPAccessLogEntry) -> RefusedRequest:
     request, common = entry.request, entry.common_properties
     headers = request.request_headers
     grpc_status = entry.response.response_headers.get("grpc-status", "")
-    method = headers.get("x-mesh-method", "") or _method_name(request.request_method)
-    path = headers.get("x-mesh-path", "") or request.original_path or request.path
+    method = headers.get(MESH_METHOD, "") or _method_name(request.request_method)
+    path = headers.get(MESH_PATH, "") or request.original_path or request.path
     return RefusedRequest(
         method=method[:_LONGEST_TEXT],
         path=path.partition("?")[0][:_LONGEST_TEXT],
@@ -55,7 +57,7 @@ def parse_entry(entry: accesslog_pb2.HTTPAccessLogEntry) -> RefusedRequest:
         details=entry.response.response_code_details[:_LONGEST_TEXT],
         peer=common.downstream_remote_address.socket_address.address,
         start_time_ns=common.start_time.ToNanoseconds(),
-        traceparent=headers.get("traceparent", "")[:_LONGEST_TEXT],
+        traceparent=headers.get(TRACEPARENT, "")[:_LONGEST_TEXT],
         grpc_status=int(grpc_status) if grpc_status.isdigit() else None,
     )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from moltbot_mesh.envoy.clusters import Node, cluster_names, seconds, typed
 from moltbot_mesh.envoy.config import GATEWAY, GATEWAY_HTTP, GATEWAY_PASSES
+from moltbot_mesh.headers import MESH_METHOD, MESH_PATH, REQUEST_ID
 from moltbot_mesh.http_routes import PASSED_ON
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ HEADER_MUTATION = "envoy.filters.http.header_mutation"
 GRPC_WEB = "envoy.filters.http.grpc_web"
 TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
 BUFFER = "envoy.filters.http.buffer"
-MESH_PATH = "x-mesh-path"
-MESH_METHOD = "x-mesh-method"
 _PATH_LENGTH = 1024
 
 # Not Envoy's own `grpc: {}`: the route is chosen before gRPC-Web (`application/grpc-web+proto`) has become gRPC.
@@ -49,7 +48,7 @@ def route_configuration(config: EnvoyConfig) -> Node:
         "validate_clusters": config.clusters_file is None,
         # A client's own id was dropped if it was not one; see `status.lua`.
         "request_headers_to_add": [
-            {"header": {"key": "x-request-id", "value": "%UNIQUE_ID%"}, "append_action": "ADD_IF_ABSENT"}
+            {"header": {"key": REQUEST_ID, "value": "%UNIQUE_ID%"}, "append_action": "ADD_IF_ABSENT"}
         ],
     }
 

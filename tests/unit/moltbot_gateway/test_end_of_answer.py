@@ -11,8 +11,8 @@ from google.api.httpbody_pb2 import HttpBody
 from moltbot_gateway.callers import Callers
 from moltbot_gateway.openai_servicer import OpenAIServicer
 from moltbot_gateway.settings import GatewaySettings
+from moltbot_mesh.body_answers import whole
 from moltbot_mesh.call import Call, Principal, enter_call
-from moltbot_mesh.interceptors import _whole
 from moltbot_models.generation import Delta, Usage
 
 END = (Delta("", finish_reason="stop", usage=Usage(1, 2)),)
@@ -49,7 +49,7 @@ def chat(happened, pool):
         context = Mock(invocation_metadata=Mock(return_value=()), send_initial_metadata=AsyncMock())
         context.write = AsyncMock(side_effect=lambda data: happened.append(HttpBody.FromString(data)))
         enter_call(Call("/moltbot.gateway.v1.OpenAIService/ChatCompletions"))
-        last = await _whole(servicer.ChatCompletions)(HttpBody(data=body), context)
+        last = await whole(servicer.ChatCompletions)(HttpBody(data=body), context)
         happened.append(HttpBody.FromString(last))
 
     return ask

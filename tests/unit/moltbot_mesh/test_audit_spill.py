@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moltbot_mesh.audit.spill import Spill, unused_spill
+from moltbot_mesh.audit.spill import Spill, open_spill
 from moltbot_mesh.errors import ResourceExhausted, Unavailable
 
 
@@ -120,11 +120,10 @@ def test_a_spill_is_for_one_process(tmp_path):
 
 def test_several_processes_of_one_data_directory_have_a_spill_each(tmp_path):
     wanted = tmp_path / "spill"
-    assert unused_spill(wanted) == wanted
-    first = Spill(wanted, 1 << 20)
-    assert unused_spill(wanted) == tmp_path / "spill-2"
-    second = Spill(unused_spill(wanted), 1 << 20)
-    assert unused_spill(wanted) == tmp_path / "spill-3"
+    first, second, third = (open_spill(wanted, 1 << 20) for _ in range(3))
+    assert [one.directory for one in (first, second, third)] == [wanted, tmp_path / "spill-2", tmp_path / "spill-3"]
     first.close()
-    assert unused_spill(wanted) == wanted
-    second.close()
+    again = open_spill(wanted, 1 << 20)
+    assert again.directory == wanted
+    for one in (again, second, third):
+        one.close()
