@@ -45,6 +45,8 @@ def from_proto(proto: manifest_pb2.Manifest) -> Manifest:
         timeout_s=proto.timeout_s or DEFAULT_TIMEOUT_S,
         idle_timeout_s=proto.idle_timeout_s or DEFAULT_IDLE_TIMEOUT_S,
         marks=proto.marks,
+        options=MappingProxyType(dict(proto.options)),
+        revision=proto.revision,
     )
     if problems := problems_of(manifest):
         violations = [FieldViolation("task" if key == "type" else key, message) for key, message in problems]
@@ -77,4 +79,6 @@ def to_proto(manifest: Manifest) -> manifest_pb2.Manifest:
         timeout_s=manifest.timeout_s,
         idle_timeout_s=manifest.idle_timeout_s,
         marks=manifest.marks,
+        options=manifest.options,
+        revision=manifest.revision,
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from moltbot_mesh.errors import InvalidArgument, MoltbotError
-from moltbot_models.manifest import load_manifests
+from moltbot_models.manifest_yaml import load_manifests
 from moltbot_router.policy import Table
 from moltbot_router.rules import load_rules
 

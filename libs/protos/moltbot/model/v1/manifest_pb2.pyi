@@ -71,6 +71,26 @@ class Manifest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class OptionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
@@ -87,6 +107,8 @@ class Manifest(_message.Message):
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
     IDLE_TIMEOUT_S_FIELD_NUMBER: _builtins.int
     MARKS_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The name clients ask for."""
     task: Global___Task.ValueType
@@ -113,6 +135,8 @@ class Manifest(_message.Message):
     """Seconds the upstream may stay silent between two tokens; 0 means 30."""
     marks: _builtins.bool
     """Whether answers may carry the mark."""
+    revision: _builtins.str
+    """Digest of weights and options; an upstream is opened anew when it changes."""
     @_builtins.property
     def auth(self) -> Global___Auth:
         """How the mesh proves itself to the upstream. Never returned by an API."""
@@ -128,6 +152,10 @@ class Manifest(_message.Message):
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels for people and rules."""
+
+    @_builtins.property
+    def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """How an engine of the mesh's own runs it, as texts: `weights: u8`, `threads: 2`."""
 
     def __init__(
         self,
@@ -148,10 +176,12 @@ class Manifest(_message.Message):
         timeout_s: _builtins.float = ...,
         idle_timeout_s: _builtins.float = ...,
         marks: _builtins.bool = ...,
+        options: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        revision: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "context_length", b"context_length", "endpoint", b"endpoint", "id", b"id", "idle_timeout_s", b"idle_timeout_s", "labels", b"labels", "marks", b"marks", "max_tokens", b"max_tokens", "path", b"path", "provider", b"provider", "task", b"task", "task_types", b"task_types", "tenants", b"tenants", "timeout_s", b"timeout_s", "upstream_model", b"upstream_model", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "context_length", b"context_length", "endpoint", b"endpoint", "id", b"id", "idle_timeout_s", b"idle_timeout_s", "labels", b"labels", "marks", b"marks", "max_tokens", b"max_tokens", "options", b"options", "path", b"path", "provider", b"provider", "revision", b"revision", "task", b"task", "task_types", b"task_types", "tenants", b"tenants", "timeout_s", b"timeout_s", "upstream_model", b"upstream_model", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
