@@ -17,8 +17,8 @@ from moltbot_models.generation import Embeddings, Usage
 from moltbot_models.providers.engines import engine_failure
 from moltbot_models.providers.upstream_errors import connection_lost, garbage, timed_out, unreachable
 from moltbot_models.triton.client import TritonClient, TritonRefusal
+from moltbot_models.triton.probe import probe_model
 from moltbot_models.triton.repository import triton_name
-from moltbot_models.triton.server import probe_model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

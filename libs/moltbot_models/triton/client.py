@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
@@ -38,6 +39,22 @@ _OPTIONS = [
 _pb: Any = service_pb2  # generated without types
 
 
+@dataclass(frozen=True, slots=True)
+class ModelStatistics:
+    """Counters of one version of a model. Source: Triton, statistics extension."""
+
+    name: str
+    version: int
+    requests: int
+    """Texts for an encoder, requests for a text model."""
+    batches: int
+    failures: int
+    queue_s: float
+    """Seconds that requests waited, summed."""
+    compute_s: float
+    """Seconds in the backend, summed; a text model's requests only begin there."""
+
+
 class TritonRefusal(Exception):
     """Triton, or the model in it, answered with an error; the message holds no text of a request."""
 
@@ -60,8 +77,28 @@ class TritonClient:
         return bool((await self._stub.ServerLive(_pb.ServerLiveRequest(), timeout=timeout_s)).live)
 
     async def load(self, name: str, timeout_s: float) -> None:
-        """Load a model of the repository."""
+        """Load a model of the repository, or its new version: requests go to the old one until the new one is ready."""
         await self._stub.RepositoryModelLoad(_pb.RepositoryModelLoadRequest(model_name=name), timeout=timeout_s)
+
+    async def unload(self, name: str, timeout_s: float) -> None:
+        """Take a model out; requests under way end first."""
+        await self._stub.RepositoryModelUnload(_pb.RepositoryModelUnloadRequest(model_name=name), timeout=timeout_s)
+
+    async def statistics(self, timeout_s: float) -> list[ModelStatistics]:
+        """What each loaded model has done since it was loaded."""
+        answer = await self._stub.ModelStatistics(_pb.ModelStatisticsRequest(), timeout=timeout_s)
+        return [
+            ModelStatistics(
+                name=one.name,
+                version=int(one.version),
+                requests=one.inference_count,
+                batches=one.execution_count,
+                failures=one.inference_stats.fail.count,
+                queue_s=one.inference_stats.queue.ns / 1e9,
+                compute_s=one.inference_stats.compute_infer.ns / 1e9,
+            )
+            for one in answer.model_stats
+        ]
 
     async def generate(
         self, name: str, request: GenerationRequest, *, stream: bool, first_s: float, idle_s: float

@@ -77,20 +77,42 @@ def write_repository(root: Path, specs: Sequence[ModelSpec], *, library: Path | 
         InvalidArgument: An option is unknown or has no such value, or two models have one name.
         FailedPrecondition: The directory cannot be written.
     """
-    configs = {triton_name(spec.id): config_of(spec, library or _own_library()) for spec in specs}
-    if len(configs) != len(specs):
+    if len({triton_name(spec.id) for spec in specs}) != len(specs):
         raise InvalidArgument("two models for Triton have the same id; rename one in the manifests")
-    model = resources.files("moltbot_models.triton").joinpath("model.py.template").read_text("utf-8")
+    for spec in specs:
+        config_of(spec, root)  # refused before anything is replaced
     try:
         shutil.rmtree(root, ignore_errors=True)
-        for name, config in configs.items():
-            version = root / name / "1"
-            version.mkdir(parents=True)
-            (version / "model.py").write_text(model, "utf-8")
-            (root / name / "config.pbtxt").write_text(config, "utf-8")
-        root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(parents=True)
     except OSError as error:
         raise FailedPrecondition(f"{root}: cannot be written: {error.strerror}") from None
+    for spec in specs:
+        write_model(root, spec, library=library)
+
+
+def write_model(root: Path, spec: ModelSpec, version: int = 1, *, library: Path | None = None) -> None:
+    """Write one model beside the others; its older versions go, what Triton has loaded of them stays loaded.
+
+    Args:
+        root: The repository's directory.
+        spec: What to serve.
+        version: Triton's number; a greater one makes a running Triton load it anew.
+        library: As in `write_repository`.
+
+    Raises:
+        InvalidArgument: An option is unknown or has no such value.
+        FailedPrecondition: The directory cannot be written.
+    """
+    config = config_of(spec, library or _own_library())
+    model = resources.files("moltbot_models.triton").joinpath("model.py.template").read_text("utf-8")
+    directory = root / triton_name(spec.id)
+    try:
+        shutil.rmtree(directory, ignore_errors=True)
+        (directory / str(version)).mkdir(parents=True)
+        (directory / str(version) / "model.py").write_text(model, "utf-8")
+        (directory / "config.pbtxt").write_text(config, "utf-8")
+    except OSError as error:
+        raise FailedPrecondition(f"{directory}: cannot be written: {error.strerror}") from None
 
 
 def config_of(spec: ModelSpec, library: Path) -> str:

@@ -7,17 +7,18 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc.aio
 
-from moltbot_mesh.errors import FailedPrecondition, Unavailable
+from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, MoltbotError, Unavailable
 from moltbot_mesh.supervisor import Supervisor
-from moltbot_models.generation import GenerationRequest, Sampling
 from moltbot_models.triton.client import TritonClient, TritonRefusal
+from moltbot_models.triton.probe import probe_model
 from moltbot_models.triton.provision import python_libraries
-from moltbot_models.triton.repository import triton_name, write_repository
+from moltbot_models.triton.repository import config_of, triton_name, write_model, write_repository
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -49,7 +50,7 @@ class TritonServer:
 
     Args:
         runtime: The installed Triton.
-        specs: What to serve.
+        specs: What to serve from the start; without them Triton is not ready.
         run_dir: For this installation alone (0700), with a short path: the repository and the socket.
         threads: Of each model's arithmetic; 0 takes every core. A spec's own option wins.
         kv_cache_mib: Memory for keys and values of each text model. A spec's own option wins.
@@ -64,7 +65,14 @@ class TritonServer:
         threads: int = 0,
         kv_cache_mib: int = 128,
     ) -> None:
-        self._specs = [_with_defaults(spec, threads, kv_cache_mib) for spec in specs]
+        self._threads, self._kv_cache_mib = threads, kv_cache_mib
+        self._needed = [self._completed(spec) for spec in specs]
+        self._placed: dict[str, ModelSpec] = {}
+        """Added while it runs, by id."""
+        self._versions: dict[str, int] = {}
+        self._placing = asyncio.Lock()
+        self.failed: dict[str, str] = {}
+        """Models placed while it ran that did not come back after a restart, with the reason."""
         self._run_dir = run_dir.absolute()
         self._repository = self._run_dir / "models"
         # Of this installation alone: two daemons must not share the Python backend's memory.
@@ -125,19 +133,72 @@ class TritonServer:
         except OSError as error:
             raise FailedPrecondition(f"{self._run_dir}: cannot be written: {error.strerror}") from None
         self._clear_shared_memory()
-        write_repository(self._repository, self._specs)
+        write_repository(self._repository, self._needed)
+
+    async def place(self, spec: ModelSpec) -> None:
+        """Serve a model, or its new version; the old one answers until the new one does.
+
+        Raises:
+            InvalidArgument: An option is wrong.
+            FailedPrecondition: It cannot be loaded; an old version stays in use.
+            Unavailable: Triton is not there, or the model does not answer.
+        """
+        spec = self._completed(spec)
+        if any(spec.id == needed.id for needed in self._needed):
+            raise InvalidArgument(f"model {spec.id}: the node serves a model of this id from its start; choose another")
+        config_of(spec, self._repository)
+        async with self._placing, contextlib.aclosing(TritonClient(self.endpoint)) as client:
+            before = self._placed.get(spec.id)
+            await asyncio.to_thread(self._write, spec)
+            try:
+                await _load(client, spec)
+                await _probe(client, spec)
+            except MoltbotError:
+                if before is None:
+                    await self._unloaded(client, spec.id)
+                else:
+                    # Triton keeps the old version; a restart must find its files, too.
+                    await asyncio.to_thread(self._write, before)
+                    with contextlib.suppress(MoltbotError):
+                        await _load(client, before)
+                raise
+            self._placed[spec.id] = spec
+            self.failed.pop(spec.id, None)
+
+    async def withdraw(self, model_id: str) -> None:
+        """Serve a placed model no more; requests under way end first. Harmless if it is not there."""
+        async with self._placing, contextlib.aclosing(TritonClient(self.endpoint)) as client:
+            if self._placed.pop(model_id, None) is not None:
+                self.failed.pop(model_id, None)
+                await self._unloaded(client, model_id)
+
+    def _write(self, spec: ModelSpec) -> None:
+        version = self._versions.get(spec.id, 0) + 1
+        self._versions[spec.id] = version
+        write_model(self._repository, spec, version)
+
+    async def _unloaded(self, client: TritonClient, model_id: str) -> None:
+        with contextlib.suppress(grpc.aio.AioRpcError):  # gone with a server that is just starting again
+            await client.unload(triton_name(model_id), _LOAD_S)
+        await asyncio.to_thread(shutil.rmtree, self._repository / triton_name(model_id), ignore_errors=True)
+
+    def _completed(self, spec: ModelSpec) -> ModelSpec:
+        defaults = {"threads": str(self._threads)}
+        if spec.task == "text-generation":
+            defaults["kv_cache_mib"] = str(self._kv_cache_mib)
+        return dataclasses.replace(spec, options=defaults | dict(spec.options))
 
     async def _load_models(self) -> None:
         async with contextlib.aclosing(TritonClient(self.endpoint)) as client:
             await self._wait_live(client)
-            for spec in self._specs:
+            for spec in self._needed:
+                await _load(client, spec)
+            for spec in list(self._placed.values()):
                 try:
-                    await client.load(triton_name(spec.id), _LOAD_S)
-                except grpc.aio.AioRpcError as error:
-                    why = str(error.details()).partition("\n\nAt:")[0]  # without the traceback of the Python backend
-                    text = f"model {spec.id} ({spec.path}): Triton cannot load it: {why}"
-                    kind = Unavailable if error.code() in _MAY_PASS else FailedPrecondition
-                    raise kind(text) from error
+                    await _load(client, spec)
+                    self.failed.pop(spec.id, None)
+                except MoltbotError as error:  # one that broke meanwhile must not keep the others away
+                    self.failed[spec.id] = error.message
 
     async def _alive(self) -> None:
         async with contextlib.aclosing(TritonClient(self.endpoint)) as client:
@@ -156,42 +217,28 @@ class TritonServer:
         raise Unavailable("triton ended while it started")
 
     async def _ready(self) -> bool:
-        """Infer with every model: READY in Triton's own words does not mean that a model answers."""
+        """Infer with every model that must be there."""
         async with contextlib.aclosing(TritonClient(self.endpoint)) as client:
-            for spec in self._specs:
-                try:
-                    await probe_model(client, spec.task, triton_name(spec.id), _PROBE_S)
-                except (grpc.aio.AioRpcError, TimeoutError, TritonRefusal, ValueError) as error:
-                    raise Unavailable(f"model {spec.id} does not answer: {error}") from error
+            for spec in self._needed:
+                await _probe(client, spec)
         return True
 
 
-async def probe_model(client: TritonClient, task: str, name: str, timeout_s: float) -> None:
-    """Ask a model for one token or one vector.
-
-    Raises:
-        ValueError: It answered with nothing.
-        TritonRefusal: It refused. And as `TritonClient`.
-    """
-    if task == "embedding":
-        vectors, _ = await client.embed(name, ["probe"], timeout_s)
-        if vectors.shape[0] != 1 or not 0.9 < float((vectors * vectors).sum()) < 1.1:
-            raise ValueError("its vector is empty or not of length 1")
-        return
-    request = GenerationRequest(model=name, prompt="a", sampling=Sampling(max_tokens=1, temperature=0.0))
-    deltas = client.generate(name, request, stream=False, first_s=timeout_s, idle_s=timeout_s)
-    async with contextlib.aclosing(deltas):
-        async for piece in deltas:
-            if piece and piece[-1].finish_reason is not None:
-                return
-    raise ValueError("its answer has no end")
+async def _load(client: TritonClient, spec: ModelSpec) -> None:
+    try:
+        await client.load(triton_name(spec.id), _LOAD_S)
+    except grpc.aio.AioRpcError as error:
+        why = str(error.details()).partition("\n\nAt:")[0]  # without the traceback of the Python backend
+        text = f"model {spec.id} ({spec.path}): Triton cannot load it: {why}"
+        kind = Unavailable if error.code() in _MAY_PASS else FailedPrecondition
+        raise kind(text) from error
 
 
-def _with_defaults(spec: ModelSpec, threads: int, kv_cache_mib: int) -> ModelSpec:
-    defaults = {"threads": str(threads)}
-    if spec.task == "text-generation":
-        defaults["kv_cache_mib"] = str(kv_cache_mib)
-    return dataclasses.replace(spec, options=defaults | dict(spec.options))
+async def _probe(client: TritonClient, spec: ModelSpec) -> None:
+    try:
+        await probe_model(client, spec.task, triton_name(spec.id), _PROBE_S)
+    except (grpc.aio.AioRpcError, TimeoutError, TritonRefusal, ValueError) as error:
+        raise Unavailable(f"model {spec.id} does not answer: {error}") from error
 
 
 def _argv(runtime: TritonRuntime, repository: Path, socket: Path, regions: str) -> list[str]:

@@ -1,0 +1,1 @@
+"""The models of one installation: what was added, from where, with which hashes, and how it passed its gate."""

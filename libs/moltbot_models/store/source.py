@@ -1,0 +1,87 @@
+"""What a model directory holds: its format, its task, whether it can be served here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from moltbot_mesh.errors import InvalidArgument
+from moltbot_models.engine.architecture import FAMILIES, read_architecture
+from moltbot_models.engine.config import EngineError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from moltbot_models.manifest import Task
+
+Format = Literal["huggingface", "openvino"]
+_ENCODERS: dict[str, Task] = {"BertModel": "embedding"}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model directory that can be served."""
+
+    path: Path
+    format: Format
+    task: Task
+    architecture: str
+    """As config.json names it."""
+    context_length: int
+    """Tokens of prompt and answer, or of one text to embed."""
+    size_bytes: int
+    """Of the weights."""
+
+
+def inspect(path: Path, context_length: int | None = None) -> Source:
+    """Look at a model directory without loading it.
+
+    Args:
+        path: A Hugging Face directory, or one with an OpenVINO IR beside config.json and tokenizer.json.
+        context_length: Cut the context to so many tokens.
+
+    Raises:
+        InvalidArgument: It is no model directory, or holds what is not built; the message names it.
+    """
+    if not path.is_dir():
+        raise InvalidArgument(f"{path}: no such directory; name a Hugging Face directory, a GGUF file or a URL")
+    config = _config(path)
+    names = cast("list[str]", config.get("architectures") or [])
+    architecture = names[0] if names else str(config.get("model_type", "unknown"))
+    weights = [*path.glob("*.safetensors")] or [*path.glob("openvino_model.bin")]
+    if not weights:
+        other = next((file.name for kind in ("*.bin", "*.pt", "*.pth", "*.gguf") for file in path.glob(kind)), None)
+        raise InvalidArgument(
+            f"{path}: no weights (*.safetensors or openvino_model.bin)"
+            + (f"; {other} is not read: convert it to safetensors" if other else "; download the whole model")
+        )
+    kind: Format = "huggingface" if weights[0].suffix == ".safetensors" else "openvino"
+    if not (path / "tokenizer.json").is_file():
+        raise InvalidArgument(f"{path}: no tokenizer.json; save the fast tokenizer beside the weights")
+    size = sum(file.stat().st_size for file in weights)
+    task = _ENCODERS.get(architecture)
+    if task is not None:
+        return Source(path, kind, task, architecture, int(config.get("max_position_embeddings", 512)), size)
+    if kind == "openvino" and architecture not in FAMILIES:
+        length = context_length or int(config.get("max_position_embeddings", 2048))
+        return Source(path, kind, "text-generation", architecture, length, size)
+    try:
+        length = read_architecture(config, context_length).context_length
+    except EngineError as error:
+        known = f"; encoders built are {', '.join(_ENCODERS)}" if architecture not in FAMILIES else ""
+        raise InvalidArgument(f"{path}: {error}{known}", reason="MODEL_UNSUPPORTED") from None
+    return Source(path, kind, "text-generation", architecture, length, size)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    file = path / "config.json"
+    try:
+        config = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise InvalidArgument(f"{path}: not a Hugging Face model directory (no config.json)") from None
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"{file}: cannot be read: {error}; download the model again") from None
+    if not isinstance(config, dict):
+        raise InvalidArgument(f"{file}: must hold a JSON object; download the model again")
+    return cast("dict[str, Any]", config)
