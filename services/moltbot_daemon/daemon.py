@@ -90,9 +90,8 @@ async def serving(settings: Settings, places: Places, progress: Callable[[str], 
         envoy.check_port()
         local = await asyncio.to_thread(inference.prepare, settings.inference, places, progress)
         await stack.enter_async_context(local.running())
-        if local.manifests is not None:
-            router = settings.router.model_copy(update={"models": (local.manifests, *settings.router.models)})
-            settings = settings.model_copy(update={"router": router})
+        router = settings.router.model_copy(update={"models": (local.manifests, *settings.router.models)})
+        settings = settings.model_copy(update={"router": router})
         node = Node(
             data_dir=places.data_dir,
             mesh_key=load_mesh_key(places.mesh_key_file),
@@ -109,8 +108,7 @@ async def serving(settings: Settings, places: Places, progress: Callable[[str], 
         await stack.enter_async_context(bounded_log(envoy, settings))
         progress("waiting for the models and Envoy")
         await child.wait_ready(_START_S)
-        if local.triton is not None:
-            await local.triton.wait_ready(_START_S)
+        await local.wait_ready(_START_S)
         port = await envoy.port()
         scheme = "https" if settings.envoy.tls_certificate else "http"
         yield Started(f"{scheme}://{settings.host}:{port}", time.monotonic() - started_s, mesh)

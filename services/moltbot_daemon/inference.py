@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
-import yaml
 
+from moltbot_daemon.node_models import NodeModels
 from moltbot_mesh.errors import InvalidArgument, MoltbotError
+from moltbot_models.manifest import Manifest
+from moltbot_models.store.catalogue import ModelStore
+from moltbot_models.store.source import check_weights, inspect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -25,8 +28,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger("moltbot.daemon")
 
 EMBEDDER_ID = "minilm-l6"
-_MANIFESTS = "local-models.yaml"
-_CONTEXT_LENGTH = 2048
 _READY_S = 120.0
 
 
@@ -34,23 +35,33 @@ _READY_S = 120.0
 class Local:
     """The models of this node."""
 
-    manifests: Path | None
-    """The router's file; `None` if the node runs no model itself."""
+    models: NodeModels
     triton: TritonServer | None
-    """The child that serves them; `None`: they run in this process."""
+    """The child that serves them; `None`: they run in the gateway's process."""
 
-    def missing(self) -> list[str]:
-        """What keeps them from answering."""
-        return self.triton.missing() if self.triton else []
+    @property
+    def manifests(self) -> Path:
+        """The router's file."""
+        return self.models.manifests
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Run them while the context is open."""
-        if self.triton is None:
+        """Run them, and follow the store, while the context is open."""
+        async with contextlib.AsyncExitStack() as stack:
+            if self.triton is not None:
+                await stack.enter_async_context(self.triton.running())
+            await stack.enter_async_context(self.models.following())
             yield
-            return
-        async with self.triton.running():
-            yield
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Wait until the node's own models have answered; those of the store come when they are loaded.
+
+        Raises:
+            FailedPrecondition: They never will.
+            Unavailable: They did not in time.
+        """
+        if self.triton is not None:
+            await self.triton.wait_ready(timeout_s)
 
 
 @contextlib.asynccontextmanager
@@ -64,10 +75,8 @@ async def serving(settings: InferenceSettings, places: Places, progress: Callabl
         MoltbotError: Triton cannot be had, or does not start.
     """
     local = await asyncio.to_thread(prepare, settings.model_copy(update={"engine": "triton"}), places, progress)
-    assert local.triton is not None
-    assert local.manifests is not None
     async with local.running():
-        await local.triton.wait_ready(_READY_S)
+        await local.wait_ready(_READY_S)
         yield local.manifests
 
 
@@ -96,23 +105,8 @@ def text_model(settings: InferenceSettings) -> Path:
     if not weights:
         raise InvalidArgument(f"{path}: no weights (*.safetensors); download the whole model")
     for file in weights:
-        _check_weights(file)
+        check_weights(file)
     return path
-
-
-def _check_weights(file: Path) -> None:
-    """Look at the header. Source: https://github.com/huggingface/safetensors#format."""
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        size = file.stat().st_size
-        try:
-            header: dict[str, Any] = json.loads(stream.read(length)) if 8 + length <= size else {}
-            end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-            whole = bool(8 + length + end <= size)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            whole = False
-    if not whole:
-        raise InvalidArgument(f"{file}: damaged or cut off; download the model again")
 
 
 def prepare(settings: InferenceSettings, places: Places, progress: Callable[[str], None]) -> Local:
@@ -126,28 +120,22 @@ def prepare(settings: InferenceSettings, places: Places, progress: Callable[[str
     Raises:
         MoltbotError: The model is not there, or `engine: triton` and Triton cannot be had.
     """
-    if settings.engine == "none":
-        return Local(None, None)
-    path = text_model(settings)
-    model_id = settings.model_id or ("moltbot-tiny" if settings.model_path is None else path.name)
-    embedder = _embedder(settings, places, progress)
-    triton = _triton(settings, places, progress, model_id, path, embedder)
-    where = {"provider": "triton", "endpoint": triton.endpoint} if triton else {"provider": "embedded"}
-    models: list[dict[str, object]] = [
-        {
-            "id": model_id,
-            "type": "text-generation",
-            "path": str(path),
-            "context_length": _CONTEXT_LENGTH,
-            "marks": True,
-            **where,
-        }
-    ]
-    if embedder is not None:
-        models.append({"id": EMBEDDER_ID, "type": "embedding", "path": str(embedder), **where})
-    file = places.run_dir / _MANIFESTS
-    file.write_text("# Written by the daemon at each start.\n" + yaml.safe_dump({"models": models}, sort_keys=False))
-    return Local(file, triton)
+    store = ModelStore(places.models_dir)
+    fixed: list[Manifest] = []
+    triton = None
+    if settings.engine != "none":
+        path = text_model(settings)
+        model_id = settings.model_id or ("moltbot-tiny" if settings.model_path is None else path.name)
+        length = inspect(path).context_length
+        own = [Manifest(model_id, "text-generation", "embedded", path=str(path), context_length=length, marks=True)]
+        embedder = _embedder(settings, places, progress)
+        if embedder is not None:
+            own.append(Manifest(EMBEDDER_ID, "embedding", "embedded", path=str(embedder)))
+        triton = _triton(settings, places, progress, own)
+        fixed = own if triton is None else [replace(m, provider="triton", endpoint=triton.endpoint) for m in own]
+    models = NodeModels(store, fixed, triton, places.run_dir, local=settings.engine != "none")
+    models.write()
+    return Local(models, triton)
 
 
 def _embedder(settings: InferenceSettings, places: Places, progress: Callable[[str], None]) -> Path | None:
@@ -163,12 +151,7 @@ def _embedder(settings: InferenceSettings, places: Places, progress: Callable[[s
 
 
 def _triton(
-    settings: InferenceSettings,
-    places: Places,
-    progress: Callable[[str], None],
-    model_id: str,
-    path: Path,
-    embedder: Path | None,
+    settings: InferenceSettings, places: Places, progress: Callable[[str], None], own: list[Manifest]
 ) -> TritonServer | None:
     if settings.engine == "embedded":
         return None
@@ -183,9 +166,10 @@ def _triton(
             raise
         log.warning("Triton cannot be had; the engine runs in this process", error=error.message)
         return None
-    specs = [ModelSpec(model_id, "text-generation", path)]
-    if embedder is not None:
-        specs.append(ModelSpec(EMBEDDER_ID, "embedding", embedder))
     return TritonServer(
-        runtime, specs, places.run_dir / "triton", threads=settings.threads, kv_cache_mib=settings.kv_cache_mib
+        runtime,
+        [ModelSpec(manifest.id, manifest.task, Path(manifest.path)) for manifest in own],
+        places.run_dir / "triton",
+        threads=settings.threads,
+        kv_cache_mib=settings.kv_cache_mib,
     )

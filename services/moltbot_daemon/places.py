@@ -39,6 +39,11 @@ class Places:
         return self.run_dir / "http.sock"
 
     @property
+    def models_dir(self) -> Path:
+        """What `moltbot model add` wrote: a folder a model."""
+        return self.data_dir / "models"
+
+    @property
     def store_dir(self) -> Path:
         """Small configuration: API keys."""
         return self.data_dir / "store"

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument
 from moltbot_models.engine.config import EngineError
 from moltbot_models.generation import Embeddings, Usage
-from moltbot_models.providers.engines import engine_failure
+from moltbot_models.providers.engines import EngineKey, engine_failure
 from moltbot_models.providers.upstream_errors import timed_out
+from moltbot_models.triton.repository import checked_options
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -28,7 +29,9 @@ class EmbeddedUpstream:
     def __init__(self, manifest: Manifest, context: UpstreamContext) -> None:
         self._manifest = manifest
         self._engines = context.engines
-        self._path = Path(manifest.path)
+        self._key = EngineKey.of(manifest)
+        self._engines.enter(self._key)
+        self._left = False
 
     async def generate(
         self,
@@ -42,7 +45,7 @@ class EmbeddedUpstream:
 
         limit_s, waited = self._manifest.timeout_s, "the first token"
         try:
-            engine = await self._engines.text(self._path)
+            engine = await self._engines.text(self._key)
             async with contextlib.aclosing(stream_of(engine, request)) as deltas:
                 while True:
                     try:
@@ -80,29 +83,33 @@ class EmbeddedUpstream:
             await self._encoder()
             return
         try:
-            await self._engines.text(self._path)
+            await self._engines.text(self._key)
         except EngineError as error:
             raise engine_failure(self._manifest.id, error.reason, str(error)) from error
 
     async def _encoder(self) -> Encoder:
         try:
-            return await self._engines.encoder(self._path)
+            return await self._engines.encoder(self._key)
         except EngineError as error:
             raise engine_failure(self._manifest.id, error.reason, str(error)) from error
 
     async def aclose(self) -> None:
-        """The engine stays with its host, which other upstreams may use too."""
+        """Leave the engine to its host, which closes it when no other upstream uses it."""
+        if not self._left:
+            self._left = True
+            await self._engines.leave(self._key)
 
 
 def open_upstream(manifest: Manifest, context: UpstreamContext) -> EmbeddedUpstream:
     """Open an upstream within this process.
 
     Raises:
-        InvalidArgument: The manifest names no directory.
+        InvalidArgument: The manifest names no directory, or has an option that does not exist.
         FailedPrecondition: The directory is not there.
     """
     if not manifest.path:
         raise InvalidArgument(f"model {manifest.id}: embedded needs `path`, the directory of the model's weights")
     if not Path(manifest.path).is_dir():
         raise FailedPrecondition(f"model {manifest.id}: there is no directory {manifest.path}")
+    checked_options(manifest.id, manifest.task, manifest.options)
     return EmbeddedUpstream(manifest, context)

@@ -20,7 +20,7 @@ from moltbot_models.store.lock import digest_of, lock_text, read_lock
 from moltbot_models.triton.repository import triton_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 MANIFEST, LOCK, REPORT, WEIGHTS = "manifest.yaml", "source.sha256", "gate.json", "weights"
 """Files of a model's folder; `weights` is a directory, for what was imported."""
@@ -119,7 +119,7 @@ class ModelStore:
         else:
             write_file(folder / REPORT, json.dumps(report, indent=1) + "\n")
         # Last: a manifest that is seen has its lock beside it.
-        write_file(folder / MANIFEST, manifest_text(manifest))
+        write_file(folder / MANIFEST, manifests_text([manifest]))
         return Entry(manifest, folder)
 
     def remove(self, model_id: str) -> None:
@@ -141,20 +141,23 @@ def revision_of(hashes: Mapping[str, str], options: Mapping[str, str]) -> str:
     return digest_of({**hashes, "options": digest_of(options)})[:24]
 
 
-def manifest_text(manifest: Manifest) -> str:
-    """A manifest as YAML; what has its default is left out."""
+def manifests_text(manifests: Iterable[Manifest]) -> str:
+    """Manifests as a YAML file; what has its default is left out."""
+    models = [_tree(manifest) for manifest in manifests]
+    return "# Written by moltbot.\n" + yaml.safe_dump({"models": models}, sort_keys=False, allow_unicode=True)
+
+
+def _tree(manifest: Manifest) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for field in dataclasses.fields(Manifest):
         value = getattr(manifest, field.name)
-        default = field.default_factory() if callable(field.default_factory) else field.default
         if field.name == "auth":
-            tree["auth"] = {k: v for k, v in dataclasses.asdict(value).items() if v}
-            if value == Auth():
-                del tree["auth"]
-        elif value != default:
+            given = {key: text for key, text in dataclasses.asdict(value).items() if text and value != Auth()}
+            tree |= {"auth": given} if given else {}
+        elif value != (field.default_factory() if callable(field.default_factory) else field.default):
             plain = list(value) if isinstance(value, tuple) else dict(value) if hasattr(value, "items") else value
             tree["type" if field.name == "task" else field.name] = plain
-    return "# Written by `moltbot model`.\n" + yaml.safe_dump({"models": [tree]}, sort_keys=False, allow_unicode=True)
+    return tree
 
 
 def write_file(file: Path, text: str) -> None:

@@ -59,6 +59,9 @@ def inspect(path: Path, context_length: int | None = None) -> Source:
     kind: Format = "huggingface" if weights[0].suffix == ".safetensors" else "openvino"
     if not (path / "tokenizer.json").is_file():
         raise InvalidArgument(f"{path}: no tokenizer.json; save the fast tokenizer beside the weights")
+    for file in weights:
+        if file.suffix == ".safetensors":
+            check_weights(file)
     size = sum(file.stat().st_size for file in weights)
     task = _ENCODERS.get(architecture)
     if task is not None:
@@ -72,6 +75,27 @@ def inspect(path: Path, context_length: int | None = None) -> Source:
         known = f"; encoders built are {', '.join(_ENCODERS)}" if architecture not in FAMILIES else ""
         raise InvalidArgument(f"{path}: {error}{known}", reason="MODEL_UNSUPPORTED") from None
     return Source(path, kind, "text-generation", architecture, length, size)
+
+
+def check_weights(file: Path) -> None:
+    """Look whether a safetensors file is whole, by its header.
+
+    Raises:
+        InvalidArgument: It is damaged or cut off.
+
+    Source: https://github.com/huggingface/safetensors#format
+    """
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        size = file.stat().st_size
+        try:
+            header: dict[str, Any] = json.loads(stream.read(length)) if 8 + length <= size else {}
+            end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+            whole = bool(8 + length + end <= size)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            whole = False
+    if not whole:
+        raise InvalidArgument(f"{file}: damaged or cut off; download the model again")
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def config_of(spec: ModelSpec, library: Path) -> str:
     Raises:
         InvalidArgument: An option is unknown or has no such value.
     """
-    options = _options(spec)
+    options = checked_options(spec.id, spec.task, spec.options)
     head = [f"name: {json.dumps(triton_name(spec.id))}", 'backend: "python"']
     body = _text_body() if spec.task == "text-generation" else _embedding_body(options)
     parameters = options | {"library_path": str(library), "path": str(spec.path.absolute()), "task": spec.task}
@@ -154,17 +154,22 @@ def _embedding_body(options: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _options(spec: ModelSpec) -> dict[str, str]:
-    known = _TEXT_DEFAULTS if spec.task == "text-generation" else _EMBEDDING_DEFAULTS
-    for key, value in spec.options.items():
+def checked_options(model_id: str, task: str, options: Mapping[str, str]) -> dict[str, str]:
+    """All options of a model, the defaults filled in.
+
+    Raises:
+        InvalidArgument: An option is unknown or has no such value.
+    """
+    known = _TEXT_DEFAULTS if task == "text-generation" else _EMBEDDING_DEFAULTS
+    for key, value in options.items():
         if key not in known:
-            raise InvalidArgument(f"model {spec.id}: unknown option {key}; known here: {', '.join(known)}")
+            raise InvalidArgument(f"model {model_id}: unknown option {key}; known here: {', '.join(known)}")
         choices = _CHOICES.get(key)
         if choices and value not in choices:
-            raise InvalidArgument(f"model {spec.id}: {key} must be one of {', '.join(choices)}")
+            raise InvalidArgument(f"model {model_id}: {key} must be one of {', '.join(choices)}")
         if not choices and not (value.isascii() and value.isdigit()):
-            raise InvalidArgument(f"model {spec.id}: {key} must be a whole number")
-    return known | dict(spec.options)
+            raise InvalidArgument(f"model {model_id}: {key} must be a whole number")
+    return known | dict(options)
 
 
 def _own_library() -> Path:

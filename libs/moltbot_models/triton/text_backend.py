@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports] - exists inside Triton alone
 
-from moltbot_models.engine import EngineConfig, EngineError, TextEngine
+from moltbot_models.engine import EngineError, TextEngine
 from moltbot_models.engine.aio import merged
+from moltbot_models.engine.options import config_of
 from moltbot_models.wire import decode_request, encode_deltas
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class TextBackend:
     """
 
     def __init__(self, parameters: Mapping[str, str]) -> None:
-        self._engine = TextEngine.load(Path(parameters["path"]), engine_config(parameters))
+        self._engine = TextEngine.load(Path(parameters["path"]), config_of(parameters))
         self._changed = threading.Condition()
         self._streams: list[_Stream] = []
         self._closing = False
@@ -135,22 +136,6 @@ class TextBackend:
             return stream, [], False
         deltas, stream.arrived = stream.arrived, []
         return stream, deltas, stream.ended
-
-
-def engine_config(parameters: Mapping[str, str]) -> EngineConfig:
-    """`EngineConfig` from a model's parameters, which are texts."""
-    context = int(parameters["context_length"])
-    return EngineConfig(
-        weights=parameters["weights"],  # pyright: ignore[reportArgumentType] - the compiler of the repository checks it
-        compute=parameters["compute"],  # pyright: ignore[reportArgumentType]
-        kv=parameters["kv"],  # pyright: ignore[reportArgumentType]
-        threads=int(parameters["threads"]),
-        step_tokens=int(parameters["step_tokens"]),
-        kv_cache_bytes=int(parameters["kv_cache_mib"]) << 20,
-        max_queue=int(parameters["max_queue"]),
-        context_length=context or None,
-        deterministic=parameters["deterministic"] == "true",
-    )
 
 
 def _send(stream: _Stream, deltas: list[Delta], *, ended: bool) -> None:

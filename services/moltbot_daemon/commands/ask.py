@@ -39,7 +39,7 @@ def status(shell: Shell) -> int:
         async with mesh_channel(shell, "gateway") as channel:
             operations: Any = openai_pb2_grpc.OperationsServiceStub(channel)
             ready = await operations.Readyz(HttpBody(), timeout=5.0)
-        models = await _models(shell)
+        models = await served_models(shell)
         told = json.loads(ready.data)
         is_ready = told["status"] == "ready"
         degraded = told.get("degraded", [])
@@ -58,7 +58,12 @@ def status(shell: Shell) -> int:
     return code
 
 
-async def _models(shell: Shell) -> list[dict[str, Any]]:
+async def served_models(shell: Shell) -> list[dict[str, Any]]:
+    """The models that the running mesh offers.
+
+    Raises:
+        MoltbotError: It does not answer.
+    """
     async with mesh_channel(shell, "router") as channel:
         router: Any = router_pb2_grpc.RouterServiceStub(channel)
         page = await router.ListModels(router_pb2.ListModelsRequest(page_size=1000), timeout=5.0)
@@ -73,22 +78,6 @@ async def _models(shell: Shell) -> list[dict[str, Any]]:
         }
         for status in page.models
     ]
-
-
-def models_list(shell: Shell) -> int:
-    """List the models: of the running daemon, else of the files."""
-    try:
-        found = asyncio.run(_models(shell))
-    except MoltbotError as error:
-        tell(f"{error.message}; showing the files of router.models")
-        table = read_table(shell.settings.router, 1)
-        found = [
-            {"id": m.id, "task": m.task, "provider": m.provider, "endpoint": m.endpoint, "state": "not running"}
-            for m in table.models.values()
-        ]
-    lines = [f"{m['id']:<28} {m['task']:<16} {m['provider']:<13} {m['state']}" for m in found]
-    shell.show(found, "\n".join(lines) or "no models")
-    return OK
 
 
 def chat(shell: Shell) -> int:

@@ -1,0 +1,32 @@
+"""From a manifest to what Triton is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moltbot_mesh.errors import FailedPrecondition
+from moltbot_models.triton.repository import ModelSpec
+
+if TYPE_CHECKING:
+    from moltbot_models.manifest import Manifest
+
+
+def spec_of(manifest: Manifest) -> ModelSpec:
+    """How a local model is placed in Triton.
+
+    Raises:
+        FailedPrecondition: Its config.json cannot be read.
+    """
+    path = Path(manifest.path)
+    options = dict(manifest.options)
+    if manifest.task == "text-generation":
+        if manifest.context_length:
+            options.setdefault("context_length", str(manifest.context_length))
+    else:
+        try:
+            options.setdefault("dimensions", str(int(json.loads((path / "config.json").read_bytes())["hidden_size"])))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise FailedPrecondition(f"{path}: config.json cannot be read: {error}") from None
+    return ModelSpec(manifest.id, manifest.task, path, options)
