@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import fcntl
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("moltbot.daemon")
 
-MANIFESTS, STATES = "local-models.yaml", "models.json"
+MANIFESTS, STATES, LOCK = "local-models.yaml", "models.json", "models.lock"
 _LOOK_S = 0.5
 _RETRY_S, _MAX_RETRY_S = 5.0, 300.0
 _LEAVE_S = 3.0
@@ -67,7 +69,7 @@ class NodeModels:
     ) -> None:
         self._store, self._fixed, self._triton, self._local = store, tuple(fixed), triton, local
         self.manifests = run_dir / MANIFESTS
-        self._states_file = run_dir / STATES
+        self._states_file, self._lock = run_dir / STATES, run_dir / LOCK
         self._served: dict[str, Manifest] = {}
         self._states: dict[str, ModelState] = {}
         self._taken: dict[str, Manifest] = {}
@@ -91,10 +93,14 @@ class NodeModels:
     @contextlib.asynccontextmanager
     async def following(self) -> AsyncGenerator[None]:
         """Follow the store while the context is open."""
+        # Says to commands that somebody follows; it goes with the process, however that ends.
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         task = asyncio.create_task(self._follow(), name="model-store")
         try:
             yield
         finally:
+            os.close(descriptor)
             for one in (task, *self._leaving):
                 one.cancel()
             await asyncio.gather(task, *self._leaving, return_exceptions=True)
@@ -134,11 +140,16 @@ class NodeModels:
             self._served[manifest.id] = await self._placed(entry)
         except (MoltbotError, OSError) as error:
             said = error.message if isinstance(error, MoltbotError) else str(error)
+            tries, _ = self._failed.get(manifest.id, (0, 0.0))
+            wait_s = min(_RETRY_S * 2**tries, _MAX_RETRY_S)
+            former = manifest.id in self._served
             log.error(
-                "model not served", model=manifest.id, error=said, former_version_serves=manifest.id in self._served
+                "model not served", model=manifest.id, error=said, former_version_serves=former, again_in_s=wait_s
             )
             self._states[manifest.id] = ModelState("failed", revision, said)
+            self._failed[manifest.id] = tries + 1, time.monotonic() + wait_s
             return
+        self._failed.pop(manifest.id, None)
         seconds = time.monotonic() - began_s
         self._states[manifest.id] = ModelState("serving", revision, seconds=round(seconds, 3))
         log.info("model served", model=manifest.id, revision=revision, seconds=round(seconds, 3))
@@ -195,6 +206,21 @@ def _check_files(entry: Entry) -> None:
         raise FailedPrecondition(
             f"{path}: not what was added: {'; '.join(said[:3])}; restore it, or `moltbot model add` it again"
         )
+
+
+def followed(run_dir: Path) -> bool:
+    """Whether a process follows the model store."""
+    try:
+        descriptor = os.open(run_dir / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def read_states(run_dir: Path) -> dict[str, ModelState]:

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from moltbot_daemon.commands.ask import served_models
-from moltbot_daemon.commands.local import listens
 from moltbot_daemon.commands.shell import FAILED, FOUND_DAMAGE, OK, Shell, tell
-from moltbot_daemon.node_models import STATES, read_states
+from moltbot_daemon.node_models import STATES, followed, read_states
 from moltbot_mesh.audit.administration import SPILL, administration_event
-from moltbot_mesh.errors import InvalidArgument, MoltbotError
+from moltbot_mesh.errors import InvalidArgument, MoltbotError, Unavailable
 from moltbot_models.manifest import Auth, Manifest, Task, problems_of
 from moltbot_models.store.catalogue import Entry, ModelStore
 from moltbot_models.store.lock import differences, hash_files
 from moltbot_models.store.source import inspect
+from moltbot_models.triton.repository import checked_options
 from moltbot_router.source import read_table
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _URL = re.compile(r"^(https?|wss?|grpc|unix):")
 _PROVIDERS = {"http": "openai", "https": "openai", "unix": "openai", "ws": "websocket", "wss": "websocket"}
-_SERVED_S = 600.0
+_SERVED_S, _PROBE_S = 600.0, 10.0
 _REPORT_BYTES = 256 << 20
 _TENANT = "default"
 
@@ -45,6 +45,8 @@ def add(shell: Shell) -> int:
     hashes: dict[str, str] = {}
     if manifest.path:
         hashes = hash_files(Path(manifest.path), _reading())
+    elif args.check:
+        asyncio.run(_answers(manifest, shell.places.cache_dir))
     began_s = time.time()
     entry = store.put(manifest, hashes)
     administration_event(shell.places.data_dir / SPILL, "model add", f"model:{manifest.id}", _TENANT)
@@ -54,8 +56,6 @@ def add(shell: Shell) -> int:
 
 def _local(args: argparse.Namespace, path: Path) -> Manifest:
     """A manifest for a directory on this machine."""
-    from moltbot_models.triton.repository import checked_options  # noqa: PLC0415 - needs numpy, others do not
-
     path = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - links stay links
     found = inspect(path, args.context_length)
     task = cast("Task", args.type or found.task)
@@ -91,6 +91,28 @@ def _upstream(args: argparse.Namespace, url: str) -> Manifest:
     return dataclasses.replace(manifest, **_common(args))
 
 
+async def _answers(manifest: Manifest, cache_dir: Path) -> None:
+    """Ask an upstream whether it is there.
+
+    Raises:
+        MoltbotError: It does not answer, or its secret is not there.
+    """
+    from moltbot_models.providers import open_upstream  # noqa: PLC0415 - brings an HTTP client
+    from moltbot_models.providers.base import UpstreamContext  # noqa: PLC0415
+    from moltbot_models.providers.engines import EngineHost  # noqa: PLC0415
+
+    upstream = open_upstream(manifest, UpstreamContext(cache_dir, os.environ, EngineHost()))
+    try:
+        async with asyncio.timeout(_PROBE_S):
+            await upstream.probe()
+    except TimeoutError:
+        raise Unavailable(f"{manifest.id}: no answer within {_PROBE_S:g} s; --no-check adds it all the same") from None
+    except Unavailable as error:
+        raise Unavailable(f"{error.message}; --no-check adds it all the same", reason=error.reason) from None
+    finally:
+        await upstream.aclose()
+
+
 def _common(args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"labels": _pairs("--label", args.label), "tenants": tuple(args.tenant or ())}
     if args.max_tokens:
@@ -124,10 +146,10 @@ def _reading() -> Any:
 def _await_served(shell: Shell, entry: Entry, began_s: float) -> Any:
     """The state of a model in the running daemon; None if no daemon runs."""
     places, model_id = shell.places, entry.manifest.id
-    if not listens(places.mesh_socket):
+    if not followed(places.run_dir):
         return None
     until_s, told = time.monotonic() + _SERVED_S, False
-    while time.monotonic() < until_s and listens(places.mesh_socket):
+    while time.monotonic() < until_s and followed(places.run_dir):
         state = read_states(places.run_dir).get(model_id)
         try:
             fresh = (places.run_dir / STATES).stat().st_mtime >= began_s - 0.01
@@ -193,7 +215,7 @@ def show_model(shell: Shell) -> int:
     entry = ModelStore(shell.places.models_dir).get(shell.args.id)
     tree = {key: value for key, value in _plain(entry.manifest).items() if value not in ("", 0, [], {})}
     state = read_states(shell.places.run_dir).get(entry.manifest.id)
-    tree["state"] = state.state if state and listens(shell.places.mesh_socket) else "not running"
+    tree["state"] = state.state if state and followed(shell.places.run_dir) else "not running"
     if state and state.detail:
         tree["detail"] = state.detail
     tree["files"], tree["gate"] = entry.hashes(), entry.report

@@ -33,6 +33,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     there = parser.add_argument_group("upstreams")
     there.add_argument("--provider", choices=("openai", "generic_http", "websocket", "triton"), help="its protocol")
+    there.add_argument("--no-check", dest="check", action="store_false", help="add it also if it does not answer now")
     there.add_argument("--upstream-model", metavar="NAME", help="what it is called there; the id without")
     there.add_argument("--key-env", metavar="NAME", help="environment variable that holds its API key")
     there.add_argument("--key-file", metavar="FILE", help="file that holds its API key")

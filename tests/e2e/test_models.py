@@ -1,0 +1,90 @@
+"""Models are added, changed and removed on a running mesh by one command each, without a failed request."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import moltbot_models
+from moltbot_testkit.random_model import model_config, random_weights, write_model
+
+TINY = Path(moltbot_models.__file__).parent / "shipped" / "tiny"
+pytestmark = pytest.mark.timeout(180)
+
+
+def ask(world, model, tokens=8):
+    return world.http().post(
+        "/v1/chat/completions",
+        json={"model": model, "max_tokens": tokens, "messages": [{"role": "user", "content": "What is 3 times 4?"}]},
+    )
+
+
+def until(probe, what):
+    for _ in range(200):
+        if probe():
+            return
+        time.sleep(0.05)
+    raise AssertionError(what)
+
+
+def test_a_directory_is_served_by_one_command_and_goes_with_another(world, tmp_path):
+    path = shutil.copytree(TINY, tmp_path / "Some-Model")
+    shown = world.mesh.json("model", "add", str(path), "--set", "step_tokens=64", "--label", "site=here")
+    assert shown["state"] == "serving"
+    assert shown["id"] == "some-model"
+    until(lambda: ask(world, "some-model").status_code == 200, "the model does not answer")
+    assert "some-model" in {model.id for model in world.client().models.list()}
+    assert world.mesh.json("model", "show", "some-model")["options"] == {"step_tokens": "64"}
+    assert world.mesh.command("model", "add", str(path), expect=64).stderr.count("--replace") == 1
+    (path / "config.json").write_text((path / "config.json").read_text() + "\n")
+    assert "config.json: has changed" in world.mesh.command("model", "verify", expect=65).stdout
+    world.mesh.command("model", "remove", "some-model")
+    until(lambda: ask(world, "some-model").status_code == 404, "the model still answers")
+
+
+def test_a_new_version_comes_without_a_failed_request(world, tmp_path):
+    config = model_config("llama", vocab_size=300)
+    for number, name in enumerate(("one", "two")):
+        write_model(tmp_path / name, config, random_weights(config, seed=number))
+    world.mesh.command("model", "add", str(tmp_path / "one"), "--id", "switch", "--set", "weights=f32")
+    until(lambda: ask(world, "switch").status_code == 200, "the model does not answer")
+    first = ask(world, "switch").json()["choices"][0]["message"]["content"]
+    answers, over = [], threading.Event()
+
+    def client():
+        while not over.is_set():
+            answers.append(ask(world, "switch"))
+
+    threads = [threading.Thread(target=client) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        world.mesh.command("model", "add", str(tmp_path / "two"), "--id", "switch", "--replace", "--set", "weights=f32")
+        until(lambda: answers[-1].json()["choices"][0]["message"]["content"] != first, "the old version still answers")
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.json()["choices"][0]["message"]["content"] for answer in answers}) == 2
+    world.mesh.command("model", "remove", "switch")
+
+
+def test_a_url_is_served_by_one_command_and_checked_first(world):
+    url = next(m for m in world.mesh.json("model", "list") if m["id"] == "echo")["endpoint"]
+    world.mesh.command("model", "add", url, "--id", "far", "--upstream-model", "echo")
+    until(lambda: ask(world, "far").status_code == 200, "the upstream does not answer")
+    world.mesh.command("model", "remove", "far")
+    nobody = next(m for m in world.mesh.json("model", "list") if m["id"] == "down")["endpoint"]
+    assert "--no-check" in world.mesh.command("model", "add", nobody, "--id", "nobody", expect=69).stderr
+
+
+def test_what_cannot_be_served_is_refused_before_anything_is_kept(world, tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["MixtralForCausalLM"]}')
+    assert "no weights" in world.mesh.command("model", "add", str(tmp_path), expect=64).stderr
+    assert "colour" in world.mesh.command("model", "add", str(TINY), "--id", "x", "--set", "colour=1", expect=64).stderr
+    assert "x" not in {model["id"] for model in world.mesh.json("model", "list")}
