@@ -7,7 +7,7 @@ GENERATED := libs/protos
 BUILD := build
 SHELL := /bin/bash
 
-.PHONY: help setup lock gen proto-lint breaking lint format types test test-crash bench bench-audit bench-engine tiny-model run ci clean
+.PHONY: help setup lock gen proto-lint breaking lint format types test test-crash bench bench-audit bench-models tiny-model run ci clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -75,8 +75,8 @@ bench: setup  ## CPU a request and a chunk beside a bare pass-through; start; me
 bench-audit: setup  ## the log beside raw fsync and SQLite
 	$(PYTHON) benchmarks/audit.py $(ARGS)
 
-bench-engine: setup  ## the text engine
-	$(PYTHON) benchmarks/text_engine.py $(ARGS)
+bench-models: setup  ## engines, encoders and models beside their baselines
+	$(PYTHON) benchmarks/models.py $(ARGS)
 
 TINY = $(BUILD)/tiny
 tiny-model:  ## trains the shipped model anew into build/tiny (an hour of one thread)

@@ -45,7 +45,7 @@ class Sampler:
 
     def sample(self, _: int, interrupted: FrameType | None) -> None:
         own = threading.get_ident()
-        for thread, current in sys._current_frames().items():  # noqa: SLF001 - there is no other way
+        for thread, current in sys._current_frames().items():
             try:
                 now_s = time.clock_gettime(time.pthread_getcpuclockid(thread))
             except OSError:

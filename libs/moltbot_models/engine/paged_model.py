@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from moltbot_models.engine.config import EngineConfig
 
 
+_INPUTS = (
+    "input_ids",
+    "position_ids",
+    "past_lens",
+    "subsequence_begins",
+    "block_indices",
+    "block_indices_begins",
+    "max_context_len",
+    "sampled_tokens_indices",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Slice:
     """New tokens of one sequence in a step."""
@@ -78,7 +90,10 @@ class PagedModel:
         ]
         for port, cache in zip(ports, self._caches, strict=True):
             self._request.set_tensor(port.any_name, cache)
-        self._logits = compiled.outputs[0].any_name
+        # By number: a name is looked for among all inputs, two for each layer.
+        places = {port.any_name: place for place, port in enumerate(compiled.inputs)}
+        self._places = [places[name] for name in _INPUTS]
+        self._inputs: list[NDArray[Any] | None] = [None] * len(_INPUTS)
 
     def forward(self, batch: Sequence[Slice]) -> NDArray[np.float32]:
         """Compute all slices at once and return logits, a row for each slice that samples, in order.
@@ -87,24 +102,40 @@ class PagedModel:
         """
         if self._companion is not None:
             batch = [*batch, self._companion]
-        lengths = np.array([len(one.tokens) for one in batch])
-        past = np.array([one.past for one in batch], np.int32)
-        begins = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        used = [one.blocks[: -(-(one.past + len(one.tokens)) // BLOCK_TOKENS)] for one in batch]
-        positions = np.arange(begins[-1], dtype=np.int64) + np.repeat(past - begins[:-1], lengths)
-        ends = begins[1:] - 1
-        inputs = {
-            "input_ids": np.array([token for one in batch for token in one.tokens], np.int64),
-            "position_ids": positions,
-            "past_lens": past,
-            "subsequence_begins": begins,
-            "block_indices": np.array([block for blocks in used for block in blocks], np.int32),
-            "block_indices_begins": np.concatenate([[0], np.cumsum([len(blocks) for blocks in used])]).astype(np.int32),
-            "max_context_len": np.array((past + lengths).max(), np.int32),
-            "sampled_tokens_indices": ends[[one.samples for one in batch]].astype(np.int64),
-        }
-        for name, value in inputs.items():
-            self._request.set_tensor(name, ov.Tensor(value))
+        # Lists, and numpy at the end: a step has few sequences, and each call of numpy costs as much as ten of them.
+        tokens: list[int] = []
+        positions: list[int] = []
+        begins, block_begins = [0], [0]
+        blocks: list[int] = []
+        sampled: list[int] = []
+        longest = 0
+        for one in batch:
+            tokens += one.tokens
+            length = one.past + len(one.tokens)
+            positions += range(one.past, length)
+            blocks += one.blocks[: -(-length // BLOCK_TOKENS)]
+            begins.append(len(tokens))
+            block_begins.append(len(blocks))
+            if one.samples:
+                sampled.append(len(tokens) - 1)
+            longest = max(longest, length)
+        values = (
+            np.array(tokens, np.int64),
+            np.array(positions, np.int64),
+            np.array([one.past for one in batch], np.int32),
+            np.array(begins, np.int32),
+            np.array(blocks, np.int32),
+            np.array(block_begins, np.int32),
+            np.array(longest, np.int32),
+            np.array(sampled, np.int64),
+        )
+        for number, value in enumerate(values):
+            held = self._inputs[number]
+            if held is not None and held.shape == value.shape:
+                held[...] = value  # the request reads this memory: while sequences only decode, most shapes stay
+            else:
+                self._inputs[number] = value
+                self._request.set_input_tensor(self._places[number], ov.Tensor(value, shared_memory=True))
         self._request.infer()
-        logits = self._request.get_tensor(self._logits).data
+        logits = self._request.get_output_tensor(0).data
         return logits if self._companion is None else logits[:-1]

@@ -1,0 +1,242 @@
+"""The model plane beside its baselines, one table a block; every row has its baseline in the same run.
+
+    python benchmarks/models.py                              all blocks
+    python benchmarks/models.py --blocks text,arrivals       some
+    python benchmarks/models.py --repeats 9                  medians of more rounds
+
+Text: a Qwen2-like model of 130 M parameters with random weights; openvino-genai's continuous batching has the same
+weights in the same precision, as a stateful OpenVINO IR. The two take turns, so that other work on the machine meets
+both. CPU time is what to compare on a shared machine; `×` is ours divided by theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "libs"), str(ROOT / "benchmarks/text")]
+
+from workload import Round, line
+
+from moltbot_testkit.random_model import model_config, random_weights, write_model
+
+BLOCKS = ("text", "features", "prefix", "arrivals", "load", "triton", "deterministic")
+TEXT = ROOT / "benchmarks" / "text"
+VENV = ROOT / "build" / "bench-venv"
+BASELINE = VENV / "bin" / "python"
+
+
+class Engine:
+    """A worker process that answers rounds."""
+
+    def __init__(self, *argv: object) -> None:
+        self._process = subprocess.Popen(
+            [str(part) for part in argv],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self.hello = json.loads(self._process.stdout.readline())
+
+    def run(self, wanted: Round) -> dict[str, float]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(line(wanted))
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def ours(model: Path, **options: object) -> Engine:
+    pairs = [f"{key}={value}" for key, value in ({"kv_cache_mib": 1024, "step_tokens": 256} | options).items()]
+    return Engine(sys.executable, TEXT / "engine_worker.py", model, *pairs)
+
+
+def genai(ir: Path, **options: object) -> Engine:
+    return Engine(BASELINE, TEXT / "genai_worker.py", ir, *(f"{key}={value}" for key, value in options.items()))
+
+
+def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+
+
+def in_turns(first: Engine, second: Engine, wanted: Round, repeats: int, other: Round | None = None):
+    """Medians of both; a round each in turn, and each round with prompts of its own."""
+    pairs = []
+    for turn in range(repeats):
+        seed = wanted.seed + 1 + turn
+        one = first.run(Round(**{**vars_of(wanted), "seed": seed}))
+        two = second.run(Round(**{**vars_of(other or wanted), "seed": seed}))
+        pairs.append((one, two))
+    return medians([one for one, _ in pairs]), medians([two for _, two in pairs])
+
+
+def vars_of(wanted: Round) -> dict[str, object]:
+    return json.loads(line(wanted))
+
+
+def row(label: str, one: dict[str, float], two: dict[str, float]) -> None:
+    cpu, wall = one["per_cpu_s"] / two["per_cpu_s"], one["per_s"] / two["per_s"]
+    print(
+        f"{label:<30}{one['per_cpu_s']:>8.0f}{two['per_cpu_s']:>8.0f}{cpu:>7.2f}×{one['per_s']:>9.0f}{two['per_s']:>8.0f}"
+        f"{wall:>7.2f}×{one['first_p50_ms']:>10.0f}{two['first_p50_ms']:>7.0f}{one['gap_p99_ms']:>10.0f}"
+        f"{two['gap_p99_ms']:>7.0f}",
+        flush=True,
+    )
+
+
+def head(title: str, other: str = "genai") -> None:
+    print(f"\n{title}")
+    print(
+        f"{'':<30}{'tokens a CPU-s':>16}{'':>8}{'tokens a s':>17}{'':>8}{'first p50 ms':>17}{'gap p99 ms':>17}\n"
+        f"{'':<30}{'ours':>8}{other:>8}{'':>8}{'ours':>9}{other:>8}{'':>8}{'ours':>10}{other:>7}{'ours':>10}{other:>7}"
+    )
+
+
+def text(model: Path, ir: Path, repeats: int) -> None:
+    for compute in ("f32", "bf16"):
+        with ours(model, compute=compute) as one, genai(ir, compute=compute, step_tokens=256) as two:
+            head(f"text, u8 weights, {compute} arithmetic, u8 cache, 256 tokens a step, greedy")
+            for tokens_in, tokens_out in ((32, 32), (256, 64)):
+                for streams in (1, 8, 32):
+                    wanted = Round(streams, tokens_in, tokens_out, seed=1000 * streams + tokens_in)
+                    row(f"{tokens_in}/{tokens_out}, {streams} streams", *in_turns(one, two, wanted, repeats))
+            memory = [engine.run(Round(1, 8, 1))["rss_mib"] for engine in (one, two)]
+            print(f"memory after the rounds: {memory[0]} / {memory[1]} MiB")
+
+
+def features(model: Path, ir: Path, repeats: int) -> None:
+    """What the baseline has no place for, beside its plain greedy rounds."""
+    with ours(model) as one, genai(ir, step_tokens=256) as two:
+        head("text with what needs a hook, beside plain greedy rounds of the baseline; 32/32")
+        for mode in one.hello["modes"]:
+            for streams in (1, 8, 32):
+                wanted = Round(streams, 32, 32, mode=mode, seed=7000 + streams)
+                plain = Round(streams, 32, 32, mode="sampled" if mode == "sampled" else "greedy")
+                row(f"{mode}, {streams} streams", *in_turns(one, two, wanted, repeats, plain))
+
+
+def prefix(model: Path, ir: Path, repeats: int) -> None:
+    with ours(model) as one, genai(ir, step_tokens=256) as two:
+        head("a shared beginning of 768 tokens, 800/32")
+        for streams in (1, 8, 32):
+            wanted = Round(streams, 800, 32, shared=768, seed=9000 + streams)
+            for engine in (one, two):
+                engine.run(Round(1, 800, 1, shared=768, seed=9000 + streams))
+            row(f"{streams} streams", *in_turns(one, two, wanted, repeats))
+
+
+def arrivals(model: Path, ir: Path, repeats: int) -> None:
+    wanted = Round(40, 256, 64, interval_s=0.25, seed=11000)
+    head("an arrival each 0.25 s, open loop, 256/64; the baseline as it comes, and at 128 tokens a step")
+    with ours(model, step_tokens=128) as one:
+        for label, options in (("genai's defaults", {}), ("genai at 128", {"step_tokens": 128})):
+            with genai(ir, **options) as two:
+                row(f"ours at 128, {label}", *in_turns(one, two, wanted, max(1, repeats // 3)))
+
+
+def load(model: Path, ir: Path, repeats: int) -> None:
+    """From nothing to the first token of a directory, in a new process each."""
+    print(f"\n{'from the directory to the first token, s':<44}{'ours':>8}{'genai':>8}   (engine alone / whole process)")
+    figures: dict[str, list[tuple[float, float]]] = {"ours": [], "genai": []}
+    for _ in range(max(1, repeats // 2)):
+        for name, start in (("ours", lambda: ours(model)), ("genai", lambda: genai(ir))):
+            began = time.perf_counter()
+            with start() as engine:
+                figures[name].append((engine.hello["load_s"], time.perf_counter() - began))
+    for place, label in enumerate(("loading", "process start to first token")):
+        values = [statistics.median(one[place] for one in figures[name]) for name in ("ours", "genai")]
+        print(f"{label:<44}{values[0]:>8.2f}{values[1]:>8.2f}")
+
+
+def triton(model: Path, _ir: Path, repeats: int) -> None:
+    options = [f"{key}={value}" for key, value in {"kv_cache_mib": 1024, "step_tokens": 256}.items()]
+    with Engine(sys.executable, TEXT / "triton_worker.py", model, *options) as one, ours(model) as two:
+        head("through Triton (its CPU, the client's too), beside the same engine in process", "direct")
+        for streams in (1, 8, 32):
+            row(f"32/32, {streams} streams", *in_turns(one, two, Round(streams, 32, 32, seed=500 + streams), repeats))
+        print(f"load in Triton {one.hello['load_s']:.2f} s, memory {one.hello['rss_mib']} MiB")
+
+
+def deterministic(model: Path, _ir: Path, repeats: int) -> None:
+    with ours(model, deterministic="true", kv="f32") as one, ours(model) as two:
+        head("deterministic mode, beside the default", "default")
+        for streams in (1, 8, 32):
+            row(f"32/32, {streams} streams", *in_turns(one, two, Round(streams, 32, 32, seed=800 + streams), repeats))
+
+
+def random_130m(directory: Path) -> Path:
+    """A model of the size that small assistants have, 113 M parameters and 130 M with an untied head."""
+    config = model_config(
+        "qwen2",
+        hidden_size=768,
+        intermediate_size=2048,
+        num_hidden_layers=16,
+        num_attention_heads=12,
+        num_key_value_heads=4,
+        head_dim=64,
+        vocab_size=16384,
+        max_position_embeddings=4096,
+        tie_word_embeddings=False,
+    )
+    weights = {name: value.astype(np.float16) for name, value in random_weights(config).items()}
+    return write_model(directory, config, weights)
+
+
+def prepare_baseline() -> None:
+    """The baseline's environment, made once."""
+    stamp = VENV / "requirements.txt"
+    wanted = (ROOT / "benchmarks" / "requirements.txt").read_text()
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    print("preparing the baselines' environment (openvino-genai, transformers)", flush=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
+    pip = [str(BASELINE), "-m", "pip", "install", "--quiet", "--requirement"]
+    subprocess.run([*pip, str(ROOT / "benchmarks" / "requirements.txt")], check=True)
+    stamp.write_text(wanted)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", default=",".join(BLOCKS), help=", ".join(BLOCKS))
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    wanted = arguments.blocks.split(",")
+    if unknown := set(wanted) - set(BLOCKS):
+        parser.error(f"no block {', '.join(sorted(unknown))}; there are {', '.join(BLOCKS)}")
+    prepare_baseline()
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+        model, ir = random_130m(Path(scratch) / "model"), Path(scratch) / "ir"
+        subprocess.run(
+            [str(BASELINE), str(TEXT / "stateful_ir.py"), str(model), str(ir), "u8"], check=True, capture_output=True
+        )
+        for block in wanted:
+            with contextlib.suppress(KeyboardInterrupt):
+                globals()[block](model, ir, arguments.repeats)
+
+
+if __name__ == "__main__":
+    main()

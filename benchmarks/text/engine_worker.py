@@ -1,0 +1,88 @@
+"""Our engine in a process of its own: `engine_worker.py MODEL key=value …`."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "libs"), str(Path(__file__).parent)]
+
+from workload import Round, Watch, serve
+
+from moltbot_models.engine import TextEngine
+from moltbot_models.engine.options import config_of
+from moltbot_models.generation import GenerationRequest, Sampling
+
+
+class GumbelMark:
+    """The plain Gumbel function, keyed by the last token: what a watermark costs at least."""
+
+    def alter(self, logits, contexts) -> None:
+        pass
+
+    def choose(self, candidates, contexts) -> list[int]:
+        chosen = []
+        for one, context in zip(candidates, contexts, strict=True):
+            seed = context.output_tokens[-1] if context.output_tokens else 0
+            noise = np.random.Generator(np.random.PCG64(seed)).random(one.log_weights.size, np.float32)
+            chosen.append(one.token_at(int((one.log_weights - np.log(-np.log(noise + 1e-12))).argmax())))
+        return chosen
+
+
+MODES = {
+    "greedy": ({"temperature": 0.0}, None),
+    "sampled": ({"temperature": 0.8, "top_k": 50, "top_p": 0.9, "seed": 1}, None),
+    "mark": ({"temperature": 0.8, "top_k": 50}, GumbelMark()),
+    "logprobs": ({"temperature": 0.0, "logprobs": True, "top_logprobs": 5}, None),
+}
+
+
+def main() -> None:
+    path = Path(sys.argv[1])
+    engine = TextEngine.load(path, config_of(dict(pair.split("=", 1) for pair in sys.argv[2:])))
+
+    def run(wanted: Round) -> dict[str, float]:
+        sampling, hook = MODES[wanted.mode]
+        ended = threading.Semaphore(0)
+        errors: list[Exception] = []
+        watch = Watch()
+
+        def submit(stream: int, prompt: list[int]) -> None:
+            def on_delta(delta) -> None:
+                watch.token(stream)
+                if delta.finish_reason:
+                    ended.release()
+
+            def on_error(error) -> None:
+                errors.append(error)
+                ended.release()
+
+            watch.arrive(stream)
+            request = GenerationRequest(
+                "bench",
+                prompt=bytes(prompt).decode(),
+                sampling=Sampling(max_tokens=wanted.tokens_out, ignore_eos=True, **sampling),
+            )
+            engine.submit(request, on_delta, on_error=on_error, hook=hook)
+
+        for stream, prompt in enumerate(wanted.prompts()):
+            submit(stream, prompt)
+            if wanted.interval_s:
+                time.sleep(wanted.interval_s)
+        for _ in range(wanted.streams):
+            ended.acquire()
+        if errors:
+            raise errors[0]
+        return watch.figures()
+
+    run(Round(1, 8, 1))
+    rss = int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
+    serve(run, {"load_s": engine.stats().load_seconds, "rss_mib": rss, "modes": list(MODES)})
+
+
+main()
