@@ -7,7 +7,7 @@ GENERATED := libs/protos
 BUILD := build
 SHELL := /bin/bash
 
-.PHONY: help setup lock gen proto-lint breaking lint format types test test-crash bench bench-audit bench-models tiny-model run ci clean
+.PHONY: help setup lock gen proto-lint breaking lint format types test test-crash test-scheduler test-triton bench bench-audit bench-models tiny-model run ci clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -68,6 +68,12 @@ test: setup  ## everything, on real parts
 
 test-crash: setup  ## the daemon killed under load, 50 times
 	MOLTBOT_CRASH_KILLS=50 $(PYTHON) -m pytest tests/e2e/test_crash.py $(ARGS)
+
+test-scheduler: setup  ## 10,000 random runs of the engine's scheduler
+	MOLTBOT_SCHEDULER_RUNS=10000 $(PYTHON) -m pytest tests/unit/moltbot_models/engine/test_blocks_and_scheduler.py --timeout 3600 $(ARGS)
+
+test-triton: setup  ## Triton killed under 32 streams, 50 times
+	MOLTBOT_TRITON_KILLS=50 $(PYTHON) -m pytest tests/integration/test_triton_kills.py --timeout 3600 $(ARGS)
 
 bench: setup  ## CPU a request and a chunk beside a bare pass-through; start; memory
 	$(PYTHON) benchmarks/gateway.py $(ARGS)

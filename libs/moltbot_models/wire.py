@@ -51,6 +51,10 @@ def decode_request(data: bytes) -> tuple[GenerationRequest, bool]:
         raise ValueError("not a request as moltbot encodes it") from error
 
 
+STATISTICS = b'{"statistics":true}'
+"""Sent in the place of a request, it asks for the engine's counters; the answer is JSON of names to numbers."""
+
+
 def encode_deltas(deltas: Sequence[Delta]) -> bytes:
     """Pieces of an answer; fields that hold nothing are left out."""
     return _dump([_delta_tree(delta) for delta in deltas])

@@ -14,6 +14,7 @@ from moltbot.third_party.envoy.v3 import accesslog_pb2_grpc
 from moltbot_gateway.callers import Callers
 from moltbot_gateway.catalogue import Catalogue
 from moltbot_gateway.chat import Answerer
+from moltbot_gateway.engine_metrics import EngineMetrics
 from moltbot_gateway.failover import Failover
 from moltbot_gateway.fair_queue import FairQueue
 from moltbot_gateway.openai_servicer import OpenAIServicer
@@ -94,7 +95,7 @@ async def open_gateway(runtime: Runtime) -> AsyncGenerator[Service]:
                 ),
                 Registration(
                     openai_pb2_grpc.add_OperationsServiceServicer_to_server,
-                    OperationsServicer(missing, degraded, metrics),
+                    OperationsServicer(missing, degraded, metrics, EngineMetrics(pool, metrics.registry)),
                     dict.fromkeys(_OPERATIONS_METHODS, public),
                 ),
                 Registration(

@@ -14,6 +14,7 @@ from moltbot_mesh.headers import MESH_STATUS
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from moltbot_gateway.engine_metrics import EngineMetrics
     from moltbot_mesh.telemetry import Metrics
 
 _JSON = "application/json"
@@ -26,14 +27,20 @@ class OperationsServicer(openai_pb2_grpc.OperationsServiceServicer):
         missing: What keeps the gateway from answering requests; empty when ready.
         degraded: Which services are away that some requests need; empty when none is.
         metrics: Of the process.
+        engines: Brings the engines' figures up to date.
     """
 
     def __init__(
-        self, missing: Callable[[], Sequence[str]], degraded: Callable[[], Sequence[str]], metrics: Metrics
+        self,
+        missing: Callable[[], Sequence[str]],
+        degraded: Callable[[], Sequence[str]],
+        metrics: Metrics,
+        engines: EngineMetrics,
     ) -> None:
         self._missing = missing
         self._degraded = degraded
         self._metrics = metrics
+        self._engines = engines
 
     async def Healthz(self, request: HttpBody, context: Any) -> HttpBody:  # noqa: ARG002, N802 - gRPC's shape
         """Say that the process runs."""
@@ -51,5 +58,6 @@ class OperationsServicer(openai_pb2_grpc.OperationsServiceServicer):
 
     async def Metrics(self, request: HttpBody, context: Any) -> HttpBody:  # noqa: ARG002, N802 - gRPC's shape
         """Print the metrics."""
+        await self._engines.refresh()
         text = generate_latest(self._metrics.registry)
         return HttpBody(content_type="text/plain; version=0.0.4; charset=utf-8", data=text)

@@ -17,7 +17,7 @@ from moltbot_models.manifest_wire import from_proto
 from moltbot_models.providers import open_upstream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from moltbot.router.v1 import router_pb2_grpc
 
@@ -76,6 +76,11 @@ class UpstreamPool:
             why = error.message if error else "it has just left the routing table"
             raise Unavailable(f"{model}: {why}", reason="UPSTREAM_UNAVAILABLE")
         return found
+
+    @property
+    def opened(self) -> Mapping[str, OpenUpstream]:
+        """The upstreams in the table, by model."""
+        return self._open
 
     @property
     def manifests(self) -> Sequence[Manifest]:

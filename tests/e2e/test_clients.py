@@ -120,6 +120,8 @@ def test_the_probes_need_no_key(world):
     metrics = http.get("/metrics").text
     assert "moltbot_requests_total{" in metrics
     assert "moltbot_rpc_seconds" in metrics
+    assert 'moltbot_model_cache_blocks{model="moltbot-tiny"}' in metrics
+    assert 'moltbot_model_batches_total{model="minilm-l6"}' in metrics
 
 
 def test_a_marked_answer_is_traced_to_its_request(world):

@@ -174,6 +174,24 @@ async def test_a_killed_server_comes_back_with_its_models(server: TritonServer, 
     assert server.supervisor.pid != first
 
 
+async def test_engines_tell_what_they_count(server: TritonServer, text: TritonUpstream) -> None:
+    before = await text.statistics()
+    answer = await whole(text, question(max_tokens=7, ignore_eos=True))
+    after = await text.statistics()
+    assert answer.usage is not None
+    assert after["completion_tokens"] - before["completion_tokens"] == 7
+    assert after["running"] == after["waiting"] == 0
+    assert after["blocks_free"] + after["blocks_cached"] == after["blocks_total"]
+    manifest = Manifest(EMBEDDING_ID, "embedding", "triton", server.endpoint)
+    async with contextlib.aclosing(TritonUpstream(manifest)) as up:
+        before = await up.statistics()
+        await up.embed(EmbeddingRequest(EMBEDDING_ID, TEXTS[:5]))
+        after = await up.statistics()
+    assert after["requests"] - before["requests"] == 5
+    assert after["batches"] - before["batches"] == 1
+    assert after["failures"] == before["failures"]
+
+
 async def test_only_the_owner_can_reach_the_socket(server: TritonServer) -> None:
     socket = Path(server.endpoint.removeprefix("unix:"))
     assert socket.is_socket()

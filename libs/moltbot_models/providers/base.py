@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -59,6 +59,22 @@ class Upstream(Protocol):
 
     async def aclose(self) -> None:
         """Close connections; requests under way end with an error. May be called twice."""
+        ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """An upstream whose engine counts what it does."""
+
+    async def statistics(self) -> Mapping[str, float]:
+        """The engine's counters and present state, by name.
+
+        Names: those of `EngineStats` for text; `requests`, `batches`, `failures`, `queue_s` and `compute_s` where
+        Triton counts.
+
+        Raises:
+            Unavailable: The engine does not answer.
+        """
         ...
 
 

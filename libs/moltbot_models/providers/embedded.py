@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from moltbot_models.providers.upstream_errors import timed_out
 from moltbot_models.triton.repository import checked_options
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping
 
     from moltbot_models.encoder import Encoder
     from moltbot_models.generation import Delta, EmbeddingRequest, GenerationRequest
@@ -86,6 +87,11 @@ class EmbeddedUpstream:
             await self._engines.text(self._key)
         except EngineError as error:
             raise engine_failure(self._manifest.id, error.reason, str(error)) from error
+
+    async def statistics(self) -> Mapping[str, float]:
+        """What the engine counts; see `Measured.statistics`. Nothing before its first use."""
+        engine = self._engines.loaded_text(self._key)
+        return {} if engine is None else asdict(engine.stats())
 
     async def _encoder(self) -> Encoder:
         try:

@@ -75,6 +75,11 @@ class EngineHost:
         """
         return await self._loaded(self._texts, key, self._load_text)
 
+    def loaded_text(self, key: EngineKey) -> TextEngine | None:
+        """The text engine of a model if it is loaded."""
+        task = self._texts.get(key)
+        return task.result() if task is not None and task.done() and task.exception() is None else None
+
     async def encoder(self, key: EngineKey) -> Encoder:
         """The sentence encoder of a model.
 

@@ -21,12 +21,13 @@ from moltbot_models.triton.probe import probe_model
 from moltbot_models.triton.repository import triton_name
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping
 
     from moltbot_models.generation import Delta, EmbeddingRequest, GenerationRequest
     from moltbot_models.manifest import Manifest
     from moltbot_models.providers.base import UpstreamContext
 
+_STATISTICS_S = 2.0
 _REASON = re.compile(r"\b([A-Z]+(?:_[A-Z]+)+): (.*)", re.DOTALL)
 """How the backends write an `EngineError`; Triton puts words of its own before it."""
 
@@ -87,6 +88,21 @@ class TritonUpstream:
             raise timed_out(self._manifest.id, "an answer to the probe", self._manifest.timeout_s) from None
         except (grpc.aio.AioRpcError, TritonRefusal, ValueError) as error:
             raise self._failure(error) from error
+
+    async def statistics(self) -> Mapping[str, float]:
+        """What the engine and Triton count; see `Measured.statistics`."""
+        found: dict[str, float] = {}
+        try:
+            if self._manifest.task == "text-generation":
+                found |= await self._client.engine_statistics(self._name, _STATISTICS_S)
+            for one in await self._client.statistics(_STATISTICS_S, self._name):
+                counted = {"requests": one.requests, "batches": one.batches, "failures": one.failures}
+                found |= counted | {"queue_s": one.queue_s, "compute_s": one.compute_s}
+        except TimeoutError:
+            raise timed_out(self._manifest.id, "statistics", _STATISTICS_S) from None
+        except (grpc.aio.AioRpcError, TritonRefusal, ValueError) as error:
+            raise self._failure(error) from error
+        return found
 
     async def aclose(self) -> None:
         """Close the connection; see `Upstream.aclose`."""

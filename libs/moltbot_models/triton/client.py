@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -17,7 +18,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from moltbot_models.triton.repository import MAX_BATCH_TEXTS
-from moltbot_models.wire import decode_deltas, encode_request
+from moltbot_models.wire import STATISTICS, decode_deltas, encode_request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -84,9 +85,9 @@ class TritonClient:
         """Take a model out; requests under way end first."""
         await self._stub.RepositoryModelUnload(_pb.RepositoryModelUnloadRequest(model_name=name), timeout=timeout_s)
 
-    async def statistics(self, timeout_s: float) -> list[ModelStatistics]:
-        """What each loaded model has done since it was loaded."""
-        answer = await self._stub.ModelStatistics(_pb.ModelStatisticsRequest(), timeout=timeout_s)
+    async def statistics(self, timeout_s: float, name: str = "") -> list[ModelStatistics]:
+        """What a model, or without a name each loaded one, has done since it was loaded."""
+        answer = await self._stub.ModelStatistics(_pb.ModelStatisticsRequest(name=name), timeout=timeout_s)
         return [
             ModelStatistics(
                 name=one.name,
@@ -141,6 +142,28 @@ class TritonClient:
                     if deltas and deltas[-1].finish_reason is not None:
                         return
                 limit_s = idle_s
+        finally:
+            call.cancel()
+
+    async def engine_statistics(self, name: str, timeout_s: float) -> dict[str, float]:
+        """The counters of a text model's engine, by the names of `EngineStats`.
+
+        Raises:
+            ValueError: The answer cannot be read.
+            TritonRefusal: The model refused.
+        """
+        call = self._stub.ModelStreamInfer()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await call.write(_request(name, "REQUEST", [1], [STATISTICS]))
+                await call.done_writing()
+                answer = await call.read()
+            if answer is grpc.aio.EOF:
+                raise ValueError("no answer")
+            if answer.error_message:
+                raise TritonRefusal(answer.error_message)
+            (said,) = _elements(_raw(answer.infer_response, "DELTAS"))
+            return {str(key): float(value) for key, value in json.loads(said).items()}
         finally:
             call.cancel()
 

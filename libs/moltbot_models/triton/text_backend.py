@@ -6,10 +6,11 @@ second and sends what has gathered, because a message costs Triton as much as se
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingI
 from moltbot_models.engine import EngineError, TextEngine
 from moltbot_models.engine.aio import merged
 from moltbot_models.engine.options import config_of
-from moltbot_models.wire import decode_request, encode_deltas
+from moltbot_models.wire import STATISTICS, decode_request, encode_deltas
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,7 +66,10 @@ class TextBackend:
             sender = request.get_response_sender()
             try:
                 data = pb_utils.get_input_tensor_by_name(request, "REQUEST").as_numpy().reshape(-1)[0]
-                self._begin(sender, bytes(data))
+                if bytes(data) == STATISTICS:
+                    self._count(sender)
+                else:
+                    self._begin(sender, bytes(data))
             except EngineError as error:
                 _refuse(sender, error)
             except (ValueError, IndexError) as error:
@@ -98,6 +102,11 @@ class TextBackend:
         with self._changed:
             self._streams.append(stream)
             self._changed.notify()
+
+    def _count(self, sender: Any) -> None:
+        said = json.dumps(asdict(self._engine.stats())).encode()
+        tensor = pb_utils.Tensor("DELTAS", np.array([said], np.object_))
+        sender.send(pb_utils.InferenceResponse([tensor]), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _send_all(self) -> None:
         while self._send_once():
