@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import gguf
 
+from moltbot_testkit.random_model import CHATML, SPECIAL_TOKENS, byte_tokenizer
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -104,6 +106,24 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return file
+
+
+def byte_entries(size: int = 259, **changes: Any) -> dict[str, Any]:
+    """Return the entries of a random model's tokenizer; one token is the union of two, so that there is a merge."""
+    tokenizer = byte_tokenizer(size)
+    tokens = [tokenizer.id_to_token(number) for number in range(size)]
+    tokens[tokens.index("w250") if "w250" in tokens else 255] = "aa"
+    return {
+        "ggml.model": "gpt2",
+        "ggml.pre": "qwen2",
+        "ggml.tokens": tokens,
+        "ggml.token_type": [3 if token in SPECIAL_TOKENS else 1 for token in tokens],
+        "ggml.merges": ["a a"],
+        "ggml.eos_token_id": 258,
+        "ggml.bos_token_id": 256,
+        "ggml.add_bos_token": False,
+        "chat_template": CHATML,
+    } | changes
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:

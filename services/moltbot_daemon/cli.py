@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from moltbot_daemon.commands.model_arguments import add_model_arguments
+from moltbot_daemon.commands.model_arguments import add_model_commands
 from moltbot_daemon.commands.shell import FAILED, UNAVAILABLE, USAGE, add_common, open_shell, tell
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, MoltbotError, NotFound, Unavailable
 
@@ -31,7 +31,8 @@ _COMMANDS = {
     "status": "ask:status",
     "models list": "model:model_list",
     "model list": "model:model_list",
-    "model add": "model:add",
+    "model add": "model_add:add",
+    "model import": "model_add:import_model",
     "model show": "model:show_model",
     "model remove": "model:remove",
     "model verify": "model:verify",
@@ -87,18 +88,7 @@ def parser() -> argparse.ArgumentParser:
     chat.add_argument("--tenant", default="default", help="for whom (default)")
     add(commands, "doctor", "check what is missing or broken, and say how to mend it")
     add(commands, "status", "say whether the daemon answers, and with which models")
-    listed = "list the models, those of the files if no daemon runs"
-    model = group("model", "the models of this installation")
-    add_model_arguments(add(model, "add", "add a model: a daemon that runs serves it at once"))
-    add(model, "list", listed)
-    for name, about in (
-        ("show", "show all that is known of a model: options, hashes, gate report"),
-        ("remove", "forget a model; a directory of your own stays"),
-        ("verify", "check the files of models against the hashes locked when they were added"),
-    ):
-        one = add(model, name, about)
-        one.add_argument("id", metavar="ID", nargs="?" if name == "verify" else None, help="as `model list` shows it")
-    add(group("models", "the same as `model list`"), "list", listed)
+    add_model_commands(add, group)
     keys = group("keys", "the API keys by which people and programs are known")
     create = add(keys, "create", "make a key and print it alone, once")
     create.add_argument("--tenant", required=True, metavar="NAME", help="whose key it is; a-z 0-9 . _ -")

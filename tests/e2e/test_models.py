@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import moltbot_models
+from moltbot_testkit.gguf_model import byte_entries, write_gguf
 from moltbot_testkit.random_model import model_config, random_weights, write_model
 
 TINY = Path(moltbot_models.__file__).parent / "shipped" / "tiny"
@@ -88,3 +89,19 @@ def test_what_cannot_be_served_is_refused_before_anything_is_kept(world, tmp_pat
     assert "no weights" in world.mesh.command("model", "add", str(tmp_path), expect=64).stderr
     assert "colour" in world.mesh.command("model", "add", str(TINY), "--id", "x", "--set", "colour=1", expect=64).stderr
     assert "x" not in {model["id"] for model in world.mesh.json("model", "list")}
+
+
+def test_a_gguf_file_is_served_by_one_command(world, tmp_path):
+    config = model_config("qwen2")
+    weights = random_weights(config)
+    file = write_gguf(tmp_path / "Model.Q8.gguf", config, weights, byte_entries(), kind="Q8_0")
+    world.mesh.command("model", "add", str(file), "--sha256", "0" * 64, expect=64)
+    world.mesh.command("model", "add", str(file))
+    until(lambda: ask(world, "model.q8").status_code == 200, "the model does not answer")
+    shown = world.mesh.json("model", "show", "model.q8")
+    assert shown["labels"]["source"] == "Model.Q8.gguf"
+    assert Path(shown["path"]).is_relative_to(world.mesh.data_dir)
+    world.mesh.command("model", "remove", "model.q8")
+    assert not Path(shown["path"]).exists()
+    world.mesh.command("model", "import", str(file), str(tmp_path / "out"))
+    assert (tmp_path / "out" / "model.safetensors").is_file()

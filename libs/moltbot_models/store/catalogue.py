@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 MANIFEST, LOCK, REPORT, WEIGHTS = "manifest.yaml", "source.sha256", "gate.json", "weights"
-"""Files of a model's folder; `weights` is a directory, for what was imported."""
+"""Files of a model's folder; `weights-…` are directories, for what was imported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,16 @@ class ModelStore:
         # Last: a manifest that is seen has its lock beside it.
         write_file(folder / MANIFEST, manifests_text([manifest]))
         return Entry(manifest, folder)
+
+    def has(self, model_id: str) -> bool:
+        """Whether a model was added."""
+        return (self.folder(model_id) / MANIFEST).exists()
+
+    def forget_weights(self, entry: Entry) -> None:
+        """Delete what earlier imports left in the folder; an engine that has it open keeps it."""
+        for old in entry.folder.glob(f"{WEIGHTS}-*"):
+            if str(old) != entry.manifest.path:
+                shutil.rmtree(old, ignore_errors=True)
 
     def remove(self, model_id: str) -> None:
         """Forget a model, and delete what was imported for it; a directory of the user's own stays.

@@ -46,19 +46,36 @@ def hash_files(directory: Path, progress: Progress | None = None) -> dict[str, s
         progress: Told how far the reading is.
     """
     files = model_files(directory)
-    total, done = sum(file.stat().st_size for file in files), 0
+    total, before = sum(file.stat().st_size for file in files), 0
     found: dict[str, str] = {}
+
+    def told(name: str, done: int, _all: int) -> None:
+        if progress:
+            progress(name, before + done, total)
+
     for file in files:
-        name = file.relative_to(directory).as_posix()
-        digest = hashlib.sha256()
+        found[file.relative_to(directory).as_posix()] = hash_file(file, told)
+        before += file.stat().st_size
+    return found
+
+
+def hash_file(file: Path, progress: Progress | None = None) -> str:
+    """SHA-256 of one file, in hexadecimal.
+
+    Raises:
+        InvalidArgument: It cannot be read.
+    """
+    try:
+        total, done, digest = file.stat().st_size, 0, hashlib.sha256()
         with file.open("rb") as stream:
             while chunk := stream.read(_CHUNK_BYTES):
                 digest.update(chunk)
                 done += len(chunk)
                 if progress:
-                    progress(name, done, total)
-        found[name] = digest.hexdigest()
-    return found
+                    progress(file.name, done, total)
+    except OSError as error:
+        raise InvalidArgument(f"{file}: cannot be read: {error.strerror}") from None
+    return digest.hexdigest()
 
 
 def lock_text(hashes: Mapping[str, str]) -> str:

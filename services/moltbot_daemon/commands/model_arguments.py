@@ -1,19 +1,21 @@
-"""The arguments of `moltbot model add`, apart from the command: the command line's grammar needs no engine."""
+"""The grammar of `moltbot model`, apart from the commands: it needs no engine."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
 from moltbot_models.manifest import Task
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `model add`."""
     parser.add_argument(
-        "source", metavar="SOURCE", help="a Hugging Face directory, or the URL of a server that runs elsewhere"
+        "source", metavar="SOURCE", help="a Hugging Face directory, a GGUF file, or the URL of a server elsewhere"
     )
     parser.add_argument("--id", help="the name that clients ask for; of a directory, its name in lower case")
     parser.add_argument("--type", choices=get_args(Task), help="what it does, where its files do not say it")
@@ -31,9 +33,36 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     here.add_argument(
         "--set", action="append", metavar="KEY=VALUE", help="of the engine: weights=u8, step_tokens=128, …"
     )
+    here.add_argument("--sha256", metavar="DIGEST", help="what a GGUF file must have")
     there = parser.add_argument_group("upstreams")
     there.add_argument("--provider", choices=("openai", "generic_http", "websocket", "triton"), help="its protocol")
     there.add_argument("--no-check", dest="check", action="store_false", help="add it also if it does not answer now")
     there.add_argument("--upstream-model", metavar="NAME", help="what it is called there; the id without")
     there.add_argument("--key-env", metavar="NAME", help="environment variable that holds its API key")
     there.add_argument("--key-file", metavar="FILE", help="file that holds its API key")
+
+
+def add_model_commands(
+    add: Callable[[Any, str, str], argparse.ArgumentParser], group: Callable[[str, str], Any]
+) -> None:
+    """Add `model` and its subcommands.
+
+    Args:
+        add: Adds a command to a group, with what all commands take.
+        group: Makes a group of commands.
+    """
+    listed = "list the models, those of the files if no daemon runs"
+    model = group("model", "the models of this installation")
+    _add_arguments(add(model, "add", "add a model: a daemon that runs serves it at once"))
+    imports = add(model, "import", "turn a GGUF file into a Hugging Face directory, and leave it at that")
+    imports.add_argument("file", type=Path, metavar="FILE", help="a GGUF file")
+    imports.add_argument("out", type=Path, metavar="DIR", help="the directory to make")
+    add(model, "list", listed)
+    for name, about in (
+        ("show", "show all that is known of a model: options, hashes, gate report"),
+        ("remove", "forget a model; a directory of your own stays"),
+        ("verify", "check the files of models against the hashes locked when they were added"),
+    ):
+        one = add(model, name, about)
+        one.add_argument("id", metavar="ID", nargs="?" if name == "verify" else None, help="as `model list` shows it")
+    add(group("models", "the same as `model list`"), "list", listed)

@@ -15,12 +15,12 @@ from moltbot_models.engine import EngineConfig, TextEngine
 from moltbot_models.engine.safetensors import Checkpoint
 from moltbot_models.generation import GenerationRequest, Message, Sampling
 from moltbot_testkit.numpy_decoder import NumpyDecoder
-from moltbot_testkit.random_model import CHATML, SPECIAL_TOKENS, byte_tokenizer, model_config, random_weights
+from moltbot_testkit.random_model import CHATML, SPECIAL_TOKENS, model_config, random_weights
 
 pytest.importorskip("gguf", reason="pip install -e . installs it")
 from moltbot_models.formats.gguf_file import read_gguf
 from moltbot_models.formats.gguf_import import import_gguf
-from moltbot_testkit.gguf_model import write_gguf
+from moltbot_testkit.gguf_model import byte_entries, write_gguf
 
 EXACT = EngineConfig(weights="f32", kv="f32", step_tokens=64, kv_cache_bytes=4 << 20)
 WHOLE = {"hidden_size": 128, "intermediate_size": 160, "num_attention_heads": 4, "head_dim": 32}
@@ -51,29 +51,6 @@ TEXTS = [
 ]
 
 
-def byte_entries(size=259, **changes):
-    tokenizer = byte_tokenizer(size)
-    kinds = [3 if tokenizer.id_to_token(number) in SPECIAL_TOKENS else 1 for number in range(size)]
-    return {
-        "ggml.model": "gpt2",
-        "ggml.pre": "qwen2",
-        "ggml.tokens": [tokenizer.id_to_token(number) for number in range(size)],
-        "ggml.token_type": kinds,
-        "ggml.merges": ["a a"],
-        "ggml.eos_token_id": 258,
-        "ggml.bos_token_id": 256,
-        "ggml.add_bos_token": False,
-        "chat_template": CHATML,
-    } | changes
-
-
-def with_merge(entries):
-    """One token is the union of two, so that there is a merge."""
-    tokens = list(entries["ggml.tokens"])
-    tokens[tokens.index("w250") if "w250" in tokens else 255] = "aa"
-    return entries | {"ggml.tokens": tokens}
-
-
 def rope_entries(config):
     scaling = config.get("rope_scaling")
     if not scaling:
@@ -91,7 +68,7 @@ def write(tmp_path, config, kind="F32", weights=None, tokenizer=None, **metadata
     rope, extra = rope_entries(config)
     if config["model_type"] == "mistral":
         rope["attention.sliding_window"] = config["sliding_window"]
-    entries = with_merge(byte_entries()) if tokenizer is None else tokenizer
+    entries = byte_entries() if tokenizer is None else tokenizer
     return write_gguf(
         tmp_path / "model.gguf", config, weights, entries, kind=kind, metadata=rope | metadata, extra=extra
     )
@@ -257,7 +234,7 @@ def test_sentence_pieces_are_cut_by_merges_rebuilt_from_scores(tmp_path):
 
 def test_template_end_tokens_and_sampling_reach_the_engine(tmp_path):
     config = model_config("qwen2")
-    tokenizer = with_merge(byte_entries()) | {"ggml.eot_token_id": 257}
+    tokenizer = byte_entries() | {"ggml.eot_token_id": 257}
     writer_entries = {**tokenizer, "chat_template.tool_use": "{{ 'tools' }}"}
     out = import_gguf(write(tmp_path, config, tokenizer=writer_entries), tmp_path / "out").path
     engine = TextEngine.load(out, EXACT)
@@ -305,7 +282,7 @@ def test_what_is_not_built_is_refused_by_name(tmp_path, changes, named):
 )
 def test_tokenizers_that_cannot_be_rebuilt_are_refused_by_name(tmp_path, changes, named):
     with pytest.raises(InvalidArgument, match=named):
-        import_gguf(write(tmp_path, SHAPES["llama"], tokenizer=with_merge(byte_entries()) | changes), tmp_path / "out")
+        import_gguf(write(tmp_path, SHAPES["llama"], tokenizer=byte_entries() | changes), tmp_path / "out")
 
 
 def test_an_unknown_architecture_or_tensor_is_named(tmp_path):
