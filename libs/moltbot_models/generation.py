@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled"]
+FormatKind = Literal["json_object", "json_schema", "regex", "grammar"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -32,6 +33,8 @@ class ToolSpec:
     description: str = ""
     parameters: str = "{}"
     """JSON Schema of the arguments, as JSON text."""
+    strict: bool = False
+    """Whether a call must keep to the schema."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,24 @@ class Sampling:
     logprobs: bool = False
     top_logprobs: int = 0
     """How many alternatives to report for each token, 0 to 20."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens at which generation ends, beside the model's own; like those, never text."""
+    min_tokens: int = 0
+    """Tokens before which the answer does not end by itself."""
     ignore_eos: bool = False
     """Go on past the end token; for benchmarks."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """What an answer must look like, from its first character to its last."""
+
+    kind: FormatKind
+    text: str = ""
+    """The JSON Schema, the regular expression (Rust's syntax) or the grammar (Lark's syntax); nothing for
+    `json_object`."""
+    name: str = ""
+    """What the client calls a schema."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +106,8 @@ class GenerationRequest:
     """Salts the engine's prefix cache, so that one tenant cannot time another's prompts."""
     traceparent: str = ""
     """W3C trace context to pass on; empty if none."""
+    response_format: ResponseFormat | None = None
+    """`None` leaves the answer free."""
 
 
 @dataclass(frozen=True, slots=True)

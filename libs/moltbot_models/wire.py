@@ -15,6 +15,7 @@ from moltbot_models.generation import (
     Delta,
     GenerationRequest,
     Message,
+    ResponseFormat,
     Sampling,
     TokenLogprob,
     ToolCall,
@@ -42,7 +43,9 @@ def decode_request(data: bytes) -> tuple[GenerationRequest, bool]:
         tree = json.loads(data)
         fields: dict[str, Any] = dict(tree["request"])
         sampling: dict[str, Any] = dict(fields.pop("sampling"))
-        sampling["stop"] = tuple(sampling["stop"])
+        sampling["stop"], sampling["stop_token_ids"] = tuple(sampling["stop"]), tuple(sampling["stop_token_ids"])
+        wanted = fields.pop("response_format")
+        fields["response_format"] = None if wanted is None else ResponseFormat(**wanted)
         messages = tuple(_message(message) for message in fields.pop("messages"))
         tools = tuple(ToolSpec(**tool) for tool in fields.pop("tools"))
         request = GenerationRequest(**fields, messages=messages, tools=tools, sampling=Sampling(**sampling))

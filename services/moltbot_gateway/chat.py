@@ -145,6 +145,8 @@ class Answerer:
         """Route, remember, list tools and reserve a mark: in parallel, where there is more than routing to do."""
         mesh = ask.mesh
         wants_mark = mark if mesh.mark is None else mesh.mark
+        if ask.response_format is not None:
+            wants_mark = False  # characters that nobody sees would break what a program is to read
         if not (mesh.session or mesh.tools or wants_mark):
             return _Prepared(await self._peers.route(exchange, ask), ask.messages)
         if mesh.session and not ask.messages:
@@ -177,6 +179,7 @@ class Answerer:
             exchange.caller.request_id,
             exchange.tenant,
             exchange.caller.trace.traceparent,
+            ask.response_format,
         )
         for _ in range(self._settings.max_tool_steps):
             step = _Step()

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 
 from moltbot_gateway.ask import Ask, EmbedAsk, MeshOptions
 from moltbot_mesh.errors import FieldViolation, InvalidArgument
-from moltbot_models.generation import Message, Sampling, ToolCall, ToolSpec
+from moltbot_models.generation import Message, ResponseFormat, Sampling, ToolCall, ToolSpec
 
 if TYPE_CHECKING:
     from moltbot_models.generation import Role
@@ -26,6 +26,7 @@ _ModelId = Annotated[str, Meta(max_length=128)]
 _Probability = Annotated[float, Meta(ge=0, le=1)]
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
 _Tokens = Annotated[int, Meta(ge=1, le=1_000_000)]
+_Grammar = Annotated[str, Meta(min_length=1, max_length=131_072)]
 _StopTexts = Annotated[list[_Short], Meta(max_length=16)]
 
 
@@ -56,6 +57,7 @@ class _FunctionSpec(Struct):
     name: Annotated[str, Meta(min_length=1, max_length=64)]
     description: str | None = None
     parameters: msgspec.Raw = msgspec.Raw(b"{}")
+    strict: bool | None = False
 
 
 class _Tool(Struct):
@@ -75,8 +77,19 @@ class _StreamOptions(Struct):
     include_usage: bool = False
 
 
+class _JsonSchema(Struct):
+    name: Annotated[str, Meta(max_length=64)] = ""
+    schema: msgspec.Raw = msgspec.Raw(b"{}")
+
+
 class _ResponseFormat(Struct):
     type: _Short
+    json_schema: _JsonSchema | None = None
+
+
+class _StructuredOutputs(Struct):
+    regex: _Grammar | None = None
+    grammar: _Grammar | None = None
 
 
 class _Mesh(Struct, forbid_unknown_fields=True):
@@ -99,6 +112,10 @@ class _Common(Struct):
     presence_penalty: _Penalty | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: _Short | _StopTexts | None = None
+    stop_token_ids: Annotated[list[Annotated[int, Meta(ge=0, le=2**31 - 1)]], Meta(max_length=64)] | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    response_format: _ResponseFormat | None = None
+    structured_outputs: _StructuredOutputs | None = None
     n: int | None = 1
     moltbot: _Mesh | None = None
 
@@ -110,7 +127,6 @@ class _Chat(_Common, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     tools: Annotated[list[_Tool], Meta(max_length=128)] | None = None
     tool_choice: _Short | _NamedTool | None = None
-    response_format: _ResponseFormat | None = None
 
 
 class _Completion(_Common, kw_only=True):
@@ -132,6 +148,7 @@ T = TypeVar("T")
 _chat = msgspec.json.Decoder(_Chat)
 _completion = msgspec.json.Decoder(_Completion)
 _embeddings = msgspec.json.Decoder(_Embeddings)
+_SCHEMA_CHARACTERS = 128 << 10
 _CHOICES = frozenset({"auto", "none", "required"})
 _PLACE = re.compile(r" - at `(\$[^`]*)`$")
 _MISSING = re.compile(r"missing required field `([^`]+)`")
@@ -153,10 +170,6 @@ def chat(body: bytes) -> tuple[Ask, StreamWish]:
     """
     request = _decode(_chat, body)
     _only_one(request)
-    if request.response_format is not None and request.response_format.type != "text":
-        raise _refused(
-            "response_format", f"type {request.response_format.type!r} is not offered; use 'text' or leave it"
-        )
     messages = tuple(_message(message, index) for index, message in enumerate(request.messages))
     tools = tuple(_tool(tool.function, index) for index, tool in enumerate(request.tools or ()))
     choice = request.tool_choice
@@ -170,6 +183,7 @@ def chat(body: bytes) -> tuple[Ask, StreamWish]:
         choice.function.name if isinstance(choice, _NamedTool) else choice or "auto",
         _sampling(request, request.max_completion_tokens, bool(request.logprobs), request.top_logprobs or 0),
         _mesh(request.moltbot),
+        _format(request),
     )
     return ask, _wish(request)
 
@@ -193,7 +207,8 @@ def completion(body: bytes) -> tuple[Ask, StreamWish]:
     else:
         prompt = request.prompt
     sampling = _sampling(request, None, request.logprobs is not None, request.logprobs or 0)
-    return Ask(request.model, (), prompt, (), "none", sampling, _mesh(request.moltbot)), _wish(request)
+    ask = Ask(request.model, (), prompt, (), "none", sampling, _mesh(request.moltbot), _format(request))
+    return ask, _wish(request)
 
 
 def embeddings(body: bytes) -> tuple[EmbedAsk, bool]:
@@ -251,7 +266,32 @@ def _tool(function: _FunctionSpec, index: int) -> ToolSpec:
         parameters = bytes(function.parameters).decode()
     except UnicodeDecodeError:
         raise _refused(f"tools[{index}].function.parameters", "not UTF-8") from None
-    return ToolSpec(function.name, function.description or "", parameters)
+    return ToolSpec(function.name, function.description or "", parameters, bool(function.strict))
+
+
+def _format(request: _Common) -> ResponseFormat | None:
+    wanted, others = request.response_format, request.structured_outputs
+    if others is not None and (others.regex or others.grammar):
+        if wanted is not None and wanted.type != "text":
+            raise _refused("structured_outputs", "goes without response_format; send one of them")
+        return (
+            ResponseFormat("regex", others.regex) if others.regex else ResponseFormat("grammar", others.grammar or "")
+        )
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return ResponseFormat("json_object")
+    if wanted.type != "json_schema":
+        raise _refused("response_format.type", f"{wanted.type!r} is not known; use text, json_object or json_schema")
+    if wanted.json_schema is None:
+        raise _refused("response_format.json_schema", "is missing; it holds name and schema")
+    try:
+        schema = bytes(wanted.json_schema.schema).decode()
+    except UnicodeDecodeError:
+        raise _refused("response_format.json_schema.schema", "not UTF-8") from None
+    if not schema.startswith("{") or len(schema) > _SCHEMA_CHARACTERS:
+        raise _refused("response_format.json_schema.schema", "must be an object of at most 128 KiB")
+    return ResponseFormat("json_schema", schema, wanted.json_schema.name)
 
 
 def _message(message: _Message, index: int) -> Message:
@@ -283,6 +323,8 @@ def _sampling(request: _Common, max_tokens: int | None, logprobs: bool, top_logp
         stop=tuple(text for text in ((stop,) if isinstance(stop, str) else stop or ()) if text),
         logprobs=logprobs,
         top_logprobs=top_logprobs,
+        stop_token_ids=tuple(request.stop_token_ids or ()),
+        min_tokens=request.min_tokens or 0,
     )
 
 

@@ -14,7 +14,7 @@ from moltbot_gateway.catalogue import TASK_NAMES
 from moltbot_gateway.coalesce import Coalescer
 from moltbot_gateway.collect import Collected
 from moltbot_mesh.paging import page_of
-from moltbot_models.generation import Message, Sampling, ToolCall, ToolSpec
+from moltbot_models.generation import Message, ResponseFormat, Sampling, ToolCall, ToolSpec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
@@ -181,13 +181,22 @@ def _chat(request: pb.ChatRequest) -> Ask:
         )
         for message in request.messages
     )
-    tools = tuple(ToolSpec(tool.name, tool.description, tool.parameters or "{}") for tool in request.tools)
+    tools = tuple(ToolSpec(tool.name, tool.description, tool.parameters or "{}", tool.strict) for tool in request.tools)
     choice = request.tool_choice or "auto"
-    return Ask(request.model, messages, None, tools, choice, _sampling(request.sampling), _mesh(request.mesh))
+    wanted = _format(request.response_format)
+    return Ask(request.model, messages, None, tools, choice, _sampling(request.sampling), _mesh(request.mesh), wanted)
 
 
 def _completion(request: pb.CompleteRequest) -> Ask:
-    return Ask(request.model, (), request.prompt, (), "none", _sampling(request.sampling), _mesh(request.mesh))
+    wanted = _format(request.response_format)
+    return Ask(request.model, (), request.prompt, (), "none", _sampling(request.sampling), _mesh(request.mesh), wanted)
+
+
+def _format(wanted: pb.ResponseFormat) -> ResponseFormat | None:
+    kind = wanted.WhichOneof("kind")
+    if kind is None:
+        return None
+    return ResponseFormat(kind) if kind == "json_object" else ResponseFormat(kind, getattr(wanted, kind))
 
 
 def _sampling(sampling: pb.Sampling) -> Sampling:
@@ -206,6 +215,8 @@ def _sampling(sampling: pb.Sampling) -> Sampling:
         tuple(sampling.stop),
         sampling.HasField("top_logprobs"),
         sampling.top_logprobs,
+        tuple(sampling.stop_token_ids),
+        sampling.min_tokens,
     )
 
 

@@ -12,6 +12,7 @@ from moltbot_models.engine.answer import Answer
 from moltbot_models.engine.architecture import read_architecture
 from moltbot_models.engine.blocks import BlockPool
 from moltbot_models.engine.config import EngineConfig, EngineError, EngineStats, checked
+from moltbot_models.engine.constraint import Grammars
 from moltbot_models.engine.graph import build_graph
 from moltbot_models.engine.model_directory import read_model_directory
 from moltbot_models.engine.paged_attention import BLOCK_TOKENS
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from moltbot_models.engine.architecture import Architecture
+    from moltbot_models.engine.constraint import Constraint
     from moltbot_models.engine.model_directory import ModelDirectory
     from moltbot_models.engine.sampler import SamplerHook
     from moltbot_models.engine.scheduler import Chunk
@@ -43,6 +45,9 @@ class _Job:
     answer: Answer
     sampler: Sampler
     hook: SamplerHook | None
+    constraint: Constraint | None
+    ends: frozenset[int]
+    """Tokens that end the answer."""
     on_delta: Callable[[Delta], None]
     on_error: Callable[[EngineError], None]
     done: bool = False
@@ -72,6 +77,7 @@ class TextEngine:
     ) -> None:
         self._directory, self._architecture, self._model, self._config = directory, architecture, model, config
         self._pool = BlockPool(model.blocks)
+        self._grammars = Grammars(directory, architecture.vocabulary)
         self._scheduler = Scheduler(self._pool, config.step_tokens, fixed_chunks=config.deterministic)
         self._jobs: dict[int, _Job] = {}
         self._wake = threading.Condition()
@@ -148,7 +154,11 @@ class TextEngine:
         )
         settings = draw_settings(request.sampling, self._directory.generation)
         answer = Answer(self._directory, request, prompt)
-        job = _Job(request, sequence, answer, Sampler(settings), hook, on_delta, on_error)
+        wanted_format = prompt.grammar or request.response_format
+        constraint = None if wanted_format is None else self._grammars.constraint(wanted_format)
+        own_ends = frozenset[int]() if request.sampling.ignore_eos else self._directory.end_tokens
+        ends = own_ends.union(request.sampling.stop_token_ids)
+        job = _Job(request, sequence, answer, Sampler(settings), hook, constraint, ends, on_delta, on_error)
         with self._wake:
             if self._closing:
                 raise EngineError("ENGINE_CLOSED", "the engine is closed")
@@ -245,19 +255,21 @@ class TextEngine:
                 job = self._jobs[id(sequence)]
                 prompt, output = sequence.tokens[: sequence.prompt_length], sequence.tokens[sequence.prompt_length :]
                 context = SamplingContext(job.request, prompt, output, job.sampler.settings)
-                rows.append(Row(logits[len(rows)], job.sampler, job.hook, context))
+                banned = job.ends if len(output) < job.request.sampling.min_tokens else frozenset[int]()
+                rows.append(Row(logits[len(rows)], job.sampler, job.hook, context, job.constraint, banned))
                 jobs.append(job)
-        for job, drawn in zip(jobs, sample_rows(rows, self._directory.vocabulary), strict=True):
+        for job, drawn in zip(jobs, sample_rows(rows, self._directory.vocabulary, self._grammars), strict=True):
             if isinstance(drawn, EngineError):
                 self._fail(job, drawn)
                 continue
             job.sequence.tokens.append(drawn.token)
             self._completion_tokens += 1
-            ended = drawn.token in self._directory.end_tokens and not job.request.sampling.ignore_eos
+            ended = drawn.token in job.ends
             # The end token is counted and has a probability, but is never text, special or not.
             shown = None if drawn.logprob is None else Delta(logprobs=(drawn.logprob,))
             last = shown if ended else job.answer.push(drawn.token, drawn.logprob)
-            if ended or job.answer.stopped:
+            whole = job.constraint is not None and job.constraint.complete
+            if ended or whole or job.answer.stopped:
                 self._finish(job, last, "stop")
             elif len(job.sequence.tokens) >= job.sequence.max_length:
                 self._finish(job, last, "length")

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moltbot_models.engine.config import EngineError
-from moltbot_models.engine.tool_calls import OPEN
+from moltbot_models.engine.constraint import JSON_OPTIONS
+from moltbot_models.engine.tool_calls import CLOSE, OPEN
+from moltbot_models.generation import ResponseFormat
 
 if TYPE_CHECKING:
     from moltbot_models.engine.model_directory import ModelDirectory
@@ -25,6 +27,8 @@ class Prompt:
     opening: str = ""
     """The end of the prompt that belongs to the answer: a tool call that the request demands has been begun for it."""
     parses_tool_calls: bool = False
+    grammar: ResponseFormat | None = None
+    """What the rest of a demanded tool call must look like."""
 
 
 def build_prompt(directory: ModelDirectory, request: GenerationRequest, vocabulary: int, most_tokens: int) -> Prompt:
@@ -41,6 +45,8 @@ def build_prompt(directory: ModelDirectory, request: GenerationRequest, vocabula
         EngineError: `INVALID_ARGUMENT` naming the field that cannot be served, `REQUEST_TOO_LARGE`.
     """
     check_sampling(request.sampling)
+    if request.sampling.min_tokens and request.response_format is not None:
+        raise EngineError("INVALID_ARGUMENT", "min_tokens cannot go with response_format, whose end is its own")
     if request.prompt is not None:
         if request.messages:
             raise EngineError("INVALID_ARGUMENT", "give either prompt or messages, not both")
@@ -62,14 +68,21 @@ def _conversation(directory: ModelDirectory, request: GenerationRequest, most_to
         raise EngineError("INVALID_ARGUMENT", "messages is empty: give at least one message, or prompt")
     tools = () if request.tool_choice == "none" else request.tools
     parses = bool(tools) and OPEN in template.text
-    opening = ""
+    if tools and request.tool_choice == "auto" and request.response_format is not None:
+        raise EngineError(
+            "INVALID_ARGUMENT", 'response_format leaves no room for calls: send no tools, or choice "none"'
+        )
+    opening, grammar = "", None
     if tools and request.tool_choice != "auto":
         if not parses:
             raise EngineError("INVALID_ARGUMENT", "tool_choice cannot be enforced: the model's template knows no calls")
+        if request.response_format is not None:
+            raise EngineError("INVALID_ARGUMENT", "response_format cannot go with a tool_choice that demands a call")
         opening = _opening(request)
+        grammar = call_grammar(request, directory)
     text = template.render(request.messages, tools) + opening
     # The template writes the special tokens itself.
-    return Prompt(_tokens(directory, text, most_tokens, special=False), opening, parses)
+    return Prompt(_tokens(directory, text, most_tokens, special=False), opening, parses, grammar)
 
 
 def _opening(request: GenerationRequest) -> str:
@@ -79,6 +92,32 @@ def _opening(request: GenerationRequest) -> str:
         raise EngineError("INVALID_ARGUMENT", f"tool_choice {request.tool_choice!r} is not among the tools")
     # No space at the end: the tokenizer joins it to the bracket that follows.
     return f'{OPEN}\n{{"name": {json.dumps(request.tool_choice, ensure_ascii=False)}, "arguments":'
+
+
+def call_grammar(request: GenerationRequest, directory: ModelDirectory) -> ResponseFormat:
+    """What follows `_opening`: the arguments after the tool's schema, and the end of the call."""
+    close = directory.tokenizer.token_to_id(CLOSE)
+    end = f'"}}" "\\n"? {json.dumps(CLOSE) if close is None else f"<[{close}]>"}'
+    named = [tool for tool in request.tools if request.tool_choice in {"required", tool.name}]
+    rules = [f"%json {_schema(tool.parameters)}" for tool in named]
+    if request.tool_choice == "required":
+        heads = [json.dumps(json.dumps(tool.name, ensure_ascii=False)[1:] + ', "arguments":') for tool in named]
+    else:
+        heads = ['""']
+    calls = " | ".join(f'{head} " "? arguments_{place}' for place, head in enumerate(heads))
+    lines = [f"start: ( {calls} ) {end}", *(f"arguments_{place}: {rule}" for place, rule in enumerate(rules))]
+    return ResponseFormat("grammar", "\n".join(lines))
+
+
+def _schema(parameters: str) -> str:
+    """A tool's schema, as an object's: what is no schema of an object lets any object through."""
+    try:
+        schema = json.loads(parameters)
+    except ValueError:
+        schema = None
+    if not isinstance(schema, dict):
+        schema = {}
+    return json.dumps({"type": "object", **schema, "x-guidance": JSON_OPTIONS}, ensure_ascii=False)
 
 
 def _tokens(directory: ModelDirectory, text: str, most_tokens: int, *, special: bool) -> list[int]:
@@ -112,6 +151,7 @@ def check_sampling(sampling: Sampling) -> None:
         ("frequency_penalty", sampling.frequency_penalty, -2, 2),
         ("presence_penalty", sampling.presence_penalty, -2, 2),
         ("top_logprobs", sampling.top_logprobs, 0, 20),
+        ("min_tokens", sampling.min_tokens, 0, float("inf")),
         ("seed", sampling.seed, -(2**63), 2**64),
     )
     for name, value, low, high in ranges:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from moltbot_models.engine.constraint import Constraint, Grammars
     from moltbot_models.engine.detokenize import Vocabulary
     from moltbot_models.engine.sampler import Candidates, Sampler, SamplerHook, SamplingContext
     from moltbot_models.generation import TokenLogprob
@@ -32,6 +33,9 @@ class Row:
     sampler: Sampler
     hook: SamplerHook | None
     context: SamplingContext
+    constraint: Constraint | None = None
+    banned: frozenset[int] = frozenset()
+    """Tokens that may not come now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +46,18 @@ class Drawn:
     logprob: TokenLogprob | None
 
 
-def sample_rows(rows: Sequence[Row], vocabulary: Vocabulary) -> list[Drawn | EngineError]:
-    """Return a token, or why there is none, for each row."""
+def sample_rows(rows: Sequence[Row], vocabulary: Vocabulary, grammars: Grammars) -> list[Drawn | EngineError]:
+    """Return a token, or why there is none, for each row.
+
+    What a constraint forbids is gone before penalties and hooks see the row; log-probabilities are the model's own, as
+    if there were no constraint.
+    """
     raw = [row.logits.copy() if row.context.request.sampling.logprobs else None for row in rows]
     results: list[int | EngineError | None] = [None] * len(rows)
+    constrained = _constrain(rows, grammars, results)
     for row in rows:
+        if row.banned:
+            row.logits[list(row.banned)] = -np.inf
         row.sampler.penalize(row.logits, row.context.prompt_tokens, row.context.output_tokens)
     for hook, members in _by_hook(rows, range(len(rows))):
 
@@ -68,6 +79,8 @@ def sample_rows(rows: Sequence[Row], vocabulary: Vocabulary) -> list[Drawn | Eng
     for number, choice in candidates.items():
         if results[number] is None:
             results[number] = rows[number].sampler.draw(choice)
+    for number in constrained:
+        results[number] = _accepted(rows[number], results[number])
     return [_drawn(row, before, result, vocabulary) for row, before, result in zip(rows, raw, results, strict=True)]
 
 
@@ -85,6 +98,29 @@ def _choose(
         results[member] = token
 
 
+def _constrain(rows: Sequence[Row], grammars: Grammars, results: list[int | EngineError | None]) -> list[int]:
+    """Forbid what constraints do not allow; return the rows that have one."""
+    members = [number for number, row in enumerate(rows) if row.constraint is not None]
+    if members:
+
+        def forbid() -> None:
+            constraints = [row.constraint for row in rows if row.constraint is not None]
+            grammars.mask([rows[number].logits for number in members], constraints)
+
+        _guarded(forbid, members, results)
+    return members
+
+
+def _accepted(row: Row, result: int | EngineError | None) -> int | EngineError | None:
+    if row.constraint is None or not isinstance(result, int):
+        return result
+    try:
+        row.constraint.accept(result)
+    except EngineError as error:
+        return error
+    return result
+
+
 def _by_hook(rows: Sequence[Row], numbers: Iterable[int]) -> list[tuple[SamplerHook, list[int]]]:
     groups: dict[int, tuple[SamplerHook, list[int]]] = {}
     for number in numbers:
@@ -98,9 +134,9 @@ def _guarded(call: Callable[[], None], members: list[int], results: list[int | E
     try:
         call()
     except Exception as error:  # noqa: BLE001 - hooks are foreign code
-        _log.exception("a sampler hook raised; its requests are ended")
+        _log.exception("a hook or constraint raised; its requests are ended")
         for member in members:
-            results[member] = EngineError("ENGINE_FAILED", f"the sampler hook failed: {type(error).__name__}")
+            results[member] = EngineError("ENGINE_FAILED", f"hook or constraint failed: {type(error).__name__}")
 
 
 def _refuse_hopeless(rows: Sequence[Row], results: list[int | EngineError | None]) -> None:

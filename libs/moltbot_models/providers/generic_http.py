@@ -114,6 +114,11 @@ class GenericHttpUpstream:
     def _body(self, request: GenerationRequest, *, stream: bool) -> Body:
         if self._path.endswith("/chat/completions") and request.prompt is None:
             return chat_body(request, stream=stream)
+        if request.response_format is not None:
+            raise InvalidArgument(
+                f"{self._manifest.id}: this upstream takes plain text and no response_format; ask a model of another "
+                "provider"
+            )
         if request.tools and request.tool_choice != "none":
             raise InvalidArgument(
                 f"{self._manifest.id}: this upstream takes plain text and has no tools; ask a model of another provider"

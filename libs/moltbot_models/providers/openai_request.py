@@ -1,7 +1,7 @@
 """Requests as the OpenAI API takes them.
 
-Source: OpenAI API reference, chat/completions, completions and embeddings. `top_k`, `min_p` and `ignore_eos` are vLLM's
-and SGLang's additions, sent only when they were asked for.
+Source: OpenAI API reference, chat/completions, completions and embeddings. `top_k`, `min_p`, `stop_token_ids`,
+`min_tokens`, `ignore_eos` and `structured_outputs` are vLLM's additions, sent only when they were asked for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
-    from moltbot_models.generation import EmbeddingRequest, GenerationRequest, Message, Sampling
+    from moltbot_models.generation import EmbeddingRequest, GenerationRequest, Message, ResponseFormat, Sampling
 
 Body = dict[str, Any]
 
@@ -21,6 +21,7 @@ def chat_body(request: GenerationRequest, *, stream: bool) -> Body:
     sampling = request.sampling
     body: Body = {"model": request.model, "messages": [_message(message) for message in request.messages]}
     _add_sampling(body, sampling)
+    _add_format(body, request.response_format)
     if sampling.logprobs:
         body["logprobs"] = True
         if sampling.top_logprobs:
@@ -33,6 +34,7 @@ def chat_body(request: GenerationRequest, *, stream: bool) -> Body:
                     "name": tool.name,
                     "description": tool.description,
                     "parameters": msgspec.Raw(tool.parameters.encode()),
+                    **({"strict": True} if tool.strict else {}),
                 },
             }
             for tool in request.tools
@@ -49,6 +51,7 @@ def completion_body(request: GenerationRequest, prompt: str, *, stream: bool) ->
     """The body for completions."""
     body: Body = {"model": request.model, "prompt": prompt}
     _add_sampling(body, request.sampling)
+    _add_format(body, request.response_format)
     if request.sampling.logprobs:
         body["logprobs"] = request.sampling.top_logprobs
     return _streamed(body, stream=stream)
@@ -86,11 +89,26 @@ def _add_sampling(body: Body, sampling: Sampling) -> None:
         "presence_penalty": sampling.presence_penalty or None,
         "top_k": sampling.top_k,
         "min_p": sampling.min_p,
+        "stop_token_ids": sampling.stop_token_ids or None,
+        "min_tokens": sampling.min_tokens or None,
         "ignore_eos": sampling.ignore_eos or None,
     }
     for key, value in asked.items():
         if value is not None:
             body[key] = value
+
+
+def _add_format(body: Body, wanted: ResponseFormat | None) -> None:
+    if wanted is None:
+        return
+    match wanted.kind:
+        case "json_object":
+            body["response_format"] = {"type": "json_object"}
+        case "json_schema":
+            schema = {"name": wanted.name or "answer", "schema": msgspec.Raw(wanted.text.encode()), "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        case kind:
+            body["structured_outputs"] = {kind: wanted.text}
 
 
 def _message(message: Message) -> Body:

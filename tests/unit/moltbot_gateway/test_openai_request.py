@@ -6,7 +6,7 @@ import pytest
 
 from moltbot_gateway import openai_request
 from moltbot_mesh.errors import InvalidArgument
-from moltbot_models.generation import Message, Sampling, ToolCall, ToolSpec
+from moltbot_models.generation import Message, ResponseFormat, Sampling, ToolCall, ToolSpec
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -134,7 +134,15 @@ def test_tool_choices(choice):
         ({"tools": [{"type": "code", "function": {"name": "f"}}]}, "tools[0].type"),
         ({"tool_choice": "sometimes"}, "tool_choice"),
         ({"tool_choice": {"type": "function"}}, "tool_choice.function"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": []}}},
+            "response_format.json_schema.schema",
+        ),
+        ({"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids[0]"),
         ({"moltbot": {"sesion": "x"}}, "moltbot.sesion"),
         ({"moltbot": {"tools": "calculator"}}, "moltbot.tools"),
     ],
@@ -194,3 +202,22 @@ def test_texts_to_embed():
 )
 def test_what_cannot_be_embedded_is_named(given, field):
     assert refused(openai_request.embeddings, {"input": given}) == field
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"response_format": {"type": "text"}}, None),
+        ({"response_format": {"type": "json_object"}}, ResponseFormat("json_object")),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "null"}}}},
+            ResponseFormat("json_schema", '{"type": "null"}', "n"),
+        ),
+        ({"structured_outputs": {"regex": "a+"}}, ResponseFormat("regex", "a+")),
+        ({"structured_outputs": {"grammar": "start: x"}}, ResponseFormat("grammar", "start: x")),
+    ],
+)
+def test_a_format_of_the_answer_is_passed_on(fields, expected):
+    assert chat(**fields)[0].response_format == expected
+    prompted = json.dumps({"prompt": "x", **fields}).encode()
+    assert openai_request.completion(prompted)[0].response_format == expected

@@ -27,7 +27,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n moltbot/gateway/v1/gateway.proto\x12\x12moltbot.gateway.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\"V\n\x08ToolCall\x12\x14\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x16\n\x04name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1c\n\targuments\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\"\xd3\x01\n\x07Message\x12\x36\n\x04role\x18\x01 \x01(\x0e\x32\x18.moltbot.gateway.v1.RoleB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1b\n\x07\x63ontent\x18\x02 \x01(\tB\n\xbaH\x07r\x05(\x80\x80\x80\x08\x12\x16\n\x04name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12;\n\ntool_calls\x18\x04 \x03(\x0b\x32\x1c.moltbot.gateway.v1.ToolCallB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x12\x1e\n\x0ctool_call_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"]\n\x04Tool\x12\x17\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x1d\n\nparameters\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x10\"\xf4\x03\n\x08Sampling\x12$\n\nmax_tokens\x18\x01 \x01(\rB\x0b\xbaH\x08*\x06\x18\xc0\x84=(\x01H\x00\x88\x01\x01\x12)\n\x0btemperature\x18\x02 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x00@-\x00\x00\x00\x00H\x01\x88\x01\x01\x12#\n\x05top_p\x18\x03 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x80?%\x00\x00\x00\x00H\x02\x88\x01\x01\x12/\n\x11\x66requency_penalty\x18\x04 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x00@-\x00\x00\x00\xc0H\x03\x88\x01\x01\x12.\n\x10presence_penalty\x18\x05 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x00@-\x00\x00\x00\xc0H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x05\x88\x01\x01\x12\x1f\n\x04stop\x18\x07 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x10\"\x07r\x05\x10\x01\x18\x80\x02\x12\"\n\x0ctop_logprobs\x18\x08 \x01(\rB\x07\xbaH\x04*\x02\x18\x14H\x06\x88\x01\x01\x12\x12\n\x05top_k\x18\t \x01(\rH\x07\x88\x01\x01\x12#\n\x05min_p\x18\n \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x80?-\x00\x00\x00\x00H\x08\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x07\n\x05_seedB\x0f\n\r_top_logprobsB\x08\n\x06_top_kB\x08\n\x06_min_p\"{\n\x0bMeshOptions\x12\x19\n\x07session\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1b\n\ttask_type\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x18\n\x05tools\x18\x03 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x12\x11\n\x04mark\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\x07\n\x05_mark\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"r\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x13\n\x0btoken_bytes\x18\x03 \x01(\x0c\x12-\n\x03top\x18\x04 \x03(\x0b\x32 .moltbot.gateway.v1.TokenLogprob\"P\n\x07Receipt\x12\x10\n\x08\x61udit_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08trace_id\x18\x04 \x01(\t\"\x97\x02\n\x0b\x43hatRequest\x12\x17\n\x05model\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12>\n\x08messages\x18\x02 \x03(\x0b\x32\x1b.moltbot.gateway.v1.MessageB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\x80 \x12\x32\n\x05tools\x18\x03 \x03(\x0b\x32\x18.moltbot.gateway.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x12\x1c\n\x0btool_choice\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12.\n\x08sampling\x18\x05 \x01(\x0b\x32\x1c.moltbot.gateway.v1.Sampling\x12-\n\x04mesh\x18\x06 \x01(\x0b\x32\x1f.moltbot.gateway.v1.MeshOptions\"\x81\x02\n\x0c\x43hatResponse\x12,\n\x07message\x18\x01 \x01(\x0b\x32\x1b.moltbot.gateway.v1.Message\x12\x37\n\rfinish_reason\x18\x02 \x01(\x0e\x32 .moltbot.gateway.v1.FinishReason\x12(\n\x05usage\x18\x03 \x01(\x0b\x32\x19.moltbot.gateway.v1.Usage\x12\x32\n\x08logprobs\x18\x04 \x03(\x0b\x32 .moltbot.gateway.v1.TokenLogprob\x12,\n\x07receipt\x18\x05 \x01(\x0b\x32\x1b.moltbot.gateway.v1.Receipt\"N\n\x11StreamChatRequest\x12\x39\n\x04\x63hat\x18\x01 \x01(\x0b\x32\x1f.moltbot.gateway.v1.ChatRequestB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\"K\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"\xa1\x02\n\x12StreamChatResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t\x12\x35\n\ntool_calls\x18\x02 \x03(\x0b\x32!.moltbot.gateway.v1.ToolCallDelta\x12\x32\n\x08logprobs\x18\x03 \x03(\x0b\x32 .moltbot.gateway.v1.TokenLogprob\x12\x37\n\rfinish_reason\x18\x04 \x01(\x0e\x32 .moltbot.gateway.v1.FinishReason\x12(\n\x05usage\x18\x05 \x01(\x0b\x32\x19.moltbot.gateway.v1.Usage\x12,\n\x07receipt\x18\x06 \x01(\x0b\x32\x1b.moltbot.gateway.v1.Receipt\"\xa9\x01\n\x0f\x43ompleteRequest\x12\x17\n\x05model\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1e\n\x06prompt\x18\x02 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05(\x80\x80\x80\x08\x12.\n\x08sampling\x18\x03 \x01(\x0b\x32\x1c.moltbot.gateway.v1.Sampling\x12-\n\x04mesh\x18\x04 \x01(\x0b\x32\x1f.moltbot.gateway.v1.MeshOptions\"\xe5\x01\n\x10\x43ompleteResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x37\n\rfinish_reason\x18\x02 \x01(\x0e\x32 .moltbot.gateway.v1.FinishReason\x12(\n\x05usage\x18\x03 \x01(\x0b\x32\x19.moltbot.gateway.v1.Usage\x12\x32\n\x08logprobs\x18\x04 \x03(\x0b\x32 .moltbot.gateway.v1.TokenLogprob\x12,\n\x07receipt\x18\x05 \x01(\x0b\x32\x1b.moltbot.gateway.v1.Receipt\"Z\n\x15StreamCompleteRequest\x12\x41\n\x08\x63omplete\x18\x01 \x01(\x0b\x32#.moltbot.gateway.v1.CompleteRequestB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\"\xeb\x01\n\x16StreamCompleteResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x32\n\x08logprobs\x18\x02 \x03(\x0b\x32 .moltbot.gateway.v1.TokenLogprob\x12\x37\n\rfinish_reason\x18\x03 \x01(\x0e\x32 .moltbot.gateway.v1.FinishReason\x12(\n\x05usage\x18\x04 \x01(\x0b\x32\x19.moltbot.gateway.v1.Usage\x12,\n\x07receipt\x18\x05 \x01(\x0b\x32\x1b.moltbot.gateway.v1.Receipt\"w\n\x0c\x45mbedRequest\x12\x17\n\x05model\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1f\n\x06inputs\x18\x02 \x03(\tB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x10\x12-\n\x04mesh\x18\x03 \x01(\x0b\x32\x1f.moltbot.gateway.v1.MeshOptions\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x9a\x01\n\rEmbedResponse\x12\x31\n\nembeddings\x18\x01 \x03(\x0b\x32\x1d.moltbot.gateway.v1.Embedding\x12(\n\x05usage\x18\x02 \x01(\x0b\x32\x19.moltbot.gateway.v1.Usage\x12,\n\x07receipt\x18\x03 \x01(\x0b\x32\x1b.moltbot.gateway.v1.Receipt\"N\n\x11ListModelsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"H\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\r\x12\r\n\x05ready\x18\x04 \x01(\x08\"X\n\x12ListModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.moltbot.gateway.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*s\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\x12\n\x0eROLE_DEVELOPER\x10\x02\x12\r\n\tROLE_USER\x10\x03\x12\x12\n\x0eROLE_ASSISTANT\x10\x04\x12\r\n\tROLE_TOOL\x10\x05*\x9f\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x04\x32\x9f\x05\n\x0eGatewayService\x12\x66\n\x04\x43hat\x12\x1f.moltbot.gateway.v1.ChatRequest\x1a .moltbot.gateway.v1.ChatResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\"\x10/moltbot/v1/chat:\x01*\x12]\n\nStreamChat\x12%.moltbot.gateway.v1.StreamChatRequest\x1a&.moltbot.gateway.v1.StreamChatResponse0\x01\x12v\n\x08\x43omplete\x12#.moltbot.gateway.v1.CompleteRequest\x1a$.moltbot.gateway.v1.CompleteResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\"\x14/moltbot/v1/complete:\x01*\x12i\n\x0eStreamComplete\x12).moltbot.gateway.v1.StreamCompleteRequest\x1a*.moltbot.gateway.v1.StreamCompleteResponse0\x01\x12j\n\x05\x45mbed\x12 .moltbot.gateway.v1.EmbedRequest\x1a!.moltbot.gateway.v1.EmbedResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\"\x11/moltbot/v1/embed:\x01*\x12w\n\nListModels\x12%.moltbot.gateway.v1.ListModelsRequest\x1a&.moltbot.gateway.v1.ListModelsResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/moltbot/v1/modelsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n moltbot/gateway/v1/gateway.proto\x12\x12moltbot.gateway.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\"V\n\x08ToolCall\x12\x14\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x16\n\x04name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1c\n\targuments\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\"\xd3\x01\n\x07Message\x12\x36\n\x04role\x18\x01 \x01(\x0e\x32\x18.moltbot.gateway.v1.RoleB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1b\n\x07\x63ontent\x18\x02 \x01(\tB\n\xbaH\x07r\x05(\x80\x80\x80\x08\x12\x16\n\x04name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12;\n\ntool_calls\x18\x04 \x03(\x0b\x32\x1c.moltbot.gateway.v1.ToolCallB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x12\x1e\n\x0ctool_call_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"m\n\x04Tool\x12\x17\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x1d\n\nparameters\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x10\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"\x91\x01\n\x0eResponseFormat\x12\x15\n\x0bjson_object\x18\x01 \x01(\x08H\x00\x12\"\n\x0bjson_schema\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06\x10\x02(\x80\x80\x08H\x00\x12\x1c\n\x05regex\x18\x03 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01(\x80\x80\x08H\x00\x12\x1e\n\x07grammar\x18\x04 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01(\x80\x80\x08H\x00\x42\x06\n\x04kind\"\xb5\x04\n\x08Sampling\x12$\n\nmax_tokens\x18\x01 \x01(\rB\x0b\xbaH\x08*\x06\x18\xc0\x84=(\x01H\x00\x88\x01\x01\x12)\n\x0btemperature\x18\x02 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x00@-\x00\x00\x00\x00H\x01\x88\x01\x01\x12#\n\x05top_p\x18\x03 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x80?%\x00\x00\x00\x00H\x02\x88\x01\x01\x12/\n\x11\x66requency_penalty\x18\x04 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x00@-\x00\x00\x00\xc0H\x03\x88\x01\x01\x12.\n\x10presence_penalty\x18\x05 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x00@-\x00\x00\x00\xc0H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x05\x88\x01\x01\x12\x1f\n\x04stop\x18\x07 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x10\"\x07r\x05\x10\x01\x18\x80\x02\x12\"\n\x0ctop_logprobs\x18\x08 \x01(\rB\x07\xbaH\x04*\x02\x18\x14H\x06\x88\x01\x01\x12\x12\n\x05top_k\x18\t \x01(\rH\x07\x88\x01\x01\x12#\n\x05min_p\x18\n \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x80?-\x00\x00\x00\x00H\x08\x88\x01\x01\x12 \n\x0estop_token_ids\x18\x0b \x03(\rB\x08\xbaH\x05\x92\x01\x02\x10@\x12\x1d\n\nmin_tokens\x18\x0c \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=B\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x07\n\x05_seedB\x0f\n\r_top_logprobsB\x08\n\x06_top_kB\x08\n\x06_min_p\"{\n\x0bMeshOptions\x12\x19\n\x07session\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1b\n\ttask_type\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x18\n\x05tools\x18\x03 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x12\x11\n\x04mark\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\x07\n\x05_mark\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"r\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x13\n\x0btoken_bytes\x18\x03 \x01(\x0c\x12-\n\x03top\x18\x04 \x03(\x0b\x32 .moltbot.gateway.v1.TokenLogprob\"P\n\x07Receipt\x12\x10\n\x08\x61udit_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08trace_id\x18\x04 \x01(\t\"\xd4\x02\n\x0b\x43hatRequest\x12\x17\n\x05model\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12>\n\x08messages\x18\x02 \x03(\x0b\x32\x1b.moltbot.gateway.v1.MessageB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\x80 \x12\x32\n\x05tools\x18\x03 \x03(\x0b\x32\x18.moltbot.gateway.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x12\x1c\n\x0btool_choice\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12.\n\x08sampling\x18\x05 \x01(\x0b\x32\x1c.moltbot.gateway.v1.Sampling\x12-\n\x04mesh\x18\x06 \x01(\x0b\x32\x1f.moltbot.gateway.v1.MeshOptions\x12;\n\x0fresponse_format\x18\x07 \x01(\x0b\x32\".moltbot.gateway.v1.ResponseFormat\"\x81\x02\n\x0c\x43hatResponse\x12,\n\x07message\x18\x01 \x01(\x0b\x32\x1b.moltbot.gateway.v1.Message\x12\x37\n\rfinish_reason\x18\x02 \x01(\x0e\x32 .moltbot.gateway.v1.FinishReason\x12(\n\x05usage\x18\x03 \x01(\x0b\x32\x19.moltbot.gateway.v1.Usage\x12\x32\n\x08logprobs\x18\x04 \x03(\x0b\x32 .moltbot.gateway.v1.TokenLogprob\x12,\n\x07receipt\x18\x05 \x01(\x0b\x32\x1b.moltbot.gateway.v1.Receipt\"N\n\x11StreamChatRequest\x12\x39\n\x04\x63hat\x18\x01 \x01(\x0b\x32\x1f.moltbot.gateway.v1.ChatRequestB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\"K\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"\xa1\x02\n\x12StreamChatResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t\x12\x35\n\ntool_calls\x18\x02 \x03(\x0b\x32!.moltbot.gateway.v1.ToolCallDelta\x12\x32\n\x08logprobs\x18\x03 \x03(\x0b\x32 .moltbot.gateway.v1.TokenLogprob\x12\x37\n\rfinish_reason\x18\x04 \x01(\x0e\x32 .moltbot.gateway.v1.FinishReason\x12(\n\x05usage\x18\x05 \x01(\x0b\x32\x19.moltbot.gateway.v1.Usage\x12,\n\x07receipt\x18\x06 \x01(\x0b\x32\x1b.moltbot.gateway.v1.Receipt\"\xe6\x01\n\x0f\x43ompleteRequest\x12\x17\n\x05model\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1e\n\x06prompt\x18\x02 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05(\x80\x80\x80\x08\x12.\n\x08sampling\x18\x03 \x01(\x0b\x32\x1c.moltbot.gateway.v1.Sampling\x12-\n\x04mesh\x18\x04 \x01(\x0b\x32\x1f.moltbot.gateway.v1.MeshOptions\x12;\n\x0fresponse_format\x18\x05 \x01(\x0b\x32\".moltbot.gateway.v1.ResponseFormat\"\xe5\x01\n\x10\x43ompleteResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x37\n\rfinish_reason\x18\x02 \x01(\x0e\x32 .moltbot.gateway.v1.FinishReason\x12(\n\x05usage\x18\x03 \x01(\x0b\x32\x19.moltbot.gateway.v1.Usage\x12\x32\n\x08logprobs\x18\x04 \x03(\x0b\x32 .moltbot.gateway.v1.TokenLogprob\x12,\n\x07receipt\x18\x05 \x01(\x0b\x32\x1b.moltbot.gateway.v1.Receipt\"Z\n\x15StreamCompleteRequest\x12\x41\n\x08\x63omplete\x18\x01 \x01(\x0b\x32#.moltbot.gateway.v1.CompleteRequestB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\"\xeb\x01\n\x16StreamCompleteResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x32\n\x08logprobs\x18\x02 \x03(\x0b\x32 .moltbot.gateway.v1.TokenLogprob\x12\x37\n\rfinish_reason\x18\x03 \x01(\x0e\x32 .moltbot.gateway.v1.FinishReason\x12(\n\x05usage\x18\x04 \x01(\x0b\x32\x19.moltbot.gateway.v1.Usage\x12,\n\x07receipt\x18\x05 \x01(\x0b\x32\x1b.moltbot.gateway.v1.Receipt\"w\n\x0c\x45mbedRequest\x12\x17\n\x05model\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1f\n\x06inputs\x18\x02 \x03(\tB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x10\x12-\n\x04mesh\x18\x03 \x01(\x0b\x32\x1f.moltbot.gateway.v1.MeshOptions\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x9a\x01\n\rEmbedResponse\x12\x31\n\nembeddings\x18\x01 \x03(\x0b\x32\x1d.moltbot.gateway.v1.Embedding\x12(\n\x05usage\x18\x02 \x01(\x0b\x32\x19.moltbot.gateway.v1.Usage\x12,\n\x07receipt\x18\x03 \x01(\x0b\x32\x1b.moltbot.gateway.v1.Receipt\"N\n\x11ListModelsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"H\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\r\x12\r\n\x05ready\x18\x04 \x01(\x08\"X\n\x12ListModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.moltbot.gateway.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*s\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\x12\n\x0eROLE_DEVELOPER\x10\x02\x12\r\n\tROLE_USER\x10\x03\x12\x12\n\x0eROLE_ASSISTANT\x10\x04\x12\r\n\tROLE_TOOL\x10\x05*\x9f\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x04\x32\x9f\x05\n\x0eGatewayService\x12\x66\n\x04\x43hat\x12\x1f.moltbot.gateway.v1.ChatRequest\x1a .moltbot.gateway.v1.ChatResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\"\x10/moltbot/v1/chat:\x01*\x12]\n\nStreamChat\x12%.moltbot.gateway.v1.StreamChatRequest\x1a&.moltbot.gateway.v1.StreamChatResponse0\x01\x12v\n\x08\x43omplete\x12#.moltbot.gateway.v1.CompleteRequest\x1a$.moltbot.gateway.v1.CompleteResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\"\x14/moltbot/v1/complete:\x01*\x12i\n\x0eStreamComplete\x12).moltbot.gateway.v1.StreamCompleteRequest\x1a*.moltbot.gateway.v1.StreamCompleteResponse0\x01\x12j\n\x05\x45mbed\x12 .moltbot.gateway.v1.EmbedRequest\x1a!.moltbot.gateway.v1.EmbedResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\"\x11/moltbot/v1/embed:\x01*\x12w\n\nListModels\x12%.moltbot.gateway.v1.ListModelsRequest\x1a&.moltbot.gateway.v1.ListModelsResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/moltbot/v1/modelsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -56,6 +56,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOOL'].fields_by_name['description']._serialized_options = b'\272H\005r\003\030\200@'
   _globals['_TOOL'].fields_by_name['parameters']._loaded_options = None
   _globals['_TOOL'].fields_by_name['parameters']._serialized_options = b'\272H\006r\004(\200\200\020'
+  _globals['_RESPONSEFORMAT'].fields_by_name['json_schema']._loaded_options = None
+  _globals['_RESPONSEFORMAT'].fields_by_name['json_schema']._serialized_options = b'\272H\010r\006\020\002(\200\200\010'
+  _globals['_RESPONSEFORMAT'].fields_by_name['regex']._loaded_options = None
+  _globals['_RESPONSEFORMAT'].fields_by_name['regex']._serialized_options = b'\272H\010r\006\020\001(\200\200\010'
+  _globals['_RESPONSEFORMAT'].fields_by_name['grammar']._loaded_options = None
+  _globals['_RESPONSEFORMAT'].fields_by_name['grammar']._serialized_options = b'\272H\010r\006\020\001(\200\200\010'
   _globals['_SAMPLING'].fields_by_name['max_tokens']._loaded_options = None
   _globals['_SAMPLING'].fields_by_name['max_tokens']._serialized_options = b'\272H\010*\006\030\300\204=(\001'
   _globals['_SAMPLING'].fields_by_name['temperature']._loaded_options = None
@@ -72,6 +78,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLING'].fields_by_name['top_logprobs']._serialized_options = b'\272H\004*\002\030\024'
   _globals['_SAMPLING'].fields_by_name['min_p']._loaded_options = None
   _globals['_SAMPLING'].fields_by_name['min_p']._serialized_options = b'\272H\014\n\n\035\000\000\200?-\000\000\000\000'
+  _globals['_SAMPLING'].fields_by_name['stop_token_ids']._loaded_options = None
+  _globals['_SAMPLING'].fields_by_name['stop_token_ids']._serialized_options = b'\272H\005\222\001\002\020@'
+  _globals['_SAMPLING'].fields_by_name['min_tokens']._loaded_options = None
+  _globals['_SAMPLING'].fields_by_name['min_tokens']._serialized_options = b'\272H\006*\004\030\300\204='
   _globals['_MESHOPTIONS'].fields_by_name['session']._loaded_options = None
   _globals['_MESHOPTIONS'].fields_by_name['session']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_MESHOPTIONS'].fields_by_name['task_type']._loaded_options = None
@@ -110,56 +120,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GATEWAYSERVICE'].methods_by_name['Embed']._serialized_options = b'\202\323\344\223\002\026\"\021/moltbot/v1/embed:\001*'
   _globals['_GATEWAYSERVICE'].methods_by_name['ListModels']._loaded_options = None
   _globals['_GATEWAYSERVICE'].methods_by_name['ListModels']._serialized_options = b'\202\323\344\223\002\024\022\022/moltbot/v1/models'
-  _globals['_ROLE']._serialized_start=3729
-  _globals['_ROLE']._serialized_end=3844
-  _globals['_FINISHREASON']._serialized_start=3847
-  _globals['_FINISHREASON']._serialized_end=4006
+  _globals['_ROLE']._serialized_start=4080
+  _globals['_ROLE']._serialized_end=4195
+  _globals['_FINISHREASON']._serialized_start=4198
+  _globals['_FINISHREASON']._serialized_end=4357
   _globals['_TOOLCALL']._serialized_start=148
   _globals['_TOOLCALL']._serialized_end=234
   _globals['_MESSAGE']._serialized_start=237
   _globals['_MESSAGE']._serialized_end=448
   _globals['_TOOL']._serialized_start=450
-  _globals['_TOOL']._serialized_end=543
-  _globals['_SAMPLING']._serialized_start=546
-  _globals['_SAMPLING']._serialized_end=1046
-  _globals['_MESHOPTIONS']._serialized_start=1048
-  _globals['_MESHOPTIONS']._serialized_end=1171
-  _globals['_USAGE']._serialized_start=1173
-  _globals['_USAGE']._serialized_end=1253
-  _globals['_TOKENLOGPROB']._serialized_start=1255
-  _globals['_TOKENLOGPROB']._serialized_end=1369
-  _globals['_RECEIPT']._serialized_start=1371
-  _globals['_RECEIPT']._serialized_end=1451
-  _globals['_CHATREQUEST']._serialized_start=1454
-  _globals['_CHATREQUEST']._serialized_end=1733
-  _globals['_CHATRESPONSE']._serialized_start=1736
-  _globals['_CHATRESPONSE']._serialized_end=1993
-  _globals['_STREAMCHATREQUEST']._serialized_start=1995
-  _globals['_STREAMCHATREQUEST']._serialized_end=2073
-  _globals['_TOOLCALLDELTA']._serialized_start=2075
-  _globals['_TOOLCALLDELTA']._serialized_end=2150
-  _globals['_STREAMCHATRESPONSE']._serialized_start=2153
-  _globals['_STREAMCHATRESPONSE']._serialized_end=2442
-  _globals['_COMPLETEREQUEST']._serialized_start=2445
-  _globals['_COMPLETEREQUEST']._serialized_end=2614
-  _globals['_COMPLETERESPONSE']._serialized_start=2617
-  _globals['_COMPLETERESPONSE']._serialized_end=2846
-  _globals['_STREAMCOMPLETEREQUEST']._serialized_start=2848
-  _globals['_STREAMCOMPLETEREQUEST']._serialized_end=2938
-  _globals['_STREAMCOMPLETERESPONSE']._serialized_start=2941
-  _globals['_STREAMCOMPLETERESPONSE']._serialized_end=3176
-  _globals['_EMBEDREQUEST']._serialized_start=3178
-  _globals['_EMBEDREQUEST']._serialized_end=3297
-  _globals['_EMBEDDING']._serialized_start=3299
-  _globals['_EMBEDDING']._serialized_end=3326
-  _globals['_EMBEDRESPONSE']._serialized_start=3329
-  _globals['_EMBEDRESPONSE']._serialized_end=3483
-  _globals['_LISTMODELSREQUEST']._serialized_start=3485
-  _globals['_LISTMODELSREQUEST']._serialized_end=3563
-  _globals['_MODEL']._serialized_start=3565
-  _globals['_MODEL']._serialized_end=3637
-  _globals['_LISTMODELSRESPONSE']._serialized_start=3639
-  _globals['_LISTMODELSRESPONSE']._serialized_end=3727
-  _globals['_GATEWAYSERVICE']._serialized_start=4009
-  _globals['_GATEWAYSERVICE']._serialized_end=4680
+  _globals['_TOOL']._serialized_end=559
+  _globals['_RESPONSEFORMAT']._serialized_start=562
+  _globals['_RESPONSEFORMAT']._serialized_end=707
+  _globals['_SAMPLING']._serialized_start=710
+  _globals['_SAMPLING']._serialized_end=1275
+  _globals['_MESHOPTIONS']._serialized_start=1277
+  _globals['_MESHOPTIONS']._serialized_end=1400
+  _globals['_USAGE']._serialized_start=1402
+  _globals['_USAGE']._serialized_end=1482
+  _globals['_TOKENLOGPROB']._serialized_start=1484
+  _globals['_TOKENLOGPROB']._serialized_end=1598
+  _globals['_RECEIPT']._serialized_start=1600
+  _globals['_RECEIPT']._serialized_end=1680
+  _globals['_CHATREQUEST']._serialized_start=1683
+  _globals['_CHATREQUEST']._serialized_end=2023
+  _globals['_CHATRESPONSE']._serialized_start=2026
+  _globals['_CHATRESPONSE']._serialized_end=2283
+  _globals['_STREAMCHATREQUEST']._serialized_start=2285
+  _globals['_STREAMCHATREQUEST']._serialized_end=2363
+  _globals['_TOOLCALLDELTA']._serialized_start=2365
+  _globals['_TOOLCALLDELTA']._serialized_end=2440
+  _globals['_STREAMCHATRESPONSE']._serialized_start=2443
+  _globals['_STREAMCHATRESPONSE']._serialized_end=2732
+  _globals['_COMPLETEREQUEST']._serialized_start=2735
+  _globals['_COMPLETEREQUEST']._serialized_end=2965
+  _globals['_COMPLETERESPONSE']._serialized_start=2968
+  _globals['_COMPLETERESPONSE']._serialized_end=3197
+  _globals['_STREAMCOMPLETEREQUEST']._serialized_start=3199
+  _globals['_STREAMCOMPLETEREQUEST']._serialized_end=3289
+  _globals['_STREAMCOMPLETERESPONSE']._serialized_start=3292
+  _globals['_STREAMCOMPLETERESPONSE']._serialized_end=3527
+  _globals['_EMBEDREQUEST']._serialized_start=3529
+  _globals['_EMBEDREQUEST']._serialized_end=3648
+  _globals['_EMBEDDING']._serialized_start=3650
+  _globals['_EMBEDDING']._serialized_end=3677
+  _globals['_EMBEDRESPONSE']._serialized_start=3680
+  _globals['_EMBEDRESPONSE']._serialized_end=3834
+  _globals['_LISTMODELSREQUEST']._serialized_start=3836
+  _globals['_LISTMODELSREQUEST']._serialized_end=3914
+  _globals['_MODEL']._serialized_start=3916
+  _globals['_MODEL']._serialized_end=3988
+  _globals['_LISTMODELSRESPONSE']._serialized_start=3990
+  _globals['_LISTMODELSRESPONSE']._serialized_end=4078
+  _globals['_GATEWAYSERVICE']._serialized_start=4360
+  _globals['_GATEWAYSERVICE']._serialized_end=5031
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,160 @@
+"""Constrained decoding: only tokens that a grammar allows can be drawn.
+
+Source: llguidance (MIT), whose derivative-based lexer and Earley parser give a step's mask in tens of microseconds;
+Willard and Louf, "Efficient Guided Generation for Large Language Models" (arXiv:2307.09702), for the idea.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moltbot_models.engine.config import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from moltbot_models.engine.model_directory import ModelDirectory
+    from moltbot_models.generation import ResponseFormat
+
+MAX_GRAMMAR_BYTES = 128 << 10
+_CACHED = 64
+_WORD_BITS = 32
+JSON_OPTIONS: Any = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,32}"}
+"""White space has an end: some models never stop writing it."""
+_LIMITS = {
+    "initial_lexer_fuel": 1_000_000,  # about 20 ms
+    "step_lexer_fuel": 200_000,
+    "step_max_items": 50_000,
+    "max_lexer_states": 50_000,  # about 2 kB each
+    "max_grammar_size": 100_000,
+    "verbose_errors": False,  # they would hold text of the answer
+}
+
+
+class Constraint:
+    """Where one answer stands in its grammar. Used in the engine's thread alone."""
+
+    def __init__(self, matcher: Any) -> None:
+        self.matcher = matcher
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer is whole and nothing can follow."""
+        return bool(self.matcher.is_stopped())
+
+    def accept(self, token: int) -> None:
+        """Take a token that was drawn.
+
+        Raises:
+            EngineError: `ENGINE_FAILED` if the grammar does not allow it, or has become too complex to go on.
+        """
+        if not self.matcher.consume_token(token):
+            raise EngineError("ENGINE_FAILED", f"the answer left its response_format: {_said(self.matcher)}")
+
+
+class Grammars:
+    """Compiles what answers must look like for one model. Thread-safe."""
+
+    def __init__(self, directory: ModelDirectory, vocabulary: int) -> None:
+        """Compile nothing yet.
+
+        Args:
+            directory: The model's tokenizer and end tokens.
+            vocabulary: Rows of logits.
+        """
+        self._directory, self._vocabulary = directory, vocabulary
+        self._lock = threading.Lock()
+        self._tokenizer: Any = None
+        self._executor: Any = None
+        self._compiled: OrderedDict[ResponseFormat, Any] = OrderedDict()
+
+    def constraint(self, wanted: ResponseFormat) -> Constraint:
+        """Return a fresh constraint. What was asked lately is not compiled again.
+
+        Raises:
+            EngineError: `INVALID_ARGUMENT` saying what is wrong with the schema, expression or grammar.
+        """
+        with self._lock:
+            matcher = self._compiled.get(wanted)
+            if matcher is not None:
+                self._compiled.move_to_end(wanted)
+        if matcher is None:
+            matcher = self._compile(wanted)
+            with self._lock:
+                self._compiled[wanted] = matcher
+                while len(self._compiled) > _CACHED:
+                    self._compiled.popitem(last=False)
+        return Constraint(matcher.deep_copy())
+
+    def mask(self, logits: Sequence[NDArray[np.float32]], constraints: Sequence[Constraint]) -> None:
+        """Forbid in each row [vocabulary] what its constraint does not allow, in place: minus infinity.
+
+        Raises:
+            EngineError: `ENGINE_FAILED` if a grammar has become too complex.
+        """
+        from llguidance.numpy import fill_next_token_bitmask_par  # noqa: PLC0415 - with the first constraint
+
+        words = -(-self._vocabulary // _WORD_BITS)
+        bits = np.zeros((len(logits), words), np.int32)
+        matchers = [(constraint.matcher, place) for place, constraint in enumerate(constraints)]
+        fill_next_token_bitmask_par(self._executor, matchers, bits)
+        for place, row in enumerate(logits):
+            forbidden = np.unpackbits(~bits[place].view(np.uint8), count=row.size, bitorder="little")
+            np.copyto(row, -np.inf, where=forbidden.view(np.bool_))
+
+    def _compile(self, wanted: ResponseFormat) -> Any:
+        import llguidance  # noqa: PLC0415 - most answers are free
+
+        if len(wanted.text) > MAX_GRAMMAR_BYTES:
+            raise EngineError(
+                "INVALID_ARGUMENT", f"response_format: more than {MAX_GRAMMAR_BYTES >> 10} KiB; make it smaller"
+            )
+        with self._lock:
+            if self._tokenizer is None:
+                if not self._directory.end_tokens:
+                    raise EngineError("INVALID_ARGUMENT", "response_format: this model has no end token")
+                source = self._directory.tokenizer.to_str()
+                ends = sorted(self._directory.end_tokens)
+                self._tokenizer = llguidance.LLTokenizer(source, n_vocab=self._vocabulary, eos_token=ends)
+                self._executor = llguidance.LLExecutor()
+        matcher = llguidance.LLMatcher(
+            self._tokenizer,
+            _grammar(wanted),
+            log_level=0,
+            limits=llguidance.LLParserLimits(**_LIMITS),  # pyright: ignore[reportArgumentType]
+        )
+        if matcher.is_error():
+            raise EngineError("INVALID_ARGUMENT", f"response_format: {wanted.kind} cannot be used: {_said(matcher)}")
+        return matcher
+
+
+def _grammar(wanted: ResponseFormat) -> str:
+    from llguidance import LLMatcher  # noqa: PLC0415 - see above
+
+    try:
+        match wanted.kind:
+            case "json_object":
+                return LLMatcher.grammar_from_json_schema({"type": "object"}, overrides=JSON_OPTIONS)
+            case "json_schema":
+                schema = json.loads(wanted.text)
+                if not isinstance(schema, dict):
+                    raise EngineError("INVALID_ARGUMENT", "response_format: the schema must be a JSON object")
+                return LLMatcher.grammar_from_json_schema(wanted.text, overrides=JSON_OPTIONS)
+            case "regex":
+                return LLMatcher.grammar_from_regex(wanted.text)
+            case _:
+                return LLMatcher.grammar_from_lark(wanted.text)
+    except (ValueError, RecursionError) as error:
+        raise EngineError("INVALID_ARGUMENT", f"response_format: not JSON: {error}") from error
+
+
+def _said(matcher: Any) -> str:
+    """The first line of the matcher's error; the rest shows its state."""
+    return str(matcher.get_error()).strip().partition("\n")[0][:300] or "no reason given"
