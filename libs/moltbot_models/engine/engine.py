@@ -9,30 +9,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moltbot_models.engine.answer import Answer
-from moltbot_models.engine.architecture import read_architecture
 from moltbot_models.engine.blocks import BlockPool
 from moltbot_models.engine.config import EngineConfig, EngineError, EngineStats, checked
 from moltbot_models.engine.constraint import Grammars
-from moltbot_models.engine.graph import build_graph
 from moltbot_models.engine.model_directory import read_model_directory
 from moltbot_models.engine.paged_attention import BLOCK_TOKENS
 from moltbot_models.engine.paged_model import PagedModel, Slice
 from moltbot_models.engine.prompting import build_prompt
-from moltbot_models.engine.safetensors import Checkpoint
 from moltbot_models.engine.sampler import Sampler, SamplingContext, draw_settings
 from moltbot_models.engine.sampling_step import Row, sample_rows
 from moltbot_models.engine.scheduler import Scheduler, Sequence
+from moltbot_models.engine.source import read_source
 from moltbot_models.generation import Delta, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from moltbot_models.engine.architecture import Architecture
     from moltbot_models.engine.constraint import Constraint
     from moltbot_models.engine.model_directory import ModelDirectory
     from moltbot_models.engine.sampler import SamplerHook
     from moltbot_models.engine.scheduler import Chunk
+    from moltbot_models.engine.source import Source
     from moltbot_models.generation import FinishReason, GenerationRequest
 
 _log = logging.getLogger(__name__)
@@ -72,12 +70,11 @@ class GenerationHandle:
 class TextEngine:
     """Serves one model on this machine's CPU. Made by `load`."""
 
-    def __init__(
-        self, directory: ModelDirectory, architecture: Architecture, model: PagedModel, config: EngineConfig
-    ) -> None:
-        self._directory, self._architecture, self._model, self._config = directory, architecture, model, config
+    def __init__(self, directory: ModelDirectory, source: Source, model: PagedModel, config: EngineConfig) -> None:
+        self._directory, self._model, self._config = directory, model, config
+        self._context_length, self._vocabulary = source.context_length, source.vocabulary
         self._pool = BlockPool(model.blocks)
-        self._grammars = Grammars(directory, architecture.vocabulary)
+        self._grammars = Grammars(directory, source.vocabulary)
         self._scheduler = Scheduler(self._pool, config.step_tokens, fixed_chunks=config.deterministic)
         self._jobs: dict[int, _Job] = {}
         self._wake = threading.Condition()
@@ -92,10 +89,10 @@ class TextEngine:
 
     @classmethod
     def load(cls, path: Path, config: EngineConfig = EngineConfig()) -> TextEngine:  # noqa: B008 - immutable
-        """Read a Hugging Face directory, compile it and start the engine's thread. Blocks for about a second.
+        """Read a model directory, compile it and start the engine's thread. Blocks for about a second.
 
         Args:
-            path: Directory with config.json, safetensors and tokenizer.json.
+            path: Directory with config.json, tokenizer.json and safetensors or a stateful OpenVINO IR.
             config: How to compile and schedule.
 
         Raises:
@@ -105,14 +102,13 @@ class TextEngine:
         started = time.monotonic()
         config = checked(config)
         directory = read_model_directory(path)
-        architecture = read_architecture(directory.config, config.context_length)
-        checkpoint = Checkpoint(path)
+        source = read_source(path, directory, config)
         try:
-            model = PagedModel(build_graph(architecture, checkpoint, config.weights), config)
+            model = PagedModel(source.model, config)
         except RuntimeError as error:
             raise EngineError("ENGINE_FAILED", f"OpenVINO cannot compile the model in {path}: {error}") from error
-        engine = cls(directory, architecture, model, config)
-        engine._parameters = checkpoint.parameters
+        engine = cls(directory, source, model, config)
+        engine._parameters = source.parameters
         engine._load_seconds = time.monotonic() - started
         engine._thread.start()
         return engine
@@ -138,8 +134,8 @@ class TextEngine:
             EngineError: At once, if the request cannot be served: `INVALID_ARGUMENT`, `REQUEST_TOO_LARGE`,
                 `QUEUE_FULL`, `ENGINE_CLOSED`.
         """
-        limit = min(self._architecture.context_length, self._pool.count * BLOCK_TOKENS)
-        prompt = build_prompt(self._directory, request, self._architecture.vocabulary, limit)
+        limit = min(self._context_length, self._pool.count * BLOCK_TOKENS)
+        prompt = build_prompt(self._directory, request, self._vocabulary, limit)
         length = len(prompt.tokens)
         if length >= limit:
             raise EngineError(
@@ -184,7 +180,7 @@ class TextEngine:
                 preemptions=self._scheduler.preemptions,
                 failures=self._failures,
                 parameters=self._parameters,
-                context_length=self._architecture.context_length,
+                context_length=self._context_length,
                 load_seconds=self._load_seconds,
             )
 

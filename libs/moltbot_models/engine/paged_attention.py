@@ -1,4 +1,4 @@
-"""The one place that names OpenVINO's paged attention node, which is an underscore name without a stable contract.
+"""The one place that names OpenVINO's paged attention: underscore names without a stable contract.
 
 The node takes 28 inputs in openvino 2026.4.1; `pyproject.toml` pins that version, and the numpy reference in the tests
 tells when an upgrade changes what they mean.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import openvino as ov
 import openvino.opset13 as ops
+from openvino._offline_transformations import paged_attention_transformation
 from openvino.op import _PagedAttentionExtension  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 
 if TYPE_CHECKING:
@@ -109,3 +110,14 @@ def paged_attention(
     info["k_head_size"] = info["v_head_size"] = head_size
     flat = ops.reshape(node.output(0), ops.constant(np.array([-1, heads * head_size])), special_zero=False)
     return flat, caches
+
+
+def make_paged(model: ov.Model) -> None:
+    """Replace the states and the attention of a stateful model by paged attention, in place.
+
+    The inputs are then those of `BatchParameters`, `key_cache.N`, `value_cache.N`, `input_ids` and `position_ids`.
+
+    Raises:
+        RuntimeError: OpenVINO finds no attention that it can replace.
+    """
+    paged_attention_transformation(model)
