@@ -20,11 +20,12 @@ SPLITS = {"new values": (False, True), "new phrasing": (True, False), "both": (T
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A prompt, and what the greedy answer has to be or to contain."""
+    """A conversation, and what the greedy answer has to be or to contain."""
 
     skill: str
     split: str
-    prompt: str
+    setting: Setting
+    said: list[Said]
     exact: str = ""
     contains: str = ""
 
@@ -33,14 +34,6 @@ class Case:
         if self.exact:
             return answer == self.exact
         return self.contains.lower() in answer.lower() and "<tool_call>" not in answer
-
-
-def _prompt(setting: Setting, messages: list[Said]) -> str:
-    return (
-        conversation.head(setting)
-        + "".join(text for text, _ in conversation.pieces(messages))
-        + "<|im_start|>assistant\n"
-    )
 
 
 def cases(rng: random.Random, count: int) -> Iterator[Case]:
@@ -65,10 +58,8 @@ def _tools(rng: random.Random, split: str, phrasing: bool, values: bool) -> Iter
         user, called, result, _ = asked.messages
         assert called.call is not None
         call = conversation.call_text(*called.call)
-        yield Case(f"call {asked.skill}", split, _prompt(there.setting, [user]), exact=call)
-        yield Case(
-            f"answer {asked.skill}", split, _prompt(there.setting, [user, called, result]), contains=asked.expect
-        )
+        yield Case(f"call {asked.skill}", split, there.setting, [user], exact=call)
+        yield Case(f"answer {asked.skill}", split, there.setting, [user, called, result], contains=asked.expect)
 
 
 def _memory(rng: random.Random, split: str, phrasing: bool, values: bool) -> Iterator[Case]:
@@ -78,14 +69,14 @@ def _memory(rng: random.Random, split: str, phrasing: bool, values: bool) -> Ite
     facts = dialogues.recall(rng, there, phrasing, values)
     place = max(index for index, exchange in enumerate(facts) if exchange.skill == "recall")
     said = [message for exchange in facts[: place + 1] for message in exchange.messages][:-1]
-    yield Case("recall", split, _prompt(there.setting, said), contains=facts[place].expect)
+    yield Case("recall", split, there.setting, said, contains=facts[place].expect)
     told = {fact.key: fact for fact in (memory.fact(rng, phrasing, values) for _ in range(2))}
     said = [message for fact in told.values() for message in memory.tell(rng, fact)]
     asked = dialogues.not_told(rng, told, phrasing, values)
-    yield Case("not told", split, _prompt(there.setting, [*said, asked.messages[0]]), contains="You have not told me")
+    yield Case("not told", split, there.setting, [*said, asked.messages[0]], contains="You have not told me")
     setting = Setting(memory.memory_lines(rng, list(told.values())), there.setting.tools)
     asked = memory.ask(rng, rng.choice(list(told.values())), known=True, held_out_phrasing=phrasing)
-    yield Case("recall from memory line", split, _prompt(setting, [asked.messages[0]]), contains=asked.expect)
+    yield Case("recall from memory line", split, setting, [asked.messages[0]], contains=asked.expect)
 
 
 def _talk(rng: random.Random, split: str, phrasing: bool, values: bool) -> Iterator[Case]:
@@ -96,7 +87,7 @@ def _talk(rng: random.Random, split: str, phrasing: bool, values: bool) -> Itera
         (talk.refusal(rng, phrasing, values), there),
         (talk.missing_tool(rng, phrasing, values), bare),
     ):
-        yield Case(made.skill, split, _prompt(place.setting, [made.messages[0]]), contains=made.expect)
+        yield Case(made.skill, split, place.setting, [made.messages[0]], contains=made.expect)
 
 
 # What the tool service offers, word for word.
@@ -117,6 +108,7 @@ def _call(name: str, **arguments: object) -> str:
 DEMO = [
     ("What is 17 * 23?", _call("calculator", expression="17 * 23"), "391"),
     ("What is 1234 * 5678?", _call("calculator", expression="1234 * 5678"), "7006652"),
+    ("What is 12 times 34?", _call("calculator", expression="12 * 34"), "408"),
     ("Calculate (12 + 8) / 5", _call("calculator", expression="(12 + 8) / 5"), "4"),
     ("What time is it in Tokyo?", _call("clock", timezone="Asia/Tokyo"), "2026-01-31 14:05:09 JST (UTC+09:00), Saturday"),
     ("What time is it?", _call("clock", timezone="UTC"), "2026-01-31 05:05:09 UTC (UTC+00:00), Saturday"),
@@ -137,38 +129,32 @@ def demo() -> Iterator[Case]:
                 if name not in setting.tool_names:
                     continue
                 user = Said("user", question)
-                yield Case("demo call", "demo", _prompt(setting, [user]), exact=call)
+                yield Case("demo call", "demo", setting, [user], exact=call)
                 arguments = json.loads(call.removeprefix("<tool_call>\n").removesuffix("\n</tool_call>"))["arguments"]
                 said = [user, Said("assistant", "", (name, arguments)), Said("tool", result)]
-                yield Case("demo answer", "demo", _prompt(setting, said), contains=result)
+                yield Case("demo answer", "demo", setting, said, contains=result)
                 more = [*said, Said("assistant", f"The result is {result}."), Said("user", "What is 9 * 8?")]
-                yield Case(
-                    "demo second call", "demo", _prompt(setting, more), exact=_call("calculator", expression="9 * 8")
-                )
+                yield Case("demo second call", "demo", setting, more, exact=_call("calculator", expression="9 * 8"))
         for tools in (SERVICE, SERVICE[:3], []):
             setting = Setting(system, tools)
             met = [Said("user", "My name is Ada."), Said("assistant", "Nice to meet you, Ada.")]
-            yield Case(
-                "demo recall", "demo", _prompt(setting, [*met, Said("user", "What is my name?")]), contains="Ada"
-            )
-            yield Case(
-                "demo recall", "demo", _prompt(setting, [Said("user", "What is my name?")]), contains="have not told me"
-            )
+            yield Case("demo recall", "demo", setting, [*met, Said("user", "What is my name?")], contains="Ada")
+            yield Case("demo recall", "demo", setting, [Said("user", "What is my name?")], contains="have not told me")
             hello = [Said("user", "Hello!"), Said("assistant", "Hello! How can I help you?")]
             yield Case(
                 "demo recall",
                 "demo",
-                _prompt(setting, [*met, *hello, Said("user", "What is my name?")]),
+                setting,
+                [*met, *hello, Said("user", "What is my name?")],
                 contains="Ada",
             )
-            yield Case("demo talk", "demo", _prompt(setting, [Said("user", "Hello!")]), contains="Hello")
-            yield Case(
-                "demo talk", "demo", _prompt(setting, [Said("user", "Tell me a story about the sea.")]), contains="sea"
-            )
+            yield Case("demo talk", "demo", setting, [Said("user", "Hello!")], contains="Hello")
+            yield Case("demo talk", "demo", setting, [Said("user", "Tell me a story about the sea.")], contains="sea")
             if not tools:
                 yield Case(
                     "demo talk",
                     "demo",
-                    _prompt(setting, [Said("user", "What is 17 * 23?")]),
+                    setting,
+                    [Said("user", "What is 17 * 23?")],
                     contains="I have no calculator",
                 )

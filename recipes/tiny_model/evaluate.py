@@ -1,4 +1,8 @@
-"""Evaluates a model of this recipe: `python recipes/tiny_model/evaluate.py DIR --count 100`."""
+"""Evaluates a model of this recipe on the text engine: `python recipes/tiny_model/evaluate.py DIR --count 100`.
+
+It asks as a client does, with messages and tools, so template, engine and parser of calls are part of the table. Runs in
+the project's environment, needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -7,138 +11,148 @@ import collections
 import json
 import random
 import sys
+import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own abbreviation
-from safetensors.torch import load_file
-from tokenizers import Tokenizer
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "libs"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from moltbot_models.engine import EngineConfig, TextEngine
+from moltbot_models.engine.aio import merged
+from moltbot_models.generation import Delta, GenerationRequest, Message, Sampling, ToolCall, ToolSpec
 from tiny_model import cases, conversation
 from tiny_model.conversation import Said, Setting
-from tiny_model.model import Shape, hidden_states, rope
-from tiny_model.skills import prose
-from tiny_model.tokenizer import END, END_OF_TEXT
 
-_BATCH, _MOST_TOKENS = 32, 160
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_MOST_TOKENS, _AT_ONCE = 160, 64
+_STORY, _STORIES, _STORY_TOKENS = "Tell me a story about the sea.", 5, 200
 
 
 class Model:
-    """A trained model, computing in f32."""
+    """A model on the text engine, as the daemon runs it."""
 
-    def __init__(self, directory: Path) -> None:
-        self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        config = json.loads((directory / "config.json").read_text())
-        self._shape = Shape(
-            config["vocab_size"], config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"],
-            config["num_key_value_heads"], config["intermediate_size"], config["max_position_embeddings"],
-        )  # fmt: skip
-        self._weights = {name: weight.float() for name, weight in load_file(directory / "model.safetensors").items()}
-        self._ends = {self.tokenizer.token_to_id(END), self.tokenizer.token_to_id(END_OF_TEXT)}
+    def __init__(self, directory: Path, threads: int, weights: str) -> None:
+        self._engine = TextEngine.load(directory, EngineConfig(threads=threads, weights=weights))  # type: ignore[arg-type]
 
-    @torch.inference_mode()
-    def answers(self, prompts: list[str], most: int = _MOST_TOKENS) -> list[str]:
-        """Greedy answers, a batch at once; prompts are padded on the left."""
-        ids = [self.tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in prompts]
-        width = max(map(len, ids))
-        tokens = torch.tensor([[0] * (width - len(row)) + row for row in ids])
-        pad = torch.tensor([width - len(row) for row in ids])
-        places = torch.arange(width)
-        real = places[None] >= pad[:, None]
-        # A padding token sees itself, so that no row of the mask is empty.
-        sees = (real[:, None] | torch.eye(width, dtype=torch.bool)[None]) & torch.ones(width, width).tril().bool()
-        sees, positions = sees[:, None], (places[None] - pad[:, None]).clamp(min=0)
-        cache: list[tuple[torch.Tensor, torch.Tensor]] = []
-        out: list[list[int]] = [[] for _ in ids]
-        alive = [True] * len(ids)
-        for _ in range(most):
-            states = hidden_states(
-                self._weights, self._shape, tokens, rope(self._shape, positions, torch.float32), sees, cache
-            )
-            best = self._logits(states[:, -1]).argmax(-1)
-            for row, token in enumerate(best.tolist()):
-                alive[row] = alive[row] and token not in self._ends
-                if alive[row]:
-                    out[row].append(token)
-            if not any(alive):
-                break
-            tokens, positions = best[:, None], positions[:, -1:] + 1
-            real = torch.cat((real, torch.ones(len(ids), 1, dtype=torch.bool)), 1)
-            sees = real[:, None, None]
-        return [self.tokenizer.decode(row, skip_special_tokens=False) for row in out]
+    def answers(self, asked: Iterable[tuple[Setting, list[Said]]], sampling: Sampling) -> list[Delta]:
+        """Whole answers in the order asked, computed in one batch that changes as answers end.
 
-    @torch.inference_mode()
-    def entropy(self, prompt: str, temperature: float, count: int, generator: torch.Generator) -> tuple[float, str]:
-        """Bits a token of sampled text, and the text."""
-        tokens = torch.tensor([self.tokenizer.encode(prompt, add_special_tokens=False).ids])
-        positions = torch.arange(tokens.shape[1])[None]
-        cache: list[tuple[torch.Tensor, torch.Tensor]] = []
-        bits: list[float] = []
-        out: list[int] = []
-        while len(out) < count:
-            states = hidden_states(
-                self._weights, self._shape, tokens, rope(self._shape, positions, torch.float32), None, cache
-            )
-            share = torch.softmax(self._logits(states[0, -1]) / temperature, -1)
-            bits.append(-(share * share.clamp(min=1e-12).log2()).sum().item())
-            token = int(torch.multinomial(share, 1, generator=generator))
-            if token in self._ends:
-                break
-            out.append(token)
-            tokens, positions = torch.tensor([[token]]), positions[:, -1:] + 1
-        return sum(bits) / len(bits), self.tokenizer.decode(out)
+        Raises:
+            EngineError: The engine refused a request or failed on its way.
+        """
+        room = threading.Semaphore(_AT_ONCE)
+        pieces: list[list[Delta]] = []
+        failures: list[Exception] = []
 
-    def _logits(self, states: torch.Tensor) -> torch.Tensor:
-        return F.linear(states, self._weights["model.embed_tokens.weight"])
+        def on_error(error: Exception) -> None:
+            failures.append(error)
+            room.release()
+
+        def ask(setting: Setting, said: list[Said]) -> None:
+            mine: list[Delta] = []
+            pieces.append(mine)
+
+            def on_delta(delta: Delta) -> None:
+                mine.append(delta)
+                if delta.finish_reason:
+                    room.release()
+
+            room.acquire()
+            self._engine.submit(request(setting, said, sampling), on_delta, on_error=on_error)
+
+        for setting, said in asked:
+            ask(setting, said)
+        for _ in range(_AT_ONCE):
+            room.acquire()
+        if failures:
+            raise failures[0]
+        return [merged(mine) for mine in pieces]
+
+    def close(self) -> None:
+        """Stop the engine."""
+        self._engine.close()
+
+
+def request(setting: Setting, said: list[Said], sampling: Sampling) -> GenerationRequest:
+    """A conversation as the gateway hands it to the engine."""
+    messages = [Message("system", setting.system)] if setting.system else []
+    for one in said:
+        calls = ()
+        if one.call:
+            calls = (ToolCall("call_0", one.call[0], json.dumps(one.call[1], ensure_ascii=False)),)
+        messages.append(Message(one.role, one.text, tool_calls=calls))  # type: ignore[arg-type]
+    tools = tuple(
+        ToolSpec(tool["function"]["name"], tool["function"]["description"], json.dumps(tool["function"]["parameters"]))
+        for tool in setting.tools
+    )
+    return GenerationRequest("tiny", messages=tuple(messages), tools=tools, sampling=sampling)
+
+
+def written(answer: Delta) -> str:
+    """An answer as the cases write it: calls that do not parse count as the text that they are."""
+    text = answer.text
+    for call in answer.tool_calls:
+        try:
+            arguments = json.loads(call.arguments)
+        except ValueError:
+            return f"{text}<tool_call>{call.name} {call.arguments}"
+        text += ("\n" if text else "") + conversation.call_text(call.name, arguments)
+    return text
+
+
+def bits(answers: list[Delta]) -> float:
+    """Entropy of a token in bits: the mean surprise of what was sampled at temperature 1."""
+    surprises = [-token.logprob for answer in answers for token in answer.logprobs]
+    return sum(surprises) / len(surprises) / 0.6931471805599453
 
 
 def main() -> None:
     """Print a table: skill by split, share of right answers."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--count", type=int, default=100, help="cases of each skill and split")
+    parser.add_argument("--seed", type=int, default=20_000)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--weights", default="u8", choices=["u8", "i8", "f32", "bf16"])
     parser.add_argument("--failures", type=int, default=0, help="failures to print for each skill and split")
     parser.add_argument("--demo", action="store_true", help="only the prompts of the documentation")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    model = Model(arguments.directory)
+    model = Model(arguments.directory, arguments.threads, arguments.weights)
     todo = list(cases.demo())
     if not arguments.demo:
-        todo += cases.cases(random.Random(20_000), arguments.count)
-    todo.sort(key=lambda case: len(case.prompt))
+        todo += cases.cases(random.Random(arguments.seed), arguments.count)
     right: collections.Counter[tuple[str, str]] = collections.Counter()
     total: collections.Counter[tuple[str, str]] = collections.Counter()
-    shown: collections.Counter[tuple[str, str]] = collections.Counter()
-    for start in range(0, len(todo), _BATCH):
-        some = todo[start : start + _BATCH]
-        for case, answer in zip(some, model.answers([case.prompt for case in some]), strict=True):
-            key = (case.skill, case.split)
-            total[key] += 1
-            right[key] += case.passed(answer)
-            if not case.passed(answer) and shown[key] < arguments.failures:
-                shown[key] += 1
-                asked = case.prompt.rsplit("<|im_start|>user\n", 1)[-1].removesuffix(
-                    "<|im_end|>\n<|im_start|>assistant\n"
-                )
-                print(f"{key}: {asked!r}\n  got    {answer!r}\n  wanted {case.exact or case.contains!r}")
-        print(f"evaluating: {min(start + _BATCH, len(todo))} of {len(todo)}", file=sys.stderr, flush=True)
+    answers = model.answers(
+        ((case.setting, case.said) for case in todo), Sampling(max_tokens=_MOST_TOKENS, temperature=0.0)
+    )
+    for case, answer in zip(todo, map(written, answers), strict=True):
+        key = (case.skill, case.split)
+        total[key] += 1
+        right[key] += case.passed(answer)
+        if not case.passed(answer) and total[key] - right[key] <= arguments.failures:
+            wanted = case.exact or case.contains
+            print(f"{key}: {case.said[-1].text!r}\n  got    {answer!r}\n  wanted {wanted!r}")
     splits = [*cases.SPLITS, "demo"]
-    print("| skill | " + " | ".join(splits) + " |\n|---" * 1 + "|---" * len(splits) + "|")
+    print("| skill | " + " | ".join(splits) + " |\n|---" + "|---" * len(splits) + "|")
     for skill in dict.fromkeys(skill for skill, _ in sorted(total)):
         cells = [f"{right[skill, split]}/{total[skill, split]}" if total[skill, split] else "" for split in splits]
         print(f"| {skill} | " + " | ".join(cells) + " |")
-    generator = torch.Generator().manual_seed(1)
-    prompt = (
-        conversation.head(Setting("")) + conversation.pieces([Said("user", "Tell me a story about the sea.")])[0][0]
-    )
-    for temperature in (1.0, 0.8):
-        told = [model.entropy(prompt + "<|im_start|>assistant\n", temperature, 200, generator) for _ in range(5)]
-        print(f"free text at T = {temperature}: {sum(bits for bits, _ in told) / len(told):.1f} bits a token")
-        print("  " + told[0][1])
-    print(f"topics: {len(prose.TOPICS)}")
+    for group, least in (("call", 0.95), ("recall", 0.90)):
+        keys = [key for key in total if key[0].split(" ")[0] == group]
+        for split in cases.SPLITS if keys else ():
+            some = [key for key in keys if key[1] == split]
+            if share := sum(total[key] for key in some):
+                print(f"{group}, {split}: {sum(right[key] for key in some) / share:.1%} (aimed at {least:.0%})")
+    told: list[Delta] = []
+    for seed in range(_STORIES):
+        sampling = Sampling(max_tokens=_STORY_TOKENS, temperature=1.0, seed=seed, logprobs=True)
+        told += model.answers([(Setting(""), [Said("user", _STORY)])], sampling)
+    model.close()
+    print(f"free text at temperature 1: {bits(told):.1f} bits a token\n  {told[0].text}")
 
 
 if __name__ == "__main__":

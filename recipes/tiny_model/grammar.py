@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from tiny_model import frames
+
 if TYPE_CHECKING:
     import random
     from collections.abc import Mapping, Sequence
 
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
+_SPACES, _LOOSE = re.compile(r" {2,}"), re.compile(r"(?<!=) (?=[,.?;!])")
 
 OPENERS = (
     "",
@@ -71,10 +74,17 @@ def expand(rng: random.Random, phrasing: str, slots: Mapping[str, str]) -> str:
     return re.sub(r"\{(\w+)\}", lambda found: slots[found.group(1)], phrasing)
 
 
+def tidy(phrasing: str) -> str:
+    """Without the double spaces that empty choices leave, and with a capital at the beginning."""
+    phrasing = _LOOSE.sub("", _SPACES.sub(" ", phrasing)).strip()
+    return phrasing if phrasing.startswith("{") else phrasing[0].upper() + phrasing[1:]
+
+
 def matcher(phrasing: str) -> re.Pattern[str]:
     """A pattern of all skeletons (slots unfilled) that a phrasing can become."""
     pattern = re.escape(phrasing)
     pattern = pattern.replace(r"\[", "(?:").replace(r"\]", ")").replace(r"\|", "|")
+    pattern = pattern.replace(r"\ ", " *")  # an empty choice takes a space with it
     return re.compile(pattern, re.IGNORECASE)
 
 
@@ -94,99 +104,35 @@ def question(
     rng: random.Random, known: Sequence[str], unknown: Sequence[str], slots: Mapping[str, str], held_out: bool
 ) -> str:
     """A user's sentence: opener, phrasing, closer, end mark; of the held-out kind where asked for."""
-    openers, closers = (HELD_OUT_OPENERS, HELD_OUT_CLOSERS) if held_out else (OPENERS, CLOSERS)
-    core = expand(rng, rng.choice(unknown if held_out else known), slots)
-    opener = rng.choice(openers)
+    skeleton = tidy(expand(rng, rng.choice(unknown if held_out else known), KEEP))
+    core = expand(rng, skeleton if held_out else frames.other_words(rng, skeleton), slots)
+    if held_out:
+        opener, closer = rng.choice(HELD_OUT_OPENERS), rng.choice(HELD_OUT_CLOSERS)
+    else:
+        before, after = rng.random() < frames.BEFORE_SHARE, rng.random() < frames.AFTER_SHARE
+        opener = frames.noise(rng, rng.choice(frames.BEFORE), expand) if before else rng.choice(OPENERS)
+        closer = frames.noise(rng, rng.choice(frames.AFTER), expand) if after else rng.choice(CLOSERS)
     mark = ""
     if core[-1] in ".?!":
         core, mark = core[:-1], core[-1]
     # "Hi, 12 + 8?" and "Hi, what…" but not "Hi, ada": only words of the phrasing itself change case.
-    if opener and opener[-2] not in ".:?" and core.split(" ")[0] in _LOWERED:
+    own = not skeleton.startswith("{")
+    if opener and opener[-2] not in ".:?!" and own and rng.random() < (0.5 if held_out else 0.8):
         core = core[0].lower() + core[1:]
-    text = opener + core + rng.choice(closers) + mark
+    text = opener + core + closer + mark
     style = rng.random()
     if style < 0.06:
         text = text.rstrip(".?!")
-    elif style < 0.10 and text.split(" ")[0].strip(",:") in _LOWERED:
+    elif style < 0.10 and (opener or own):
         text = text[0].lower() + text[1:]
     return text
 
 
-_LOWERED = frozenset(
-    [
-        "What",
-        "How",
-        "Calculate",
-        "Compute",
-        "Work",
-        "Convert",
-        "Change",
-        "Tell",
-        "Give",
-        "Look",
-        "Find",
-        "Search",
-        "Show",
-        "Get",
-        "Evaluate",
-        "Solve",
-        "Add",
-        "Multiply",
-        "Divide",
-        "Subtract",
-        "Take",
-        "Please",
-        "Could",
-        "Can",
-        "Would",
-        "Do",
-        "My",
-        "The",
-        "Remember",
-        "Note",
-        "Which",
-        "Is",
-        "In",
-        "When",
-        "Who",
-        "Where",
-        "Turn",
-        "Express",
-        "Write",
-        "Say",
-        "Use",
-        "Check",
-        "Fetch",
-        "Query",
-        "Retrieve",
-        "List",
-        "Let",
-        "Make",
-        "Describe",
-        "Send",
-        "Book",
-        "Hi",
-        "Hey",
-        "Hello",
-        "OK",
-        "Now",
-        "Quick",
-        "Next",
-        "Well",
-        "Thanks",
-        "Great",
-        "Also",
-        "So",
-        "And",
-        "One",
-        "Are",
-        "You",
-        "Have",
-        "Should",
-        "Think",
-        "Know",
-        "Repeat",
-        "Remind",
-        "Return",
-    ]
-)
+class _Keep(dict[str, str]):
+    """Slots that stay slots."""
+
+    def __missing__(self, slot: str) -> str:
+        return f"{{{slot}}}"
+
+
+KEEP = _Keep()

@@ -23,7 +23,7 @@ class Shape:
     kv_heads: int = 2
     intermediate: int = 512
     context: int = 2048
-    rope_theta: float = 10000.0
+    rope_theta: float = 1e6
     norm_epsilon: float = 1e-5
 
     @property
@@ -73,53 +73,71 @@ def initial(shape: Shape, generator: torch.Generator) -> dict[str, torch.Tensor]
 def _wire_copying(weights: dict[str, torch.Tensor], shape: Shape, generator: torch.Generator) -> None:
     """Start with a circuit that copies: in this much training it would hardly form by itself.
 
-    Words live in the first half of the residual stream. Two heads of the first layer look one and two places back and
-    write what they see into the second half; two heads of the second layer look for places whose predecessor (and
-    whose second predecessor) is the present one, and write what stands there into the first half, as a prediction.
+    Words live in the first half of the residual stream. The heads of the first layer look one, two and three places
+    back and over the last dozen, and write what they see into quarters of the second half. Two heads of the second
+    layer look for places before which stands what now stands last: three words in order, and the dozen as a bag, so
+    that of many equal words (digits, the keys of rows) the one is found whose surroundings are equal too. They write
+    what stands there into the first half, as a prediction; the other two heads match one word, for short contexts.
     All of it is a start and trained like the rest.
 
     Source: Olsson et al., "In-context Learning and Induction Heads" (2022), for the circuit; Trockman and Kolter,
     "Mimetic Initialization of Self-Attention Layers" (2023), for starting from structure.
     """
     size, half, constant = shape.head_size, shape.hidden // 2, shape.hidden - 1
-    pairs = size // 2
+    pairs, quarter = size // 2, half // 4
     embedding = weights["model.embed_tokens.weight"]
     embedding[:, :half] *= 5.0
     embedding[:, half:] *= 0.25
     embedding[:, constant] = 0.4
     read = torch.linalg.qr(torch.randn(half, size, generator=generator))[0].T
-    fast = torch.zeros(size)
-    fast[:8] = 1.0  # the quickly turning pairs tell one place from the next
     angle = shape.rope_theta ** -(torch.arange(pairs).float() / pairs)
+    near, wide = torch.zeros(size), torch.zeros(size)
+    near[:5] = torch.tensor([1.6, 1.3, 1.0, 0.7, 0.4])  # the quickly turning pairs tell one place from the next
+    wide[4:10] = 0.8  # these tell the last dozen from the rest
 
     first = "model.layers.0.self_attn."
-    weights[first + "k_proj.weight"][:size, constant] = fast
-    weights[first + "v_proj.weight"][:size] = 0.0
-    weights[first + "v_proj.weight"][:size, :half] = read
-    for head, back in ((0, 1), (1, 2)):
-        turned = torch.cat((fast[:pairs] * torch.cos(-back * angle), fast[:pairs] * torch.sin(-back * angle)))
-        weights[first + "q_proj.weight"][head * size : (head + 1) * size, constant] = turned
-        rows = torch.arange(size if head == 0 else size - 1)
-        weights[first + "o_proj.weight"][half + head * size + rows, head * size + rows] = 0.1
+    weights[first + "q_proj.weight"][:] = 0.0
+    for kv in range(2):
+        weights[first + "k_proj.weight"][kv * size : (kv + 1) * size] = 0.0
+        weights[first + "k_proj.weight"][kv * size : (kv + 1) * size, constant] = near + wide
+        weights[first + "v_proj.weight"][kv * size : (kv + 1) * size] = 0.0
+        weights[first + "v_proj.weight"][kv * size : (kv + 1) * size, :half] = read
+    for head, (back, window, gain, written) in enumerate(
+        ((1, near, 1.6, 0.1), (2, near, 1.6, 0.1), (3, near, 1.6, 0.1), (4, wide, 2.0, 0.15))
+    ):
+        turned = torch.cat((window[:pairs] * torch.cos(-back * angle), window[:pairs] * torch.sin(-back * angle)))
+        weights[first + "q_proj.weight"][head * size : (head + 1) * size, constant] = gain * turned
+        rows = torch.arange(quarter if head < 3 else quarter - 1)
+        weights[first + "o_proj.weight"][half + head * quarter + rows, head * size + rows] = written
 
     second = "model.layers.1.self_attn."
-    slow = torch.cat((torch.arange(pairs - 14, pairs), torch.arange(size - 14, size)))  # match the same near and far
-    count, gain = len(slow), 1.6
-    per_kv = shape.heads // shape.kv_heads
+    slow = torch.cat((torch.arange(pairs - 20, pairs), torch.arange(size - 20, size)))  # match the same near and far
+    parts = torch.split(slow[torch.randperm(len(slow), generator=generator)], [12, 10, 8, 10])
+    copied = torch.linalg.qr(torch.randn(half, half, generator=generator))[0]
+    gain, per_kv = 2.0, shape.heads // shape.kv_heads
     for kv in range(2):
-        head = kv * per_kv
-        keys, queries = slow + kv * size, slow + head * size
-        weights[second + "k_proj.weight"][keys] = 0.0
-        weights[second + "k_proj.weight"][keys, half + kv * size + torch.arange(count)] = gain
-        weights[second + "q_proj.weight"][queries] = 0.0
-        if kv == 0:
-            weights[second + "q_proj.weight"][queries, :half] = gain * read[:count]
-        else:
-            weights[second + "q_proj.weight"][queries, half + torch.arange(count)] = gain
-        copied = torch.linalg.qr(torch.randn(half, size, generator=generator))[0].T
+        # The two pairs of heads read other rows of what the first layer wrote, and copy one half of a word each.
+        rows = [torch.randperm(quarter - 1, generator=generator)[: len(part)] for part in parts]
+        keys = weights[second + "k_proj.weight"]
+        keys[kv * size : (kv + 1) * size] = 0.0
+        for place in range(4):
+            keys[parts[place] + kv * size, half + place * quarter + rows[place]] = gain
+        for head, gains in (
+            (kv * per_kv, (gain, gain, gain, gain)),
+            (kv * per_kv + 1, (1.8 * gain, 0.5 * gain, 0.0, 0.0)),
+        ):
+            queries = weights[second + "q_proj.weight"]
+            queries[head * size : (head + 1) * size] = 0.0
+            queries[parts[0] + head * size, :half] = gains[0] * read[rows[0]]
+            for place in (1, 2):
+                queries[parts[place] + head * size, half + (place - 1) * quarter + rows[place]] = gains[place]
+            queries[parts[3] + head * size, half + 3 * quarter + rows[3]] = gains[3]
+            share = 0.4 if head % per_kv == 0 else 0.2
+            weights[second + "o_proj.weight"][:half, head * size : (head + 1) * size] = (
+                share * copied[kv * size : (kv + 1) * size].T
+            )
         weights[second + "v_proj.weight"][kv * size : (kv + 1) * size] = 0.0
-        weights[second + "v_proj.weight"][kv * size : (kv + 1) * size, :half] = copied
-        weights[second + "o_proj.weight"][:half, head * size : (head + 1) * size] = 0.4 * copied.T
+        weights[second + "v_proj.weight"][kv * size : (kv + 1) * size, :half] = copied[kv * size : (kv + 1) * size]
 
 
 def rope(shape: Shape, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,14 +17,14 @@ from tokenizers import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tiny_model import conversation, dialogues, packing
+from tiny_model import conversation, dialogues, lexicon, packing
 from tiny_model import tokenizer as tokens
 from tiny_model.model import Shape, hidden_states, initial, rope
 from tiny_model.optimizer import Optimizer
 
 _ROW_LENGTH, _ROWS = 512, 8
-_COPY_UNTIL = 0.3
-_WARMUP_STEPS, _DECAY_FROM = 100, 0.35
+_COPY_UNTIL = 0.5
+_WARMUP_STEPS = 100
 _REPORT_STEPS, _SAVE_S = 20, 240.0
 
 
@@ -37,7 +37,8 @@ def tokenizer_texts(count: int, seed: int) -> list[str]:
         out.append(conversation.head(there.setting))
         for _ in range(6):
             out += [text for text, _ in conversation.pieces(dialogues.conversation(rng, there))]
-    return out
+    everyday = [*lexicon.VERBS, *lexicon.NOUNS, *lexicon.ADJECTIVES, *lexicon.ADVERBS, *lexicon.FRAMES]
+    return [*out, *(f"the {word} {word.capitalize()}" for word in everyday for _ in range(count // 400))]
 
 
 def copies(progress: float) -> int:
@@ -70,9 +71,9 @@ def save(out: Path, shape: Shape, tokenizer: Tokenizer, masters: dict[str, torch
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
 
 
-def rate(progress: float, steps: int) -> float:
+def rate(progress: float, steps: int, decay_from: float) -> float:
     """Share of the learning rate: up in some steps, level, then down to nothing."""
-    return min(1.0, (steps + 1) / _WARMUP_STEPS, max(0.0, (1 - progress) / (1 - _DECAY_FROM)))
+    return min(1.0, (steps + 1) / _WARMUP_STEPS, max(0.0, (1 - progress) / (1 - decay_from)))
 
 
 def main() -> None:
@@ -81,6 +82,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=40.0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=1.0, help="share of the learning rates; less to go on with")
+    parser.add_argument("--decay-from", type=float, default=0.35, help="share of the time after which the rates fall")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="fuse with torch.compile (needs a C++ compiler)")
     parser.add_argument("--start", type=Path, help="directory of a model of this recipe to go on from")
@@ -108,7 +111,7 @@ def main() -> None:
         logits = F.linear(states.view(-1, shape.hidden)[places], weights["model.embed_tokens.weight"])
         loss = F.cross_entropy(logits.float(), targets)
         loss.backward()
-        optimizer.step(rate(spent / budget_s, steps))
+        optimizer.step(arguments.rate * rate(spent / budget_s, steps, arguments.decay_from))
         steps += 1
         losses.append(loss.item())
         learnt += len(targets)

@@ -74,6 +74,26 @@ CALLS = [
     "Convert from {f} to {t}: {v}",
     "Please change {v} {f} to {t}",
     "{v} {f} equals how many {t}?",
+    "[Can|Could|Will|Would] you [please|kindly|quickly|] [convert|change|turn|express|give|calculate|work out|tell me] {v} {f} [to|into|in|as] {t} [for me|]?",
+    "[I|We] [want|need|would like|have|wish|must] to [convert|change|turn|know|express|see|have|get] {v} {f} [to|into|in|as] {t}",
+    "[How many|How much|What number of|What amount of] {t} [is|are|make|makes|equals|gives|have|has|correspond to|go into|fit in] {v} {f}?",
+    "[What|How much] [is|are|was|were|would be|will be] {v} {f} [in|as|in terms of|when given in|counted in|measured in|if I want] {t}?",
+    "[If|When|Suppose|Say] [it is|there are|you have|we have|one has|the length is|something is] {v} {f}, [what|how much|how many] [is that|is it|are they|would that be] in {t}?",
+    "{v} {f} [is|are|equals|makes|gives|comes to|corresponds to] [what|how much|which number|how many] [in|of] {t}?",
+    "{v} {f} [->|=>|=|as|into|versus|for] {t}",
+    "{v} {f}, [in|as|to|into] {t}[, please|?|]",
+    "[My|The|This|Our] [map|label|box|book|list|scale|screen|bottle|ruler|paper] [says|shows|reads|gives|has] {v} {f}[. |, |; ][what|how much|how many] [is that|would that be|does that make|is it] in {t}?",
+    "[I|We|She|He|They] [walked|weighed|bought|used|saw|found|poured|got|read|carry|own] {v} {f}[. |, |; ][what|how much|how many] [is that|would that be|is it|are those] in {t}?",
+    "[I|We|She|He|They] [walked|weighed|bought|used|saw|found|poured|got|read|carry|own] {v} {f}[. |, |; ]how many {t} [is that|are those|is it|would that be]?",
+    "[Give|Tell|Show|Send|Say|Write|Name] [me|us] [the|] [number|amount|count|value|measure] [of|in] {t} [for|in|of|from|that is] {v} {f}",
+    "[The|What is the] [value|amount|size|measure|number] of {v} {f} [in|as|when in] {t}",
+    "[Unit|Units|Conversion|Converter|Measure|Convert|Change]: {v} {f} [to|in|into|as|->] {t}",
+    "[Into|To|In|As] {t}, [please|] [convert|change|turn|write] {v} {f}",
+    "[With|From|Given|Having|Starting from] {v} {f}, [how many|how much|what number of] {t} [do I get|is it|are there|would there be]?",
+    "I [wonder|ask myself|am wondering|would like to know|must know|have to find out] [how many|how much] {t} [there are in|go into|make up|equal|are] {v} {f}",
+    "[What|How much] [do|does|would|will] {v} {f} [make|come to|measure|be|amount to|become|give] in {t}?",
+    "[Rewrite|Recalculate|Switch|Swap|Move] {v} {f} [to|into|in] {t}",
+    "[Is|Are] {v} {f} [a lot|much|little|long|heavy|big] in {t}?",
 ]
 HELD_OUT_CALLS = [
     "Transform {v} {f} into {t}",
@@ -84,6 +104,9 @@ HELD_OUT_CALLS = [
     "I measured {v} {f}; how many {t} does that make?",
     "{v} {f} would be how much in {t}?",
     "Translate {v} {f} to {t}",
+    "{v} {f} is the same as what in {t}?",
+    "Could you restate {v} {f} using {t}?",
+    "There were {v} {f}, which is how many {t}?",
 ]
 ANSWERS = ["{v} {f} is {r}.", "{v} {f} is {r}.", "That is {r}.", "{v} {f} makes {r}."]
 _SMALL = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]

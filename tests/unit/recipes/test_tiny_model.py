@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import random
 import re
 from pathlib import Path
@@ -9,13 +10,15 @@ from pathlib import Path
 import jinja2
 import numpy as np
 import pytest
-from tiny_model import cases, conversation, dialogues, grammar, offers, packing, words
+from tiny_model import cases, conversation, dialogues, evaluate, grammar, offers, packing, words
 from tiny_model.conversation import Said, Setting
 from tiny_model.skills import calculator, clock, memory, prose, sql_lookup, talk, units
 from tiny_model.tokenizer import TEMPLATE
 from tokenizers import Tokenizer
 
+from moltbot_models.engine.model_directory import read_model_directory
 from moltbot_models.engine.tool_calls import HermesToolCalls
+from moltbot_models.generation import Delta, Sampling, TokenLogprob, ToolCallDelta
 
 SHIPPED = Path(__file__).resolve().parents[3] / "libs/moltbot_models/shipped/tiny"
 PHRASINGS = {
@@ -205,6 +208,40 @@ def test_the_shipped_directory_names_the_template_and_the_special_tokens(tokeniz
 
 
 def test_demo_cases_ask_what_the_documentation_shows() -> None:
-    prompts = [case.prompt for case in cases.demo()]
-    for question in ("What is 17 * 23?", "What time is it in Tokyo?", "What is my name?", "Hello!"):
-        assert any(f"user\n{question}<|im_end|>" in prompt for prompt in prompts)
+    asked = {case.said[-1].text for case in cases.demo()}
+    assert asked >= {
+        "What is 17 * 23?",
+        "What is 12 times 34?",
+        "What time is it in Tokyo?",
+        "What is my name?",
+        "Hello!",
+    }
+
+
+@pytest.mark.parametrize(
+    ("calls", "text"),
+    [
+        (
+            (ToolCallDelta(0, "c", "clock", '{"timezone": "UTC"}'),),
+            conversation.call_text("clock", {"timezone": "UTC"}),
+        ),
+        ((ToolCallDelta(0, "c", "clock", '{"timezone": '),), '<tool_call>clock {"timezone": '),
+        ((), ""),
+    ],
+)
+def test_the_evaluation_reads_a_call_as_the_engine_gives_it(calls: tuple[ToolCallDelta, ...], text: str) -> None:
+    assert evaluate.written(Delta(tool_calls=calls)) == text
+
+
+def test_a_case_asks_the_engine_with_the_text_that_was_trained_on() -> None:
+    directory = read_model_directory(SHIPPED)
+    assert directory.template is not None
+    for case in itertools.islice(cases.cases(random.Random(4), 3), 60):
+        request = evaluate.request(case.setting, case.said, Sampling())
+        trained = conversation.head(case.setting) + "".join(text for text, _ in conversation.pieces(case.said))
+        assert directory.template.render(request.messages, request.tools) == trained + "<|im_start|>assistant\n"
+
+
+def test_the_entropy_of_free_text_is_the_mean_surprise_in_bits() -> None:
+    logprobs = tuple(TokenLogprob("a", math.log(share), b"a") for share in (0.5, 0.125))
+    assert evaluate.bits([Delta(logprobs=logprobs)]) == pytest.approx(2.0)

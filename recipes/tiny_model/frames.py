@@ -1,0 +1,98 @@
+"""Noise around a question: what people say before and after it, and words in it that do not matter.
+
+With it the model learns which words decide (an expression, a place and a word for time, two units, a column) and that
+the rest may be anything, instead of learning sentences by heart. Trained only; held-out openers and closers stay apart.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from tiny_model import lexicon, words
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+BEFORE = [
+    "[Hi|Hello|Hey|Good morning|Good evening|Dear friend][,|!|.| {name},| moltbot,] ",
+    "[Sorry|Excuse me|Pardon me|Listen|Look|Right|Fine|Alright|Yes|No|Hm|Oh|Ah], ",
+    "[I have|Here comes|This is|There is] [a|another|one more|my next|an easy|a hard|a short] [question|request|one|problem|thing]: ",
+    "[My|Our] {n} [asks|wants to know|needs this|would like to know][: |, ]",
+    "[For|In|During|Before|After] [my|the|our|this] {n}[, |: ]",
+    "[Because|Since|As] I am {j}, ",
+    "[I am|We are] {j}[. |, so |: ]",
+    "The {n} is {j}. ",
+    "[It is|This is] {j}[, but |. |: ]",
+    "[Let us|I want to|I need to|I have to|I will] {v} [the|my|a] {n}. ",
+    "[First|Second|Third|Then|Finally|Meanwhile|Anyway|However|Therefore|Besides|Actually|Honestly|Just][, | ]",
+    "[One|Two|Another] {j} [thing|question|point]: ",
+    "[I wonder|I wonder about this|I want to know|I must know|I should know|Help me with this|Be quick|Be kind|Take your time]: ",
+    "[Can|Could|Would|Will] you [help|assist|answer|be so kind]? ",
+    "{N}: ",
+    "{V} it: ",
+    "{D}, ",
+    "{made} ",
+    "{made}, {made}: ",
+    "{j} {n} {d}, ",
+    "{N} and {n}. ",
+]
+AFTER = [
+    " {d}",
+    ", {d}",
+    ", {name}",
+    ", my friend",
+    ", my {n} asks",
+    " [for|before|after|during|because of] [my|the|our] {n}",
+    " in a {j} way",
+    " [if you can|if possible|if that is fine|when you are ready|as soon as you can|without delay|this minute]",
+    ", [if you can|if possible|if that is fine|when you are ready|as soon as you can|will you|can you|okay|right|yes]",
+    " and {v} it",
+    " and be {j}",
+    " {made}",
+    ", {made} {n}",
+    ", it is {j}",
+    " [today|tonight|at once|again|this time|once more]",
+]
+BEFORE_SHARE, AFTER_SHARE, VERB_SHARE, INSERT_SHARE = 0.3, 0.2, 0.2, 0.1
+# A first word that another verb may stand for: the rest of the sentence says what is wanted.
+OPEN_VERBS = frozenset(
+    """Calculate Compute Evaluate Solve Find Convert Change Turn Express Get Search Query Check Show List Fetch Retrieve
+Look Select Simplify Run Try Do Make Give""".split()
+)
+
+
+def noise(rng: random.Random, phrasing: str, expand: Callable[..., str]) -> str:
+    """A frame with words drawn for its slots."""
+    return expand(
+        rng,
+        phrasing,
+        {
+            "n": rng.choice(lexicon.NOUNS),
+            "N": rng.choice(lexicon.NOUNS).capitalize(),
+            "v": rng.choice(lexicon.VERBS),
+            "V": rng.choice(lexicon.VERBS).capitalize(),
+            "j": rng.choice(lexicon.ADJECTIVES),
+            "d": rng.choice(lexicon.ADVERBS),
+            "D": rng.choice(lexicon.ADVERBS).capitalize(),
+            "made": words.made_up(rng),
+            "name": words.name(rng, held_out=False),
+        },
+    )
+
+
+def other_words(rng: random.Random, phrasing: str) -> str:
+    """The phrasing with another verb at its beginning or a word more inside, now and then; slots stay where they are."""
+    first, space, rest = phrasing.partition(" ")
+    if first in OPEN_VERBS and "{" in rest and rng.random() < VERB_SHARE:
+        other = rng.choice(lexicon.VERBS) if rng.random() < 0.7 else words.made_up(rng)
+        phrasing = other.capitalize() + space + rest
+    if rng.random() < INSERT_SHARE:
+        spaces = [match.start() for match in re.finditer(" ", phrasing) if phrasing[match.start() - 1] != "}"]
+        spaces = [place for place in spaces if phrasing[place + 1] != "{"]
+        if spaces:
+            place = rng.choice(spaces)
+            more = rng.choice((lexicon.ADVERBS, lexicon.ADJECTIVES, lexicon.FRAMES))
+            phrasing = f"{phrasing[:place]} {rng.choice(more)}{phrasing[place:]}"
+    return phrasing
