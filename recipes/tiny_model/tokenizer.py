@@ -1,4 +1,4 @@
-"""The tokeniser: byte-level BPE with single digits, and the files that describe it."""
+"""The tokeniser: byte-level BPE with digits in pairs, and the files that describe it."""
 
 from __future__ import annotations
 
