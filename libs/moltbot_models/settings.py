@@ -15,8 +15,8 @@ class EngineSettings(Section):
 
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """CPU threads of the text engine; 0 is all."""
-    kv_cache_mib: Annotated[int, Field(ge=8)] = 128
-    """Memory of the text engine's KV cache, in MiB."""
+    kv_cache_mib: Annotated[int, Field(ge=0)] = 128
+    """Memory of the text engine's KV cache, in MiB; 0 takes a quarter of what the machine has left."""
 
     def engine_config(self) -> EngineConfig:
         """The same for an engine in this process."""

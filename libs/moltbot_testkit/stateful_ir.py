@@ -57,7 +57,7 @@ class _Export:
         logits = ops.matmul(hidden, Constant(head), transpose_a=False, transpose_b=True)
         logits.output(0).get_tensor().set_names({"logits"})
         inputs = [self._ids, self._attention, self._positions, self._beam]
-        return ov.Model([ops.result(logits)], self._sinks, inputs, "decoder")
+        return ov.Model([ops.result(logits)], self._sinks, inputs, "decoder")  # pyright: ignore[reportGeneralTypeIssues] - its stub binds self wrongly
 
     @staticmethod
     def _parameter(name: str, shape: list[int], kind: ov.Type = ov.Type.i64) -> Any:

@@ -11,6 +11,7 @@ CachePrecision = Literal["u8", "bf16", "f32"]
 ErrorReason = Literal[
     "MODEL_UNSUPPORTED",
     "MODEL_INVALID",
+    "MODEL_TOO_LARGE",
     "REQUEST_TOO_LARGE",
     "QUEUE_FULL",
     "INVALID_ARGUMENT",
@@ -46,7 +47,7 @@ class EngineConfig:
     step_tokens: int = 256
     """Tokens computed in one step: 128 keeps the time between tokens low, 512 favours batch work."""
     kv_cache_bytes: int = 256 << 20
-    """Memory for keys and values; it is touched as it fills."""
+    """Memory for keys and values; it is touched as it fills. 0 takes a quarter of what the machine has left."""
     max_queue: int = 256
     """Requests that may wait to be admitted; more are refused with `QUEUE_FULL`."""
     context_length: int | None = None
@@ -89,8 +90,8 @@ def checked(config: EngineConfig) -> EngineConfig:
     Raises:
         EngineError: `INVALID_ARGUMENT` for settings that cannot go together.
     """
-    if config.step_tokens < 1 or config.max_queue < 1 or config.kv_cache_bytes < 1:
-        raise EngineError("INVALID_ARGUMENT", "step_tokens, max_queue and kv_cache_bytes must be at least 1")
+    if config.step_tokens < 1 or config.max_queue < 1 or config.kv_cache_bytes < 0:
+        raise EngineError("INVALID_ARGUMENT", "step_tokens and max_queue must be at least 1, kv_cache_bytes at least 0")
     if config.context_length is not None and config.context_length < 2:
         raise EngineError("INVALID_ARGUMENT", "context_length must be at least 2 (one token of prompt, one of answer)")
     if config.deterministic:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import openvino as ov
 
-from moltbot_models.engine.config import EngineError
+from moltbot_models.engine.memory import available_bytes, cache_blocks
 from moltbot_models.engine.paged_attention import BLOCK_TOKENS
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class PagedModel:
             config: Precisions, threads and memory.
 
         Raises:
-            EngineError: `INVALID_ARGUMENT` if the memory does not hold two blocks.
+            EngineError: As `memory.cache_blocks`.
         """
         options: dict[str, Any] = {
             "KV_CACHE_PRECISION": config.kv,
@@ -73,13 +73,7 @@ class PagedModel:
         ports = [port for port in compiled.inputs if "_cache." in port.any_name]
         shapes = [[dimension.get_length() for dimension in list(port.partial_shape)[1:]] for port in ports]
         block_bytes = sum(math.prod(shape) * port.element_type.size for port, shape in zip(ports, shapes, strict=True))
-        self.blocks = config.kv_cache_bytes // block_bytes
-        if self.blocks < 2:
-            raise EngineError(
-                "INVALID_ARGUMENT",
-                f"kv_cache_bytes={config.kv_cache_bytes} holds {self.blocks} blocks of {block_bytes} bytes; "
-                f"give at least {2 * block_bytes}",
-            )
+        self.blocks = cache_blocks(block_bytes, config.kv_cache_bytes, available_bytes())
         # A product with one row takes another kernel, which rounds otherwise: in deterministic mode every step has a
         # companion token, in a block of its own behind the others, so that no row is ever alone.
         self._companion = Slice([0], 0, [self.blocks], samples=True) if config.deterministic else None

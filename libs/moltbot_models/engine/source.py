@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from moltbot_models.engine.architecture import read_architecture
 from moltbot_models.engine.config import EngineError
 from moltbot_models.engine.graph import build_graph
+from moltbot_models.engine.memory import available_bytes, check_fits
 from moltbot_models.engine.openvino_ir import IR_FILE, read_ir
 from moltbot_models.engine.safetensors import Checkpoint
 
@@ -39,7 +40,7 @@ def read_source(path: Path, directory: ModelDirectory, config: EngineConfig) -> 
 
     Raises:
         EngineError: `MODEL_UNSUPPORTED` naming what is not built, `MODEL_INVALID` for a damaged directory,
-            `INVALID_ARGUMENT` for a context length that the model does not have.
+            `INVALID_ARGUMENT` for a context length that the model does not have, `MODEL_TOO_LARGE`.
     """
     if (path / IR_FILE).exists() and not list(path.glob("*.safetensors")):
         ir = read_ir(path, directory.config, config.context_length)
@@ -48,6 +49,7 @@ def read_source(path: Path, directory: ModelDirectory, config: EngineConfig) -> 
         raise EngineError("MODEL_INVALID", f"{path / IR_FILE} is missing; export the model again")
     architecture = read_architecture(directory.config, config.context_length)
     checkpoint = Checkpoint(path)
+    check_fits(checkpoint.parameters, config, available_bytes())
     try:
         model = build_graph(architecture, checkpoint, config.weights)
     except RuntimeError as error:

@@ -142,7 +142,7 @@ def engine_failure(model: str, reason: str, message: str) -> MoltbotError:
             return InvalidArgument(said, reason="CONTEXT_LENGTH_EXCEEDED")
         case "QUEUE_FULL":
             return Unavailable(said, reason="UPSTREAM_UNAVAILABLE", retry_after_s=1.0)
-        case "MODEL_UNSUPPORTED" | "MODEL_INVALID":
+        case "MODEL_UNSUPPORTED" | "MODEL_INVALID" | "MODEL_TOO_LARGE":
             return Unavailable(said, reason="MODEL_UNSUPPORTED")
         case _:
             return Unavailable(said, reason="UPSTREAM_UNAVAILABLE")
