@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moltbot_models.engine.detokenize import Detokenizer, StopStrings
-from moltbot_models.engine.tool_calls import CLOSE, OPEN, HermesToolCalls
 from moltbot_models.generation import Delta
 
 if TYPE_CHECKING:
     from moltbot_models.engine.model_directory import ModelDirectory
     from moltbot_models.engine.prompting import Prompt
+    from moltbot_models.engine.tool_dialects import ToolCallParser
     from moltbot_models.generation import FinishReason, GenerationRequest, TokenLogprob, ToolCallDelta, Usage
 
 
@@ -19,13 +19,13 @@ class Answer:
 
     def __init__(self, directory: ModelDirectory, request: GenerationRequest, prompt: Prompt) -> None:
         shown: frozenset[int] = frozenset()
-        self._calls: HermesToolCalls | None = None
+        self._calls: ToolCallParser | None = None
         self._pieces: list[ToolCallDelta] = []
-        if prompt.parses_tool_calls:
+        if prompt.dialect is not None:
             # Some tokenizers mark the tags as special; here they are read.
-            tags = (directory.tokenizer.token_to_id(tag) for tag in (OPEN, CLOSE))
+            tags = (directory.tokenizer.token_to_id(tag) for tag in prompt.dialect.tags)
             shown = frozenset(tag for tag in tags if tag is not None)
-            self._calls = HermesToolCalls()
+            self._calls = prompt.dialect.parser()
             _, self._pieces = self._calls.push(prompt.opening)
         self._detokenizer = Detokenizer(directory.vocabulary, shown)
         self._stops = StopStrings(request.sampling.stop)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from moltbot_models.engine.config import EngineError
 from moltbot_models.engine.constraint import JSON_OPTIONS
-from moltbot_models.engine.tool_calls import CLOSE, OPEN
+from moltbot_models.engine.tool_dialects import dialect_of
 from moltbot_models.generation import ResponseFormat
 
 if TYPE_CHECKING:
     from moltbot_models.engine.model_directory import ModelDirectory
+    from moltbot_models.engine.tool_dialects import ToolDialect
     from moltbot_models.generation import GenerationRequest, Sampling
 
 _SHRINKING = 2
@@ -26,7 +27,8 @@ class Prompt:
     tokens: list[int]
     opening: str = ""
     """The end of the prompt that belongs to the answer: a tool call that the request demands has been begun for it."""
-    parses_tool_calls: bool = False
+    dialect: ToolDialect | None = None
+    """How calls are written, if there may be some."""
     grammar: ResponseFormat | None = None
     """What the rest of a demanded tool call must look like."""
 
@@ -67,46 +69,53 @@ def _conversation(directory: ModelDirectory, request: GenerationRequest, most_to
     if not request.messages:
         raise EngineError("INVALID_ARGUMENT", "messages is empty: give at least one message, or prompt")
     tools = () if request.tool_choice == "none" else request.tools
-    parses = bool(tools) and OPEN in template.text
+    dialect = dialect_of(template.text) if tools else None
     if tools and request.tool_choice == "auto" and request.response_format is not None:
         raise EngineError(
             "INVALID_ARGUMENT", 'response_format leaves no room for calls: send no tools, or choice "none"'
         )
     opening, grammar = "", None
     if tools and request.tool_choice != "auto":
-        if not parses:
+        if dialect is None:
             raise EngineError("INVALID_ARGUMENT", "tool_choice cannot be enforced: the model's template knows no calls")
         if request.response_format is not None:
             raise EngineError("INVALID_ARGUMENT", "response_format cannot go with a tool_choice that demands a call")
-        opening = _opening(request)
-        grammar = call_grammar(request, directory)
+        opening = _opening(request, dialect)
+        grammar = call_grammar(request, directory, dialect)
     text = template.render(request.messages, tools) + opening
     # The template writes the special tokens itself.
-    return Prompt(_tokens(directory, text, most_tokens, special=False), opening, parses, grammar)
+    return Prompt(_tokens(directory, text, most_tokens, special=False), opening, dialect, grammar)
 
 
-def _opening(request: GenerationRequest) -> str:
+def _opening(request: GenerationRequest, dialect: ToolDialect) -> str:
     if request.tool_choice == "required":
-        return f'{OPEN}\n{{"name": "'
+        return f'{dialect.head}"'
     if request.tool_choice not in {tool.name for tool in request.tools}:
         raise EngineError("INVALID_ARGUMENT", f"tool_choice {request.tool_choice!r} is not among the tools")
     # No space at the end: the tokenizer joins it to the bracket that follows.
-    return f'{OPEN}\n{{"name": {json.dumps(request.tool_choice, ensure_ascii=False)}, "arguments":'
+    return f'{dialect.head}{json.dumps(request.tool_choice, ensure_ascii=False)}, "{dialect.key}":'
 
 
-def call_grammar(request: GenerationRequest, directory: ModelDirectory) -> ResponseFormat:
+def call_grammar(request: GenerationRequest, directory: ModelDirectory, dialect: ToolDialect) -> ResponseFormat:
     """What follows `_opening`: the arguments after the tool's schema, and the end of the call."""
-    close = directory.tokenizer.token_to_id(CLOSE)
-    end = f'"}}" "\\n"? {json.dumps(CLOSE) if close is None else f"<[{close}]>"}'
+    end = " ".join(_literal(text, directory) for text in dialect.tail)
     named = [tool for tool in request.tools if request.tool_choice in {"required", tool.name}]
     rules = [f"%json {_schema(tool.parameters)}" for tool in named]
     if request.tool_choice == "required":
-        heads = [json.dumps(json.dumps(tool.name, ensure_ascii=False)[1:] + ', "arguments":') for tool in named]
+        heads = [json.dumps(f'{json.dumps(tool.name, ensure_ascii=False)[1:]}, "{dialect.key}":') for tool in named]
     else:
         heads = ['""']
     calls = " | ".join(f'{head} " "? arguments_{place}' for place, head in enumerate(heads))
     lines = [f"start: ( {calls} ) {end}", *(f"arguments_{place}: {rule}" for place, rule in enumerate(rules))]
     return ResponseFormat("grammar", "\n".join(lines))
+
+
+def _literal(text: str, directory: ModelDirectory) -> str:
+    """A text of a grammar; a tag is the token that the tokenizer has for it, white space may be missing."""
+    token = directory.tokenizer.token_to_id(text) if len(text) > 1 else None
+    if token is not None:
+        return f"<[{token}]>"
+    return json.dumps(text) + ("?" if text.isspace() else "")
 
 
 def _schema(parameters: str) -> str:

@@ -68,7 +68,7 @@ class HermesToolCalls:
     def _inside_step(self, plain: list[str], pieces: list[ToolCallDelta]) -> bool:
         if self._arguments is None and (header := _HEADER.match(self._text)):
             self._arguments = _JsonObject()
-            pieces.append(ToolCallDelta(self.calls, _new_id(), cast("str", json.loads(header.group(1)))))
+            pieces.append(ToolCallDelta(self.calls, new_call_id(), cast("str", json.loads(header.group(1)))))
             self.calls += 1
             self._text = self._text[header.end() :]
         if self._arguments is not None and not self._arguments.complete:
@@ -100,7 +100,7 @@ class HermesToolCalls:
             return []
         self.calls += 1
         written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-        return [ToolCallDelta(self.calls - 1, _new_id(), name, written)]
+        return [ToolCallDelta(self.calls - 1, new_call_id(), name, written)]
 
 
 class _JsonObject:
@@ -133,5 +133,6 @@ class _JsonObject:
         return len(text)
 
 
-def _new_id() -> str:
+def new_call_id() -> str:
+    """A fresh id for a call, as the API has them."""
     return f"call_{secrets.token_hex(12)}"
