@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
+import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +22,7 @@ from moltbot_mesh.supervisor import State
 from moltbot_models.encoder import Encoder
 from moltbot_models.engine import EngineConfig, TextEngine
 from moltbot_models.engine.aio import merged, stream
-from moltbot_models.generation import EmbeddingRequest, GenerationRequest, Message, Sampling
+from moltbot_models.generation import EmbeddingRequest, GenerationRequest, Message, ResponseFormat, Sampling
 from moltbot_models.manifest import Manifest
 from moltbot_models.providers.triton import TritonUpstream
 from moltbot_models.triton.repository import ModelSpec
@@ -172,6 +174,16 @@ async def test_a_killed_server_comes_back_with_its_models(server: TritonServer, 
     assert server.supervisor.restarts == 1
     assert not _alive(stubs), "the killed server's Python processes are still there"
     assert server.supervisor.pid != first
+
+
+async def test_an_answer_keeps_to_its_format_in_triton_too(text: TritonUpstream) -> None:
+    wanted = ResponseFormat("regex", "[0-9]{3}-(ja|nein)")
+    answer = await whole(text, dataclasses.replace(question(), response_format=wanted))
+    assert re.fullmatch(wanted.text, answer.text)
+    assert answer.finish_reason == "stop"
+    hopeless = dataclasses.replace(question(), response_format=ResponseFormat("regex", "("))
+    with pytest.raises(InvalidArgument, match="regex cannot be used"):
+        await whole(text, hopeless)
 
 
 async def test_engines_tell_what_they_count(server: TritonServer, text: TritonUpstream) -> None:
