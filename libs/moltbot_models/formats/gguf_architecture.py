@@ -161,7 +161,7 @@ class _Config:
         if kind == "linear":
             return {"rope_type": "linear", "factor": factor}
         if kind != "yarn":
-            raise InvalidArgument(f"rope scaling {kind} is not built (built are linear, yarn and Llama 3's)")
+            raise InvalidArgument(f"rope scaling {kind} is not built (built are linear and Llama 3's)")
         for key in ("attn_factor", "yarn_attn_factor", "yarn_ext_factor"):
             if self._real(f"rope.scaling.{key}", 1.0) != 1.0:
                 raise InvalidArgument(f"rope.scaling.{key} other than 1 is not built")

@@ -13,14 +13,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from moltbot_mesh.errors import AlreadyExists, InvalidArgument, MoltbotError
 from moltbot_models.engine import EngineConfig, TextEngine
 from moltbot_models.engine.safetensors import Checkpoint
-from moltbot_models.generation import GenerationRequest, Message, Sampling
-from moltbot_testkit.numpy_decoder import NumpyDecoder
-from moltbot_testkit.random_model import CHATML, SPECIAL_TOKENS, model_config, random_weights
-
-pytest.importorskip("gguf", reason="pip install -e . installs it")
 from moltbot_models.formats.gguf_file import read_gguf
 from moltbot_models.formats.gguf_import import import_gguf
+from moltbot_models.generation import GenerationRequest, Message, Sampling
 from moltbot_testkit.gguf_model import byte_entries, write_gguf
+from moltbot_testkit.numpy_decoder import NumpyDecoder
+from moltbot_testkit.random_model import CHATML, SPECIAL_TOKENS, model_config, random_weights
 
 EXACT = EngineConfig(weights="f32", kv="f32", step_tokens=64, kv_cache_bytes=4 << 20)
 WHOLE = {"hidden_size": 128, "intermediate_size": 160, "num_attention_heads": 4, "head_dim": 32}
