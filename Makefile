@@ -85,10 +85,10 @@ bench-models: setup  ## engines, encoders and models beside their baselines
 	$(PYTHON) benchmarks/models.py $(ARGS)
 
 TINY = $(BUILD)/tiny
-tiny-model:  ## trains the shipped model anew into build/tiny (an hour of one thread)
+tiny-model:  ## trains the shipped model anew into build/tiny (75 minutes of one thread)
 	python3 -m venv $(TINY)-venv
 	$(TINY)-venv/bin/pip install --quiet -r recipes/tiny_model/requirements.txt
-	$(TINY)-venv/bin/python recipes/tiny_model/train.py --out $(TINY) --minutes 60 --threads 1 --compile
+	$(TINY)-venv/bin/python recipes/tiny_model/train.py --out $(TINY) --minutes 75 --threads 1 --compile
 	$(TINY)-venv/bin/python recipes/tiny_model/evaluate.py $(TINY) --count 100
 
 run:  ## the daemon

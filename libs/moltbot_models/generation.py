@@ -34,7 +34,8 @@ class ToolSpec:
     parameters: str = "{}"
     """JSON Schema of the arguments, as JSON text."""
     strict: bool = False
-    """Whether a call must keep to the schema."""
+    """Passed on to upstreams of the OpenAI protocol. The mesh's own engine keeps to the schema where `tool_choice`
+    demands a call, strict or not, and not where the model is free to call."""
 
 
 @dataclass(frozen=True, slots=True)

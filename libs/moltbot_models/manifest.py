@@ -114,6 +114,14 @@ class Manifest:
     """Digest of weights and options; an upstream is opened anew when it changes."""
 
 
+def engine_options(manifest: Manifest) -> dict[str, str]:
+    """How an engine of the mesh's own runs a model: its options, and the context that the manifest grants."""
+    options = dict(manifest.options)
+    if manifest.task == "text-generation" and manifest.context_length:
+        options.setdefault("context_length", str(manifest.context_length))
+    return options
+
+
 def problems_of(manifest: Manifest) -> list[tuple[str, str]]:
     """What keeps a manifest from being used: pairs of YAML key (`auth.type`) and message."""
     found: list[tuple[str, str]] = []

@@ -117,6 +117,7 @@ class NodeModels:
         """Take over what has changed in the store since the last look, and try again what failed."""
         stamp = await asyncio.to_thread(self._store.stamp)
         due = {model_id for model_id, (_, at_s) in self._failed.items() if time.monotonic() >= at_s}
+        due |= self._lost() - self._failed.keys()
         if stamp == self._stamp and not due:
             return
         entries, self._problems = await asyncio.to_thread(self._store.entries)
@@ -170,9 +171,14 @@ class NodeModels:
         if manifest.provider == "embedded" or self._triton is None:
             return dataclasses.replace(manifest, provider="embedded")
         served = self._served.get(manifest.id)
-        if served is None or served.revision != manifest.revision or served.path != manifest.path:
+        same = served is not None and (served.revision, served.path) == (manifest.revision, manifest.path)
+        if not same or manifest.id in self._lost():
             await self._triton.place(spec_of(manifest))
         return dataclasses.replace(manifest, provider="triton", endpoint=self._triton.endpoint)
+
+    def _lost(self) -> set[str]:
+        """Models that did not come back with a Triton that was started again."""
+        return set() if self._triton is None else set(self._triton.failed)
 
     async def _drop(self, ids: Sequence[str]) -> None:
         for model_id in ids:

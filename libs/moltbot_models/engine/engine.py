@@ -74,6 +74,8 @@ class TextEngine:
         self._directory, self._model, self._config = directory, model, config
         self._context_length, self._vocabulary = source.context_length, source.vocabulary
         self._pool = BlockPool(model.blocks)
+        # A directory may name end tokens beyond the rows that the model has.
+        self._ends = frozenset(token for token in directory.end_tokens if token < source.vocabulary)
         self._grammars = Grammars(directory, source.vocabulary)
         self._scheduler = Scheduler(self._pool, config.step_tokens, fixed_chunks=config.deterministic)
         self._jobs: dict[int, _Job] = {}
@@ -152,7 +154,7 @@ class TextEngine:
         answer = Answer(self._directory, request, prompt)
         wanted_format = prompt.grammar or request.response_format
         constraint = None if wanted_format is None else self._grammars.constraint(wanted_format)
-        own_ends = frozenset[int]() if request.sampling.ignore_eos else self._directory.end_tokens
+        own_ends = frozenset[int]() if request.sampling.ignore_eos else self._ends
         ends = own_ends.union(request.sampling.stop_token_ids)
         job = _Job(request, sequence, answer, Sampler(settings), hook, constraint, ends, on_delta, on_error)
         with self._wake:

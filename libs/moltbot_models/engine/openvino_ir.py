@@ -11,6 +11,7 @@ import openvino.opset13 as ops
 
 from moltbot_models.engine.config import EngineError
 from moltbot_models.engine.paged_attention import make_paged, parameter
+from moltbot_models.engine.paged_model import INPUTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,17 +20,6 @@ if TYPE_CHECKING:
 IR_FILE = "openvino_model.xml"
 _HEAD_STEPS = frozenset({"Convert", "Add", "Multiply", "Divide", "Tanh", "Reshape"})
 """What may stand between the head's product and the logits: a bias, a scale, a soft cap."""
-_KNOWN_INPUTS = frozenset(
-    {
-        "input_ids",
-        "position_ids",
-        "past_lens",
-        "subsequence_begins",
-        "block_indices",
-        "block_indices_begins",
-        "max_context_len",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +66,7 @@ def read_ir(path: Path, config: Mapping[str, Any], context_length: int | None) -
         raise EngineError(
             "MODEL_UNSUPPORTED", f"{file} keeps {left} of {states} states besides keys and values, which is not built"
         )
-    odd = {port.any_name for port in model.inputs if "_cache." not in port.any_name} - _KNOWN_INPUTS
+    odd = {port.any_name for port in model.inputs if "_cache." not in port.any_name} - set(INPUTS)
     if odd:
         raise EngineError("MODEL_UNSUPPORTED", f"{file} needs the inputs {', '.join(sorted(odd))}, which are not built")
     vocabulary = _gather_sampled(model, file)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from moltbot_models.engine.config import EngineConfig
 
 
-_INPUTS = (
+INPUTS = (
     "input_ids",
     "position_ids",
     "past_lens",
@@ -30,6 +30,7 @@ _INPUTS = (
     "max_context_len",
     "sampled_tokens_indices",
 )
+"""Of every graph that this runs, beside the caches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,8 @@ class PagedModel:
             self._request.set_tensor(port.any_name, cache)
         # By number: a name is looked for among all inputs, two for each layer.
         places = {port.any_name: place for place, port in enumerate(compiled.inputs)}
-        self._places = [places[name] for name in _INPUTS]
-        self._inputs: list[NDArray[Any] | None] = [None] * len(_INPUTS)
+        self._places = [places[name] for name in INPUTS]
+        self._inputs: list[NDArray[Any] | None] = [None] * len(INPUTS)
 
     def forward(self, batch: Sequence[Slice]) -> NDArray[np.float32]:
         """Compute all slices at once and return logits, a row for each slice that samples, in order.

@@ -55,6 +55,10 @@ def build_prompt(directory: ModelDirectory, request: GenerationRequest, vocabula
         prompt = Prompt(_tokens(directory, request.prompt, most_tokens, special=True))
     else:
         prompt = _conversation(directory, request, most_tokens)
+    if any(token >= vocabulary for token in request.sampling.stop_token_ids):
+        raise EngineError(
+            "INVALID_ARGUMENT", f"stop_token_ids must be below {vocabulary}, the model's number of tokens"
+        )
     if not prompt.tokens:
         raise EngineError("INVALID_ARGUMENT", "the prompt is empty: give at least one token")
     if max(prompt.tokens) >= vocabulary:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from moltbot_mesh.errors import InvalidArgument, MoltbotError, Unavailable
 from moltbot_models.engine.config import EngineConfig
 from moltbot_models.engine.options import config_of
+from moltbot_models.manifest import engine_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ class EngineKey:
     @classmethod
     def of(cls, manifest: Manifest) -> EngineKey:
         """The key of a manifest's engine."""
-        return cls(Path(manifest.path), tuple(sorted(manifest.options.items())), manifest.revision)
+        return cls(Path(manifest.path), tuple(sorted(engine_options(manifest).items())), manifest.revision)
 
 
 class EngineHost:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moltbot_mesh.errors import FailedPrecondition
+from moltbot_models.manifest import engine_options
 from moltbot_models.triton.repository import ModelSpec
 
 if TYPE_CHECKING:
@@ -20,11 +21,8 @@ def spec_of(manifest: Manifest) -> ModelSpec:
         FailedPrecondition: Its config.json cannot be read.
     """
     path = Path(manifest.path)
-    options = dict(manifest.options)
-    if manifest.task == "text-generation":
-        if manifest.context_length:
-            options.setdefault("context_length", str(manifest.context_length))
-    else:
+    options = engine_options(manifest)
+    if manifest.task != "text-generation":
         try:
             options.setdefault("dimensions", str(int(json.loads((path / "config.json").read_bytes())["hidden_size"])))
         except (OSError, ValueError, KeyError, TypeError) as error:

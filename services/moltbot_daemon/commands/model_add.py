@@ -53,9 +53,10 @@ def add(shell: Shell) -> int:
         asyncio.run(_answers(manifest, shell.places.cache_dir))
     began_s = time.time()
     entry = store.put(manifest, hashes)
-    store.forget_weights(entry)
     administration_event(shell.places.data_dir / SPILL, "model add", f"model:{manifest.id}", _TENANT)
     state = _await_served(shell, entry, began_s) if args.wait else None
+    if state is not None and state.state == "serving":
+        store.forget_weights(entry)  # not before: until then the former version may have to be loaded again
     return _tell_added(shell, entry, state)
 
 

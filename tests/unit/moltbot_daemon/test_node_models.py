@@ -29,7 +29,7 @@ class FakeTriton:
     endpoint = "unix:/triton.sock"
 
     def __init__(self):
-        self.done, self.refuses = [], None
+        self.done, self.refuses, self.failed = [], None, {}
 
     async def place(self, spec):
         if self.refuses is not None:
@@ -145,6 +145,22 @@ async def test_a_version_that_triton_refuses_leaves_the_former_one_and_is_tried_
     node._failed["m"] = 1, 0.0
     await node.look()
     assert served(node)["m"].options == {"kv": "f32"}
+
+
+async def test_a_model_that_a_restart_of_triton_lost_is_placed_again_or_said_to_have_failed(
+    node, store, weights, triton, tmp_path
+):
+    put(store, weights)
+    await node.look()
+    triton.failed, triton.refuses = {"m": "tokenizer.json is missing"}, FailedPrecondition("still broken")
+    await node.look()
+    assert read_states(tmp_path)["m"].detail == "still broken"
+    await node.look()
+    assert len(triton.done) == 1, "tried again at once"
+    node._failed["m"], triton.refuses = (1, 0.0), None
+    await node.look()
+    assert triton.done == [("place", "m", {})] * 2
+    assert read_states(tmp_path)["m"].state == "serving"
 
 
 async def test_an_id_of_the_nodes_own_is_refused(node, store, weights, tmp_path):

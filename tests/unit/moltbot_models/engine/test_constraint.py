@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import moltbot_models
 from moltbot_models.engine import EngineError, TextEngine
 from moltbot_models.generation import GenerationRequest, Message, ResponseFormat, Sampling, ToolSpec
+from moltbot_testkit.random_model import model_config, random_weights, write_model
 
 TINY = Path(moltbot_models.__file__).parent / "shipped" / "tiny"
 PERSON = {
@@ -201,6 +202,25 @@ def test_stop_tokens_end_an_answer_and_are_no_text(engine, ask):
     assert stopped.last.usage.completion_tokens <= 3
     longer = ask(engine, "hello", max_tokens=20, temperature=0.0, stop_token_ids=(third,), min_tokens=10).wait()
     assert longer.last.usage.completion_tokens > 10
+
+
+@pytest.mark.parametrize("token", [259, 2**31 - 1])
+def test_a_stop_token_that_the_model_lacks_is_refused_and_costs_nobody_else(engine, ask, token):
+    running = ask(engine, "hello", max_tokens=100, ignore_eos=True)
+    with pytest.raises(EngineError, match="stop_token_ids") as refused:
+        ask(engine, "hello", max_tokens=5, min_tokens=2, stop_token_ids=(token,))
+    assert refused.value.reason == "INVALID_ARGUMENT"
+    assert running.wait().last.finish_reason == "length"
+
+
+def test_end_tokens_beyond_the_models_rows_harm_nobody(tmp_path, exact, ask):
+    config = model_config("llama")
+    write_model(tmp_path, config, random_weights(config), eos_token_id=[256, 999])
+    engine = TextEngine.load(tmp_path, exact)
+    try:
+        assert ask(engine, "hello", max_tokens=5, min_tokens=5).wait().last.finish_reason == "length"
+    finally:
+        engine.close()
 
 
 @pytest.fixture(scope="module")

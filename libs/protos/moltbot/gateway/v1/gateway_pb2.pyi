@@ -174,7 +174,9 @@ class Tool(_message.Message):
     parameters: _builtins.str
     """JSON Schema of its arguments, as JSON text."""
     strict: _builtins.bool
-    """Whether a call must keep to the schema."""
+    """Passed on to upstreams of the OpenAI protocol. The mesh's own engine keeps to the schema where `tool_choice` demands
+    a call, strict or not, and not where the model is free to call.
+    """
     def __init__(
         self,
         *,
