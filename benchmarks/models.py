@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -30,6 +31,7 @@ sys.path[:0] = [str(ROOT / "libs"), str(ROOT / "benchmarks/text")]
 from workload import Round, line
 
 from moltbot_testkit.random_model import model_config, random_weights, write_model
+from moltbot_testkit.stateful_ir import write_stateful_ir
 
 BLOCKS = ("text", "features", "prefix", "arrivals", "load", "triton", "deterministic")
 TEXT = ROOT / "benchmarks" / "text"
@@ -132,9 +134,10 @@ def features(model: Path, ir: Path, repeats: int) -> None:
     """What the baseline has no place for, beside its plain greedy rounds."""
     with ours(model) as one, genai(ir, step_tokens=256) as two:
         head("text with what needs a hook, beside plain greedy rounds of the baseline; 32/32")
-        for mode in one.hello["modes"]:
+        for place, mode in enumerate(one.hello["modes"]):
             for streams in (1, 8, 32):
-                wanted = Round(streams, 32, 32, mode=mode, seed=7000 + streams)
+                # Prompts of its own for each row: the baseline would find those of the row before in its prefix cache.
+                wanted = Round(streams, 32, 32, mode=mode, seed=100_000 * (place + 1) + 100 * streams)
                 plain = Round(streams, 32, 32, mode="sampled" if mode == "sampled" else "greedy")
                 row(f"{mode}, {streams} streams", *in_turns(one, two, wanted, repeats, plain))
 
@@ -188,8 +191,8 @@ def deterministic(model: Path, _ir: Path, repeats: int) -> None:
             row(f"32/32, {streams} streams", *in_turns(one, two, Round(streams, 32, 32, seed=800 + streams), repeats))
 
 
-def random_130m(directory: Path) -> Path:
-    """A model of the size that small assistants have, 113 M parameters and 130 M with an untied head."""
+def random_130m(directory: Path, ir: Path) -> None:
+    """Write a model of the size that small assistants have, for the engine and, the same weights, as IR."""
     config = model_config(
         "qwen2",
         hidden_size=768,
@@ -203,7 +206,13 @@ def random_130m(directory: Path) -> Path:
         tie_word_embeddings=False,
     )
     weights = {name: value.astype(np.float16) for name, value in random_weights(config).items()}
-    return write_model(directory, config, weights)
+    write_model(directory, config, weights)
+    ir.mkdir()
+    write_stateful_ir(ir, config, weights, "u8")
+    for name in ("config.json", "generation_config.json"):
+        shutil.copy(directory / name, ir)
+    command = [str(BASELINE), str(TEXT / "genai_tokenizer.py"), str(directory), str(ir)]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def prepare_baseline() -> None:
@@ -229,10 +238,8 @@ def main() -> None:
         parser.error(f"no block {', '.join(sorted(unknown))}; there are {', '.join(BLOCKS)}")
     prepare_baseline()
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        model, ir = random_130m(Path(scratch) / "model"), Path(scratch) / "ir"
-        subprocess.run(
-            [str(BASELINE), str(TEXT / "stateful_ir.py"), str(model), str(ir), "u8"], check=True, capture_output=True
-        )
+        model, ir = Path(scratch) / "model", Path(scratch) / "ir"
+        random_130m(model, ir)
         for block in wanted:
             with contextlib.suppress(KeyboardInterrupt):
                 globals()[block](model, ir, arguments.repeats)

@@ -16,7 +16,7 @@ from workload import Round, Watch, serve
 
 from moltbot_models.engine import TextEngine
 from moltbot_models.engine.options import config_of
-from moltbot_models.generation import GenerationRequest, Sampling
+from moltbot_models.generation import GenerationRequest, ResponseFormat, Sampling
 
 
 class GumbelMark:
@@ -39,7 +39,10 @@ MODES = {
     "sampled": ({"temperature": 0.8, "top_k": 50, "top_p": 0.9, "seed": 1}, None),
     "mark": ({"temperature": 0.8, "top_k": 50}, GumbelMark()),
     "logprobs": ({"temperature": 0.0, "logprobs": True, "top_logprobs": 5}, None),
+    "constrained": ({"temperature": 0.0}, None),
 }
+# As long as any answer here, so that none ends by itself.
+LETTERS = ResponseFormat("regex", "[ -~]{4096}")
 
 
 def main() -> None:
@@ -67,6 +70,7 @@ def main() -> None:
                 "bench",
                 prompt=bytes(prompt).decode(),
                 sampling=Sampling(max_tokens=wanted.tokens_out, ignore_eos=True, **sampling),
+                response_format=LETTERS if wanted.mode == "constrained" else None,
             )
             engine.submit(request, on_delta, on_error=on_error, hook=hook)
 

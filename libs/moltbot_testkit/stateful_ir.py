@@ -1,4 +1,7 @@
-"""Writes a random Llama as a stateful OpenVINO IR, as optimum-intel and openvino-genai export decoders."""
+"""Writes a random decoder as a stateful OpenVINO IR, as optimum-intel and openvino-genai export them.
+
+The graph is written out here again on purpose: the engine's own is what it is compared with.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ import openvino as ov
 import openvino.opset13 as ops
 from openvino.op import Constant
 
+from moltbot_models.engine.safetensors import StoredTensor
+from moltbot_models.engine.weights import Matrix
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -16,10 +22,25 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from openvino import Node
 
+    from moltbot_models.engine.config import WeightPrecision
 
-def write_stateful_ir(directory: Path, config: Mapping[str, Any], weights: Mapping[str, NDArray[np.float32]]) -> None:
-    """Write openvino_model.xml and .bin of a Llama without biases; inputs are those of an exported decoder."""
-    ov.save_model(_Export(config, weights).model(), directory / "openvino_model.xml", compress_to_fp16=False)
+
+def write_stateful_ir(
+    directory: Path,
+    config: Mapping[str, Any],
+    weights: Mapping[str, NDArray[Any]],
+    precision: WeightPrecision = "f32",
+) -> None:
+    """Write openvino_model.xml and .bin; inputs are those of an exported decoder.
+
+    Args:
+        directory: Where to.
+        config: As config.json, of a Llama or a Qwen2.
+        weights: By transformers' names.
+        precision: Of the matrices, compressed as the engine compresses them.
+    """
+    model = _Export(config, weights, precision).model()
+    ov.save_model(model, directory / "openvino_model.xml", compress_to_fp16=False)
 
 
 def _numbers(*values: int) -> Node:
@@ -27,8 +48,12 @@ def _numbers(*values: int) -> Node:
 
 
 class _Export:
-    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, NDArray[np.float32]]) -> None:
-        self._c, self._w = config, weights
+    def __init__(
+        self, config: Mapping[str, Any], weights: Mapping[str, NDArray[Any]], precision: WeightPrecision
+    ) -> None:
+        self._c = config
+        self._precision: WeightPrecision = precision
+        self._w = {name: np.asarray(value, np.float32) for name, value in weights.items()}
         self._sinks: list[Any] = []
         self._ids = self._parameter("input_ids", [-1, -1])
         self._attention = self._parameter("attention_mask", [-1, -1])
@@ -37,7 +62,8 @@ class _Export:
 
     def model(self) -> ov.Model:
         c = self._c
-        hidden: Node = ops.gather(Constant(self._w["model.embed_tokens.weight"]), self._ids, _numbers(0))
+        embedding = self._matrix("model.embed_tokens.weight")
+        hidden = embedding.rows(self._ids)
         frequencies = c["rope_theta"] ** -(np.arange(0, c["head_dim"], 2, dtype=np.float64) / c["head_dim"])
         angles = ops.multiply(
             ops.unsqueeze(ops.convert(self._positions, ov.Type.f32), _numbers(2)), frequencies.astype(np.float32)
@@ -52,9 +78,9 @@ class _Export:
             normed = self._norm(hidden, f"{prefix}post_attention_layernorm.weight")
             gate, up = self._linear(normed, f"{prefix}mlp.gate_proj"), self._linear(normed, f"{prefix}mlp.up_proj")
             hidden = ops.add(hidden, self._linear(ops.multiply(ops.swish(gate), up), f"{prefix}mlp.down_proj"))
-        head = self._w.get("lm_head.weight", self._w["model.embed_tokens.weight"])
+        head = self._matrix("lm_head.weight") if "lm_head.weight" in self._w else embedding
         hidden = self._norm(hidden, "model.norm.weight")
-        logits = ops.matmul(hidden, Constant(head), transpose_a=False, transpose_b=True)
+        logits = ops.matmul(hidden, head.factor(), transpose_a=False, transpose_b=True)
         logits.output(0).get_tensor().set_names({"logits"})
         inputs = [self._ids, self._attention, self._positions, self._beam]
         return ov.Model([ops.result(logits)], self._sinks, inputs, "decoder")  # pyright: ignore[reportGeneralTypeIssues] - its stub binds self wrongly
@@ -126,4 +152,9 @@ class _Export:
         return ops.multiply(ops.multiply(x, ops.divide(np.float32(1), root)), Constant(self._w[name].reshape(1, 1, -1)))
 
     def _linear(self, x: Node, name: str) -> Node:
-        return ops.matmul(x, Constant(self._w[f"{name}.weight"]), transpose_a=False, transpose_b=True)
+        out = ops.matmul(x, self._matrix(f"{name}.weight").factor(), transpose_a=False, transpose_b=True)
+        bias = self._w.get(f"{name}.bias")
+        return out if bias is None else ops.add(out, Constant(bias.reshape(1, 1, -1)))
+
+    def _matrix(self, name: str) -> Matrix:
+        return Matrix(StoredTensor(name, "F32", self._w[name]), self._precision)
