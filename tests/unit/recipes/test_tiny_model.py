@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny_model import cases, conversation, dialogues, evaluate, grammar, offers, packing, words
 from tiny_model.conversation import Said, Setting
-from tiny_model.skills import calculator, clock, memory, prose, sql_lookup, talk, units
+from tiny_model.skills import calculator, clock, facts, prose, sql_lookup, talk, units
 from tiny_model.tokenizer import TEMPLATE
 from tokenizers import Tokenizer
 
@@ -28,10 +28,10 @@ PHRASINGS = {
     "clock here": (clock.HERE, clock.HELD_OUT_HERE),
     "units": (units.CALLS, units.HELD_OUT_CALLS),
     "sql_lookup": (sql_lookup.CALLS, sql_lookup.HELD_OUT_CALLS),
-    "told": (memory.ANY_TOLD, memory.ANY_TOLD_HELD_OUT),
-    "asked": (memory.ANY_ASKED, memory.ANY_ASKED_HELD_OUT),
-    **{f"{kind.label} told": (kind.told, kind.told_held_out) for kind in memory.KINDS},
-    **{f"{kind.label} asked": (kind.asked, kind.asked_held_out) for kind in memory.KINDS},
+    "told": (facts.ANY_TOLD, facts.ANY_TOLD_HELD_OUT),
+    "asked": (facts.ANY_ASKED, facts.ANY_ASKED_HELD_OUT),
+    **{f"{kind.label} told": (kind.told, kind.told_held_out) for kind in facts.KINDS},
+    **{f"{kind.label} asked": (kind.asked, kind.asked_held_out) for kind in facts.KINDS},
     "tasks": (talk.TASKS, talk.HELD_OUT_TASKS),
     "knowledge": (talk.KNOWLEDGE, talk.HELD_OUT_KNOWLEDGE),
     "prose": (prose.ASKED, prose.HELD_OUT_ASKED),
@@ -46,7 +46,7 @@ VALUES = {
     "hobbies": (words.HOBBIES, words.HELD_OUT_HOBBIES),
     "tables": (sql_lookup.TABLES, sql_lookup.HELD_OUT_TABLES),
     "columns": (sql_lookup.COLUMNS, sql_lookup.HELD_OUT_COLUMNS),
-    "attributes": (memory.ATTRIBUTES, memory.HELD_OUT_ATTRIBUTES),
+    "attributes": (facts.ATTRIBUTES, facts.HELD_OUT_ATTRIBUTES),
 }
 
 
