@@ -1,4 +1,4 @@
-"""The sentence encoder: texts become L2-normalised vectors on a CPU.
+"""Encoders on a CPU: texts become L2-normalised vectors, texts and pairs become scores of classes.
 
 Needs openvino, numpy and tokenizers alone, because it also runs inside Triton's Python backend.
 """
@@ -6,6 +6,8 @@ Needs openvino, numpy and tokenizers alone, because it also runs inside Triton's
 from __future__ import annotations
 
 from moltbot_models.encoder.checkpoint import EncoderError
-from moltbot_models.encoder.encoder import Encoder, Precision
+from moltbot_models.encoder.classifier import Classifier
+from moltbot_models.encoder.encoder import Encoder
+from moltbot_models.encoder.runtime import Precision
 
-__all__ = ["Encoder", "EncoderError", "Precision"]
+__all__ = ["Classifier", "Encoder", "EncoderError", "Precision"]

@@ -54,7 +54,8 @@ class EncoderCheckpoint:
             EncoderError: It is missing, has another shape or is not stored as F32 or F16.
         """
         # Checkpoints saved with a head carry the base model under a prefix.
-        entry = self._header.get(name) or self._header.get(f"bert.{name}")
+        found = (self._header.get(f"{prefix}{name}") for prefix in ("", "bert.", "roberta."))
+        entry = next((entry for entry in found if entry is not None), None)
         if entry is None:
             raise EncoderError(f"{self._file}: there is no tensor {name}")
         kinds: dict[object, type[np.generic]] = {"F32": np.float32, "F16": np.float16}

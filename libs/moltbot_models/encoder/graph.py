@@ -1,11 +1,11 @@
-"""Builds a BERT encoder with mean pooling as an OpenVINO graph, node by node.
+"""Builds a BERT or RoBERTa encoder as an OpenVINO graph, node by node.
 
-Source: Devlin et al. 2019, BERT, arXiv:1810.04805; Reimers and Gurevych 2019, Sentence-BERT, arXiv:1908.10084.
+Source: Devlin et al. 2019, BERT, arXiv:1810.04805; Liu et al. 2019, RoBERTa, arXiv:1907.11692; Reimers and Gurevych
+2019, Sentence-BERT, arXiv:1908.10084; Xiao et al. 2023, SmoothQuant, arXiv:2211.10438 (scales per channel).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,7 @@ import openvino as ov
 import openvino.opset13 as ops
 from openvino.op import Constant
 
-from moltbot_models.encoder.checkpoint import EncoderError
+from moltbot_models.encoder.quantized import INT8_MAX, quantized_linear
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,101 +21,83 @@ if TYPE_CHECKING:
     from openvino import Node
 
     from moltbot_models.encoder.checkpoint import EncoderCheckpoint
+    from moltbot_models.encoder.quantized import LinearRange
+    from moltbot_models.encoder.shape import EncoderShape
 
 _LAST_AXIS = -1
 
 
-@dataclass(frozen=True, slots=True)
-class BertShape:
-    """The numbers of config.json that the graph needs."""
+def build_graph(
+    shape: EncoderShape,
+    checkpoint: EncoderCheckpoint,
+    *,
+    ranges: Mapping[str, LinearRange] | None = None,
+    taps: bool = False,
+) -> ov.Model:
+    """Return a model from `input_ids` and `attention_mask` (i64 [texts, length]), with `token_type_ids` for pairs.
 
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    vocabulary: int
-    positions: int
-    norm_epsilon: float
+    Its output is `embedding` (f32 [texts, hidden], of length 1) or, for a head that classifies, `logits`
+    (f32 [texts, labels]).
 
-    @classmethod
-    def of(cls, config: Mapping[str, object]) -> BertShape:
-        """Read config.json.
-
-        Raises:
-            EncoderError: It is not a BERT encoder of the kind that is built here.
-        """
-        if config.get("model_type") != "bert" or config.get("hidden_act") != "gelu":
-            raise EncoderError("config.json: only BERT encoders with the gelu activation are built")
-        if config.get("position_embedding_type", "absolute") != "absolute":
-            raise EncoderError("config.json: only absolute position embeddings are built")
-
-        def number(key: str) -> int:
-            value = config.get(key)
-            if not isinstance(value, int) or value < 1:
-                raise EncoderError(f"config.json: {key} must be a positive integer")
-            return value
-
-        epsilon = config.get("layer_norm_eps")
-        shape = cls(
-            hidden=number("hidden_size"),
-            intermediate=number("intermediate_size"),
-            layers=number("num_hidden_layers"),
-            heads=number("num_attention_heads"),
-            vocabulary=number("vocab_size"),
-            positions=number("max_position_embeddings"),
-            norm_epsilon=float(epsilon) if isinstance(epsilon, float) else 1e-12,
-        )
-        if shape.hidden % shape.heads:
-            raise EncoderError("config.json: hidden_size must be a multiple of num_attention_heads")
-        return shape
-
-
-def build_graph(shape: BertShape, checkpoint: EncoderCheckpoint) -> ov.Model:
-    """Return a model from `input_ids` and `attention_mask` (i64 [texts, length]) to `embedding` (f32 [texts, hidden]).
+    Args:
+        shape: The numbers of config.json.
+        checkpoint: The tensors.
+        ranges: By group of linear layers that share their input, for those that shall run in INT8.
+        taps: The inputs of the groups are outputs too, under the groups' names.
 
     Raises:
         EncoderError: The checkpoint does not hold what config.json describes.
     """
-    return _Builder(shape, checkpoint).model()
+    return _Builder(shape, checkpoint, ranges or {}).model(taps=taps)
 
 
 class _Builder:
-    def __init__(self, shape: BertShape, checkpoint: EncoderCheckpoint) -> None:
+    def __init__(self, shape: EncoderShape, checkpoint: EncoderCheckpoint, ranges: Mapping[str, LinearRange]) -> None:
         self._s = shape
         self._checkpoint = checkpoint
+        self._ranges = ranges
+        self._taps: list[Node] = []
 
-    def model(self) -> ov.Model:
+    def model(self, *, taps: bool) -> ov.Model:
         ids = ops.parameter([-1, -1], ov.Type.i64)
         mask = ops.parameter([-1, -1], ov.Type.i64)
-        for node, name in ((ids, "input_ids"), (mask, "attention_mask")):
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if self._s.takes_kinds:
+            inputs["token_type_ids"] = ops.parameter([-1, -1], ov.Type.i64)
+        for name, node in inputs.items():
             node.output(0).get_tensor().set_names({name})
         # [texts, 1, 1, length]: every query sees the keys that are text.
         visible = ops.unsqueeze(ops.convert(mask, ov.Type.boolean), ops.constant(np.array([1, 2])))
-        hidden = self._embedded(ids)
+        hidden = self._embedded(ids, inputs.get("token_type_ids"))
         for layer in range(self._s.layers):
             hidden = self._layer(f"encoder.layer.{layer}", hidden, visible)
-        out = _normalised(_mean(hidden, mask))
-        out.output(0).get_tensor().set_names({"embedding"})
-        return ov.Model([out], [ids, mask], "bert")  # pyright: ignore[reportGeneralTypeIssues] - its stub binds self wrongly
+        out = self._logits(hidden) if self._s.labels else self._vector(hidden, mask)
+        out.output(0).get_tensor().set_names({"logits" if self._s.labels else "embedding"})
+        results = [out, *(self._taps if taps else ())]
+        return ov.Model(results, list(inputs.values()), "encoder")  # pyright: ignore[reportGeneralTypeIssues] - its stub binds self wrongly
 
-    def _embedded(self, ids: Node) -> Node:
+    def _embedded(self, ids: Node, kinds: Node | None) -> Node:
         s, zero = self._s, ops.constant(np.int64(0))
         words = Constant(self._checkpoint.tensor("embeddings.word_embeddings.weight", s.vocabulary, s.hidden))
         places = self._checkpoint.tensor("embeddings.position_embeddings.weight", s.positions, s.hidden)
-        kinds = self._checkpoint.tensor("embeddings.token_type_embeddings.weight", 2, s.hidden)
+        places = places[s.first_position :]
+        of_kind = self._checkpoint.tensor("embeddings.token_type_embeddings.weight", s.kinds, s.hidden)
+        if kinds is None:
+            # One text alone is always of kind 0, so its row is folded into the positions.
+            places = places + of_kind[0]
         length = ops.gather(ops.shape_of(ids), ops.constant(np.array([1])), zero)
-        # One text alone is always of kind 0, so its row is folded into the positions.
         begin, step = ops.constant(np.array([0])), ops.constant(np.array([1]))
-        position = ops.slice(Constant(places + kinds[0]), begin, length, step, ops.constant(np.array([0])))
-        return self._norm(ops.add(ops.gather(words, ids, zero), position), "embeddings.LayerNorm")
+        position = ops.slice(Constant(places), begin, length, step, ops.constant(np.array([0])))
+        total = ops.add(ops.gather(words, ids, zero), position)
+        if kinds is not None:
+            total = ops.add(total, ops.gather(Constant(of_kind), kinds, zero))
+        return self._norm(total, "embeddings.LayerNorm")
 
     def _layer(self, name: str, hidden: Node, visible: Node) -> Node:
-        s = self._s
-        query, key, value = (
-            self._heads(self._linear(hidden, f"{name}.attention.self.{part}", s.hidden, s.hidden))
-            for part in ("query", "key", "value")
-        )
-        mixed = ops.scaled_dot_product_attention(query, key, value, visible)
+        s, wide = self._s, self._s.intermediate
+        parts = [f"{name}.attention.self.{part}" for part in ("query", "key", "value")]
+        found = self._linears(hidden, f"{name}.attention.self", parts, s.hidden, s.hidden)
+        mixed = ops.scaled_dot_product_attention(*(self._heads(part) for part in found), visible)
         joined = ops.reshape(
             ops.transpose(mixed, ops.constant(np.array([0, 2, 1, 3]))),
             ops.constant(np.array([0, 0, s.hidden])),
@@ -123,8 +105,8 @@ class _Builder:
         )
         out = self._linear(joined, f"{name}.attention.output.dense", s.hidden, s.hidden)
         hidden = self._norm(ops.add(hidden, out), f"{name}.attention.output.LayerNorm")
-        inner = ops.gelu(self._linear(hidden, f"{name}.intermediate.dense", s.intermediate, s.hidden), "erf")
-        out = self._linear(inner, f"{name}.output.dense", s.hidden, s.intermediate)
+        inner = ops.gelu(self._linear(hidden, f"{name}.intermediate.dense", wide, s.hidden), "erf")
+        out = self._linear(inner, f"{name}.output.dense", s.hidden, wide)
         return self._norm(ops.add(hidden, out), f"{name}.output.LayerNorm")
 
     def _heads(self, flat: Node) -> Node:
@@ -133,15 +115,58 @@ class _Builder:
         return ops.transpose(split, ops.constant(np.array([0, 2, 1, 3])))
 
     def _linear(self, x: Node, name: str, rows: int, columns: int) -> Node:
-        weight = Constant(self._checkpoint.tensor(f"{name}.weight", rows, columns))
-        bias = Constant(self._checkpoint.tensor(f"{name}.bias", rows))
-        return ops.add(ops.matmul(x, weight, transpose_a=False, transpose_b=True), bias)
+        return self._linears(x, name, [name], rows, columns)[0]
+
+    def _linears(self, x: Node, group: str, names: list[str], rows: int, columns: int) -> list[Node]:
+        """Linear layers that share their input, and so its quantisation."""
+        tap = ops.result(x)
+        tap.output(0).get_tensor().add_names({group})
+        self._taps.append(tap)
+        span = self._ranges.get(group)
+        weights = [self._checkpoint.tensor(f"{name}.weight", rows, columns) for name in names]
+        biases = [self._checkpoint.tensor(f"{name}.bias", rows) for name in names]
+        if span is None:
+            return [
+                ops.add(ops.matmul(x, Constant(weight), transpose_a=False, transpose_b=True), Constant(bias))
+                for weight, bias in zip(weights, biases, strict=True)
+            ]
+        centred = ops.add(ops.multiply(x, Constant(1 / span.scale)), Constant(-span.shift / span.scale))
+        low, high = np.float32(-span.bound * (INT8_MAX + 1) / INT8_MAX), np.float32(span.bound)
+        whole = ops.fake_quantize(centred, low, high, low, high, 256)
+        made: list[Node] = []
+        for weight, bias in zip(weights, biases, strict=True):
+            codes, steps, corrected = quantized_linear(weight, bias, span)
+            matrix = ops.multiply(ops.convert(Constant(codes), ov.Type.f32), Constant(steps))
+            made.append(ops.add(ops.matmul(whole, matrix, transpose_a=False, transpose_b=True), Constant(corrected)))
+        return made
 
     def _norm(self, x: Node, name: str) -> Node:
         axes = ops.constant(np.array([_LAST_AXIS]))
         unit = ops.mvn(x, axes, normalize_variance=True, eps=self._s.norm_epsilon, eps_mode="INSIDE_SQRT")
         weight = Constant(self._checkpoint.tensor(f"{name}.weight", self._s.hidden))
         return ops.add(ops.multiply(unit, weight), Constant(self._checkpoint.tensor(f"{name}.bias", self._s.hidden)))
+
+    def _vector(self, hidden: Node, mask: Node) -> Node:
+        return _normalised(_mean(hidden, mask) if self._s.pooling == "mean" else _first(hidden))
+
+    def _logits(self, hidden: Node) -> Node:
+        """The head of `*ForSequenceClassification`."""
+        s, first = self._s, _first(hidden)
+        dense, out = "classifier.dense", "classifier.out_proj"
+        if s.family == "bert":
+            dense, out = "pooler.dense", "classifier"
+        pooled = ops.tanh(self._plain(first, dense, s.hidden, s.hidden))
+        return self._plain(pooled, out, s.labels, s.hidden)
+
+    def _plain(self, x: Node, name: str, rows: int, columns: int) -> Node:
+        weight = Constant(self._checkpoint.tensor(f"{name}.weight", rows, columns))
+        bias = Constant(self._checkpoint.tensor(f"{name}.bias", rows))
+        return ops.add(ops.matmul(x, weight, transpose_a=False, transpose_b=True), bias)
+
+
+def _first(hidden: Node) -> Node:
+    """The vector of the first token: [texts, length, hidden] → [texts, hidden]."""
+    return ops.gather(hidden, ops.constant(np.int64(0)), ops.constant(np.int64(1)))
 
 
 def _mean(hidden: Node, mask: Node) -> Node:

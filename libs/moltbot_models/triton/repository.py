@@ -38,7 +38,7 @@ _CHOICES = {
     "compute": ("f32", "bf16"),
     "deterministic": ("true", "false"),
     "kv": ("u8", "bf16", "f32"),
-    "precision": ("f32", "bf16"),
+    "precision": ("int8", "bf16", "f32"),
     "weights": ("u8", "i8", "f32", "bf16"),
 }
 MAX_BATCH_TEXTS = 64

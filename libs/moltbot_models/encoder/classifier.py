@@ -1,0 +1,123 @@
+"""Texts or pairs of texts to classes: cross-encoders that rerank, and classifiers.
+
+Source: Nogueira and Cho 2019, Passage Re-ranking with BERT, arXiv:1901.04085.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, cast, get_args
+
+import numpy as np
+
+from moltbot_models.encoder.checkpoint import EncoderError
+from moltbot_models.encoder.runtime import BUCKET_TOKENS, EncoderRuntime
+from moltbot_models.encoder.shape import labels_of, read_json
+from moltbot_models.engine.config import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from tokenizers import Encoding
+
+    from moltbot_models.encoder.runtime import Precision
+
+Activation = Literal["identity", "sigmoid", "softmax"]
+
+
+class Classifier:
+    """A `*ForSequenceClassification` on this machine's CPU; made by `load`. Thread-safe: calls take turns."""
+
+    def __init__(self, runtime: EncoderRuntime, labels: tuple[str, ...], activation: Activation) -> None:
+        self._runtime = runtime
+        self.labels = labels
+        """The classes' names, in the order of the scores."""
+        self._activation: Activation = activation
+
+    @classmethod
+    def load(
+        cls, path: Path, *, threads: int = 0, precision: Precision = "bf16", bucket_tokens: int = BUCKET_TOKENS
+    ) -> Classifier:
+        """Read a classifier or cross-encoder and compile it. Blocks for about half a second.
+
+        Raises:
+            EncoderError: The directory is damaged or holds another kind of model, or int8 is asked for.
+        """
+        if precision == "int8":
+            raise EncoderError(f"{path}: classifiers and rerankers are calibrated for no int8; take bf16")
+        runtime = EncoderRuntime.load(
+            path, "classifier", threads=threads, precision=precision, bucket_tokens=bucket_tokens
+        )
+        config = read_json(path / "config.json") or {}
+        return cls(runtime, labels_of(config), _activation(config))
+
+    def classify(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Score every class for each text; long ones are cut at the model's limit.
+
+        Returns:
+            Scores, float32 [texts, classes]: probabilities that add up to 1, or each for itself where the model is of
+            several labels; and the tokens of each text, int32 [texts].
+        """
+        tokenizer, limit = self._runtime.tokenizer, self._runtime.max_tokens
+        read = [text[: self._runtime.characters] for text in texts]
+        rows = tokenizer.encode_batch(read, add_special_tokens=False) if read else []
+        for row in rows:
+            row.truncate(limit - tokenizer.num_special_tokens_to_add(is_pair=False))
+        return self._scored([tokenizer.post_process(row) for row in rows])
+
+    def rerank(self, query: str, documents: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Score how well documents answer a query; a document that is too long is cut, the query never.
+
+        Returns:
+            Scores, float32 [documents], the best the highest; and the tokens of each pair, int32 [documents].
+
+        Raises:
+            EngineError: `REQUEST_TOO_LARGE` if the query leaves no room for a document, `MODEL_UNSUPPORTED` if the
+                model has more than one class.
+        """
+        if len(self.labels) != 1:
+            raise EngineError("MODEL_UNSUPPORTED", f"reranking needs a model of one class, this has {len(self.labels)}")
+        tokenizer, limit = self._runtime.tokenizer, self._runtime.max_tokens
+        asked = tokenizer.encode(query[: self._runtime.characters], add_special_tokens=False)
+        room = limit - len(asked.ids) - tokenizer.num_special_tokens_to_add(is_pair=True)
+        if room < 1:
+            raise EngineError(
+                "REQUEST_TOO_LARGE",
+                f"the query has {len(asked.ids)} tokens and leaves no room for a document in the model's {limit}",
+            )
+        read = [text[: self._runtime.characters] for text in documents]
+        rows = tokenizer.encode_batch(read, add_special_tokens=False) if read else []
+        for row in rows:
+            row.truncate(room)
+        scores, tokens = self._scored([tokenizer.post_process(asked, row) for row in rows])
+        return scores.reshape(-1), tokens
+
+    def _scored(self, rows: Sequence[Encoding]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        counts = np.array([len(row.ids) for row in rows], np.int32)
+        return _activated(self._runtime.run(rows), self._activation), counts
+
+
+def _activated(logits: NDArray[np.float32], activation: Activation) -> NDArray[np.float32]:
+    if activation == "identity":
+        return logits
+    if activation == "sigmoid":
+        return (1 / (1 + np.exp(-np.clip(logits, -80, 80)))).astype(np.float32)
+    raised = np.exp(logits - logits.max(-1, keepdims=True, initial=-np.inf))
+    return raised / raised.sum(-1, keepdims=True)
+
+
+def _activation(config: Mapping[str, object]) -> Activation:
+    """As sentence-transformers and transformers choose it: what the model says, else by the number of classes."""
+    own = config.get("sentence_transformers")
+    named = str(cast("dict[str, object]", own).get("activation_fn", "")) if isinstance(own, dict) else ""
+    if named:
+        kind = named.rsplit(".", 1)[-1].removesuffix("()").lower()
+        if kind not in get_args(Activation):
+            raise EncoderError(
+                f"config.json: the activation {named} is not built; {', '.join(get_args(Activation))} are"
+            )
+        return cast("Activation", kind)
+    if len(labels_of(config)) == 1 or config.get("problem_type") == "multi_label_classification":
+        return "sigmoid"
+    return "softmax"

@@ -1,0 +1,191 @@
+"""A compiled encoder and its tokenizer: encodings sorted by length, padded to buckets, run in small batches."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import openvino as ov
+from tokenizers import Tokenizer
+
+from moltbot_models.encoder.checkpoint import EncoderCheckpoint, EncoderError
+from moltbot_models.encoder.graph import build_graph
+from moltbot_models.encoder.quantized import RANGES_FILE, read_ranges
+from moltbot_models.encoder.shape import EncoderShape, read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from tokenizers import Encoding
+
+    from moltbot_models.encoder.shape import Head
+
+Precision = Literal["int8", "bf16", "f32"]
+
+BUCKET_TOKENS = 16
+"""Lengths are rounded up to this: few shapes, so that OpenVINO compiles its kernels a few times and not per request."""
+BATCH_TEXTS = 16
+"""Rows of one run of the model, at most."""
+_RUN_COST_TOKENS = 48
+"""What a run costs besides its tokens, in tokens: where padding would cost more, two runs are made of one."""
+_DEFAULT_MAX_TOKENS = 256
+_CHARACTERS_PER_TOKEN = 64
+"""What is read of a text for each token that the model takes: the tokenizer goes through all that it is given, and
+keeps the first few hundred tokens. A token has about 4 characters; more than this many come of blanks alone."""
+
+
+class EncoderRuntime:
+    """One encoder on this machine's CPU; made by `load`. Thread-safe: calls take turns.
+
+    Attributes:
+        shape: The model's numbers.
+        tokenizer: Neither pads nor cuts; `max_tokens` is for who uses it.
+        max_tokens: Of one row.
+        characters: More of a text than this is never read.
+    """
+
+    def __init__(
+        self,
+        compiled: ov.CompiledModel,
+        tokenizer: Tokenizer,
+        shape: EncoderShape,
+        max_tokens: int,
+        bucket_tokens: int = BUCKET_TOKENS,
+    ) -> None:
+        self.shape = shape
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.characters = _CHARACTERS_PER_TOKEN * max_tokens
+        self._bucket_tokens = bucket_tokens
+        self._request = compiled.create_infer_request()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(
+        cls, path: Path, head: Head, *, threads: int, precision: Precision, bucket_tokens: int = BUCKET_TOKENS
+    ) -> EncoderRuntime:
+        """Read a directory and compile its model. Blocks for about half a second.
+
+        Raises:
+            EncoderError: The directory is damaged, holds another kind of model or, for int8, no ranges.
+        """
+        try:
+            shape = EncoderShape.read(path, head)
+            max_tokens = min(_max_tokens(path, head, shape), shape.max_tokens)
+            tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+        except EncoderError as error:
+            raise EncoderError(f"{path}: {error}") from error
+        except Exception as error:  # tokenizers raises plain Exception for a damaged file
+            raise EncoderError(f"{path}: tokenizer.json cannot be read: {error}") from error
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        weights = path / "model.safetensors"
+        ranges = read_ranges(path / RANGES_FILE, weights_sha256(weights)).groups if precision == "int8" else None
+        model = build_graph(shape, EncoderCheckpoint(weights), ranges=ranges)
+        compiled = compile_encoder(model, "f32" if precision == "f32" else "bf16", threads, path)
+        return cls(compiled, tokenizer, shape, max_tokens, bucket_tokens)
+
+    def run(self, rows: Sequence[Encoding]) -> NDArray[np.float32]:
+        """Run the model over encodings, shortest first.
+
+        Returns:
+            float32 [rows, width of the output], in the order of the rows.
+        """
+        width = self.shape.labels or self.shape.hidden
+        found = np.empty((len(rows), width), np.float32)
+        lengths = [len(row.ids) for row in rows]
+        order = np.argsort(lengths, kind="stable")
+        widths = [self._width(lengths[index]) for index in order]
+        begin = 0
+        with self._lock:
+            for end in partition(widths):
+                chosen = order[begin:end]
+                found[chosen] = self._infer([rows[index] for index in chosen])
+                begin = end
+        return found
+
+    def _width(self, tokens: int) -> int:
+        return min(-(-tokens // self._bucket_tokens) * self._bucket_tokens, self.shape.max_tokens)
+
+    def _infer(self, rows: list[Encoding]) -> NDArray[np.float32]:
+        width = max(self._width(len(row.ids)) for row in rows)
+        names = ["input_ids", "attention_mask", *(["token_type_ids"] if self.shape.takes_kinds else [])]
+        inputs = {name: np.zeros((len(rows), width), np.int64) for name in names}
+        for index, row in enumerate(rows):
+            inputs["input_ids"][index, : len(row.ids)] = row.ids
+            inputs["attention_mask"][index, : len(row.ids)] = 1
+            if self.shape.takes_kinds:
+                inputs["token_type_ids"][index, : len(row.ids)] = row.type_ids
+        self._request.infer(inputs)
+        # The output's memory belongs to the next call: the assignment that follows copies it.
+        return self._request.get_output_tensor(0).data
+
+
+def partition(widths: Sequence[int]) -> list[int]:
+    """Cut rows that are sorted by width into runs of least cost: padded tokens, and what each run costs besides.
+
+    Returns:
+        Where each run ends; the last is the number of rows.
+    """
+    least = [0.0]
+    begins: list[int] = []
+    for end in range(1, len(widths) + 1):
+        choices = [
+            (least[begin] + _RUN_COST_TOKENS + widths[end - 1] * (end - begin), begin)
+            for begin in range(max(0, end - BATCH_TEXTS), end)
+        ]
+        cost, begin = min(choices)
+        least.append(cost)
+        begins.append(begin)
+    ends: list[int] = []
+    place = len(widths)
+    while place:
+        ends.append(place)
+        place = begins[place - 1]
+    return ends[::-1]
+
+
+def compile_encoder(model: ov.Model, precision: Literal["bf16", "f32"], threads: int, path: Path) -> ov.CompiledModel:
+    """Compile a graph of `build_graph`; layers with ranges run in INT8 whatever the precision of the others.
+
+    Raises:
+        EncoderError: OpenVINO refuses it.
+    """
+    settings: dict[str, object] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": precision,
+        "NUM_STREAMS": 1,
+    }
+    if threads:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    try:
+        return ov.Core().compile_model(model, "CPU", settings)
+    except RuntimeError as error:
+        raise EncoderError(f"{path}: OpenVINO cannot compile the encoder: {error}") from error
+
+
+def weights_sha256(file: Path) -> str:
+    """The hash by which ranges know their weights.
+
+    Raises:
+        EncoderError: The file cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise EncoderError(f"{file}: not a readable safetensors file; copy it again") from error
+
+
+def _max_tokens(path: Path, head: Head, shape: EncoderShape) -> int:
+    config = read_json(path / "sentence_bert_config.json")
+    if config is None:
+        return _DEFAULT_MAX_TOKENS if head == "embedding" else shape.max_tokens
+    value = config.get("max_seq_length")
+    if type(value) is not int or value < 2:
+        raise EncoderError("sentence_bert_config.json: max_seq_length must be an integer of at least 2")
+    return value

@@ -1,0 +1,108 @@
+"""Calibration finds ranges, INT8 layers run as INT8 and stay close to FP32, and a stale artifact is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from moltbot_models.encoder import Encoder, EncoderError
+from moltbot_models.encoder.calibrate import calibrate, texts, write_ranges
+from moltbot_models.encoder.checkpoint import EncoderCheckpoint
+from moltbot_models.encoder.graph import build_graph
+from moltbot_models.encoder.quantized import RANGES_FILE, EncoderRanges, LinearRange, quantized_linear
+from moltbot_models.encoder.runtime import compile_encoder, partition
+from moltbot_models.encoder.shape import EncoderShape
+from moltbot_testkit.random_encoder import write_encoder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SAMPLES = [" ".join(f"w{3 + (7 * n + length) % 40}" for n in range(length)) for length in range(1, 41)]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("int8")
+    write_encoder(path)
+    write_ranges(path, calibrate(path, SAMPLES, budget=1.0, threads=1))
+    return path
+
+
+def test_chosen_layers_run_as_int8_and_vectors_stay_close(directory: Path) -> None:
+    shape, checkpoint = EncoderShape.read(directory), EncoderCheckpoint(directory / "model.safetensors")
+    ranges = EncoderRanges.from_json((directory / RANGES_FILE).read_text())
+    compiled = compile_encoder(build_graph(shape, checkpoint, ranges=ranges.groups), "bf16", 1, directory)
+    kinds = [
+        node.get_rt_info()["primitiveType"].astype(str)
+        for node in compiled.get_runtime_model().get_ordered_ops()
+        if node.get_rt_info()["layerType"].astype(str) == "FullyConnected"
+    ]
+    # Query, key and value, and the two of the feed-forward net, in each of two layers; the attention's output stays.
+    assert sum(kind.endswith("_i8") for kind in kinds) == 10
+    exact, _ = Encoder.load(directory, threads=1, precision="f32").embed(SAMPLES)
+    found, _ = Encoder.load(directory, threads=1, precision="int8").embed(SAMPLES)
+    assert (exact * found).sum(1).min() > 0.998
+
+
+def test_layers_that_cost_more_than_the_budget_stay_as_they_are(directory: Path) -> None:
+    costs = EncoderRanges.from_json((directory / RANGES_FILE).read_text()).costs
+    told: list[float] = []
+    budget = sum(sorted(max(cost, 0.0) for cost in costs.values())[:2])
+    found = calibrate(directory, SAMPLES, budget=budget, threads=1, progress=lambda _, share: told.append(share))
+    assert 0 < len(found.groups) < len(costs) == 6
+    assert sum(found.costs[name] for name in found.groups) <= budget + 1e-9
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+
+
+def test_ranges_come_back_from_their_file(directory: Path) -> None:
+    text = (directory / RANGES_FILE).read_text()
+    found = EncoderRanges.from_json(text)
+    assert found.to_json() == text
+    with pytest.raises(ValueError, match="version"):
+        EncoderRanges.from_json(json.dumps(json.loads(text) | {"version": 9}))
+
+
+@pytest.mark.parametrize("damage", ["{}", "[]", '{"version": 1', "missing", "other weights"])
+def test_int8_without_ranges_for_these_weights_says_how_to_mend_it(tmp_path: Path, damage: str) -> None:
+    write_encoder(tmp_path)
+    if damage == "other weights":
+        write_ranges(tmp_path, EncoderRanges("0" * 64, "", {}, {}))
+    elif damage != "missing":
+        (tmp_path / RANGES_FILE).write_text(damage)
+    with pytest.raises(EncoderError, match="calibrate the model anew"):
+        Encoder.load(tmp_path, threads=1, precision="int8")
+
+
+def test_the_bias_takes_in_the_shift_and_the_mean_of_the_rounding() -> None:
+    draw = np.random.default_rng(1)
+    seen = (draw.standard_normal((500, 16)) * draw.uniform(0.1, 20, 16) + draw.uniform(-5, 5, 16)).astype(np.float32)
+    weight, bias = draw.standard_normal((8, 16)).astype(np.float32), draw.standard_normal(8).astype(np.float32)
+    span = LinearRange.measured(seen, [weight])
+    codes, steps, corrected = quantized_linear(weight, bias, span)
+    found = (seen - span.shift) / span.scale @ (codes * steps).T + corrected
+    exact = seen @ weight.T + bias
+    np.testing.assert_allclose(found.mean(0), exact.mean(0), atol=2e-3)
+    assert np.abs(found - exact).std() < 0.02 * exact.std()
+
+
+def test_the_shipped_texts_are_many_distinct_and_of_mixed_length() -> None:
+    calibration, held_out = texts()
+    assert len(calibration) > 100
+    assert len(held_out) > 50
+    assert len({*calibration, *held_out}) == len(calibration) + len(held_out)
+    lengths = [len(text.split()) for text in (*calibration, *held_out)]
+    assert min(lengths) < 4
+    assert max(lengths) > 25
+
+
+def test_rows_are_cut_into_runs_where_padding_would_cost_more_than_a_run() -> None:
+    assert partition([]) == []
+    assert partition([16] * 8) == [8]
+    assert partition([16] * 7 + [256]) == [7, 8]
+    assert partition([32, 48]) == [2]
+    assert partition([16] * 40)[-1] == 40
+    assert max(np.diff([0, *partition([16] * 40)])) <= 16
