@@ -18,6 +18,8 @@ PASSED_ON: Mapping[tuple[str, str], str] = {
     ("POST", "/v1/chat/completions"): f"{_OPENAI}/ChatCompletions",
     ("POST", "/v1/completions"): f"{_OPENAI}/Completions",
     ("POST", "/v1/embeddings"): f"{_OPENAI}/Embeddings",
+    ("POST", "/v1/rerank"): f"{_OPENAI}/Rerank",
+    ("POST", "/v1/classify"): f"{_OPENAI}/Classify",
 }
 """Full method names by verb and path, as the protos' annotations have them."""
 

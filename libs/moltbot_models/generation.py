@@ -167,6 +167,30 @@ class EmbeddingRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoringRequest:
+    """One request to score texts: how well each answers a query, or how likely each class of the model is."""
+
+    model: str
+    inputs: tuple[str, ...]
+    query: str | None = None
+    """What documents are to be ranked for; None asks a classifier."""
+    request_id: str = ""
+    tenant: str = ""
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores in the order of the inputs."""
+
+    values: tuple[tuple[float, ...], ...]
+    """Shape [inputs, classes]; one column for a query, the greater the better."""
+    usage: Usage
+    labels: tuple[str, ...] = ()
+    """The classes' names, in the order of the columns; none for a query."""
+
+
+@dataclass(frozen=True, slots=True)
 class Embeddings:
     """Vectors in the order of the inputs."""
 

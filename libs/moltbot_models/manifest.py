@@ -13,7 +13,7 @@ from moltbot_mesh.errors import FailedPrecondition
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Task = Literal["text-generation", "embedding"]
+Task = Literal["text-generation", "embedding", "rerank", "classification"]
 AuthType = Literal["none", "api_key", "bearer"]
 
 DEFAULT_TIMEOUT_S = 60.0

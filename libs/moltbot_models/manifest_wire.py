@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from moltbot.model.v1 import manifest_pb2
 
 from moltbot_mesh.errors import FieldViolation, InvalidArgument
 from moltbot_models.manifest import DEFAULT_IDLE_TIMEOUT_S, DEFAULT_TIMEOUT_S, Auth, Manifest, Task, problems_of
 
-_TASKS: dict[manifest_pb2.Task.ValueType, Task] = {
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TASKS: Mapping[int, Task] = {
     manifest_pb2.TASK_TEXT_GENERATION: "text-generation",
     manifest_pb2.TASK_EMBEDDING: "embedding",
+    manifest_pb2.TASK_RERANK: "rerank",
+    manifest_pb2.TASK_CLASSIFICATION: "classification",
 }
-_TASK_NUMBERS = {name: number for number, name in _TASKS.items()}
+"""What models do, by the number on the wire."""
+TASK_NUMBERS: Mapping[Task, Any] = {name: number for number, name in TASKS.items()}
 
 
 def from_proto(proto: manifest_pb2.Manifest) -> Manifest:
@@ -24,7 +31,7 @@ def from_proto(proto: manifest_pb2.Manifest) -> Manifest:
     """
     manifest = Manifest(
         id=proto.id,
-        task=_TASKS.get(proto.task, ""),  # pyright: ignore[reportArgumentType] - refused below
+        task=TASKS.get(proto.task, ""),  # pyright: ignore[reportArgumentType] - refused below
         provider=proto.provider,
         endpoint=proto.endpoint,
         upstream_model=proto.upstream_model,
@@ -62,7 +69,7 @@ def to_proto(manifest: Manifest) -> manifest_pb2.Manifest:
     auth = manifest.auth
     return manifest_pb2.Manifest(
         id=manifest.id,
-        task=_TASK_NUMBERS[manifest.task],
+        task=TASK_NUMBERS[manifest.task],
         provider=manifest.provider,
         endpoint=manifest.endpoint,
         upstream_model=manifest.upstream_model,

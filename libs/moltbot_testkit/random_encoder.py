@@ -20,7 +20,9 @@ HIDDEN, INNER, LAYERS, HEADS, WORDS, PLACES = 32, 64, 2, 4, 50, 64
 
 def encoder_config(family: str = "bert", labels: int = 0, **changes: Any) -> dict[str, Any]:
     """A small config.json; `labels` of 0 is an encoder without a head."""
-    names = {"id2label": {str(n): f"class {n}" for n in range(labels)}} if labels else {}
+    names: dict[str, Any] = {"id2label": {str(n): f"class {n}" for n in range(labels)}} if labels else {}
+    stem = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}[family]
+    names["architectures"] = [stem + ("ForSequenceClassification" if labels else "Model")]
     return {
         "model_type": family, "hidden_act": "gelu", "hidden_size": HIDDEN, "intermediate_size": INNER,
         "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "vocab_size": WORDS, "pad_token_id": 1,

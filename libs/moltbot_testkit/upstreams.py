@@ -149,6 +149,8 @@ class FakeUpstream:
         if path.endswith("/embeddings"):
             texts = [asked.input] if isinstance(asked.input, str) else asked.input
             return whole(script, msgspec.json.encode(_embeddings(texts, script.dimensions)))
+        if path.endswith("/rerank"):
+            return whole(script, msgspec.json.encode(_ranking(body)))
         if path.endswith("/models"):
             return whole(script, b'{"object":"list","data":[{"id":"fake","object":"model"}]}')
         if script.echo:
@@ -332,6 +334,19 @@ def _embeddings(texts: Sequence[str], dimensions: int) -> dict[str, Any]:
         "model": "fake",
         "data": data,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+def _ranking(body: bytes) -> dict[str, Any]:
+    """Documents by how many of the query's words they have, the best first."""
+    tree = msgspec.json.decode(body)
+    query = set(tree["query"].split())
+    scores = [len(query & set(text.split())) / len(query) for text in tree["documents"]]
+    results = [{"index": i, "relevance_score": score} for i, score in enumerate(scores)]
+    return {
+        "model": "fake",
+        "results": sorted(results, key=lambda one: -one["relevance_score"]),
+        "usage": {"total_tokens": sum(len(text.split()) for text in tree["documents"])},
     }
 
 

@@ -67,6 +67,21 @@ class EmbedAsk:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreAsk:
+    """Texts to rank for a query, or to classify."""
+
+    model: str
+    inputs: tuple[str, ...]
+    query: str | None = None
+    """None asks for classes."""
+    task_type: str = ""
+
+    def prompt_bytes(self) -> int:
+        """Size of what the model reads: the query stands before each document."""
+        return sum(len(text) for text in self.inputs) + len(self.query or "") * len(self.inputs)
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks, and by which request."""
 

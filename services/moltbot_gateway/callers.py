@@ -37,6 +37,8 @@ _ROUTES = {
     f"{_TYPED}/Chat": "/moltbot/v1/chat",
     f"{_TYPED}/Complete": "/moltbot/v1/complete",
     f"{_TYPED}/Embed": "/moltbot/v1/embed",
+    f"{_TYPED}/Rerank": "/moltbot/v1/rerank",
+    f"{_TYPED}/Classify": "/moltbot/v1/classify",
     f"{_TYPED}/ListModels": "/moltbot/v1/models",
 }
 _READ = frozenset({AUTHORIZATION, PEER, REQUEST_ID, MESH_METHOD, MESH_PATH, "x-api-key"})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from moltbot.model.v1 import manifest_pb2
 from moltbot.router.v1 import router_pb2
 
 from moltbot_gateway.openai_response import model_object
@@ -12,11 +11,6 @@ from moltbot_mesh.errors import NotFound
 
 if TYPE_CHECKING:
     from moltbot.router.v1 import router_pb2_grpc
-
-TASK_NAMES = {
-    manifest_pb2.TASK_TEXT_GENERATION: "text-generation",
-    manifest_pb2.TASK_EMBEDDING: "embedding",
-}
 
 
 class Catalogue:

@@ -22,6 +22,7 @@ from moltbot_models.generation import (
     EmbeddingRequest,
     GenerationRequest,
     Message,
+    ScoringRequest,
     ToolCall,
     ToolCallDelta,
     ToolSpec,
@@ -30,14 +31,14 @@ from moltbot_models.generation import (
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from moltbot_gateway.ask import Ask, EmbedAsk
+    from moltbot_gateway.ask import Ask, EmbedAsk, ScoreAsk
     from moltbot_gateway.exchange import Exchange
     from moltbot_gateway.failover import Failover
     from moltbot_gateway.fair_queue import FairQueue
     from moltbot_gateway.peers import Peers, StreamMark
     from moltbot_gateway.quota import Quotas
     from moltbot_gateway.settings import GatewaySettings, TenantLimits
-    from moltbot_models.generation import Embeddings, FinishReason
+    from moltbot_models.generation import Embeddings, FinishReason, Scores
 
     Deltas = tuple[Delta, ...]
 
@@ -55,7 +56,7 @@ class _Prepared:
 
 
 class Answerer:
-    """Answers conversations, continues texts and embeds.
+    """Answers conversations, continues texts, embeds, ranks and classifies.
 
     Args:
         settings: The gateway's section.
@@ -113,10 +114,24 @@ class Answerer:
         caller = exchange.caller
         size_bytes = sum(len(text) for text in ask.inputs)
         async with self._admitted(exchange, size_bytes):
-            models = await self._peers.route_embedding(exchange, ask, size_bytes)
+            models = await self._peers.route_encoder(exchange, ask, "embedding", size_bytes)
             traceparent = caller.trace.traceparent
             request = EmbeddingRequest("", ask.inputs, ask.dimensions, caller.request_id, exchange.tenant, traceparent)
             return await self._failover.embed(exchange, models, request)
+
+    async def score(self, exchange: Exchange, ask: ScoreAsk) -> Scores:
+        """Rank or classify texts.
+
+        Raises:
+            MoltbotError: No model could.
+        """
+        caller, size_bytes = exchange.caller, ask.prompt_bytes()
+        async with self._admitted(exchange, size_bytes):
+            task = "classification" if ask.query is None else "rerank"
+            models = await self._peers.route_encoder(exchange, ask, task, size_bytes)
+            traceparent = caller.trace.traceparent
+            request = ScoringRequest("", ask.inputs, ask.query, caller.request_id, exchange.tenant, traceparent)
+            return await self._failover.score(exchange, models, request, size_bytes)
 
     @contextlib.asynccontextmanager
     async def _admitted(self, exchange: Exchange, prompt_bytes: int) -> AsyncGenerator[TenantLimits]:

@@ -27,7 +27,7 @@ class Attempt:
     first_token_us: int
     duration_us: int
     operation: str = "chat"
-    """`chat`, `text_completion` or `embeddings`, as OpenTelemetry names them."""
+    """`chat`, `text_completion` or `embeddings`, as OpenTelemetry names them; `rerank` or `classify`."""
     usage: Usage = field(default_factory=Usage)
     finish_reason: str = ""
     ended_ns: int = field(default_factory=time.time_ns)

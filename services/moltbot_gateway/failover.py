@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from moltbot_gateway.exchange import Attempt
 from moltbot_mesh.errors import (
@@ -24,13 +24,23 @@ from moltbot_mesh.telemetry import Stopwatch
 from moltbot_models.generation import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from moltbot_gateway.exchange import Exchange
     from moltbot_gateway.settings import GatewaySettings
     from moltbot_gateway.upstream_pool import OpenUpstream, UpstreamPool
     from moltbot_mesh.audit.event_words import Outcome
-    from moltbot_models.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest, Sampling
+    from moltbot_models.generation import (
+        Delta,
+        EmbeddingRequest,
+        Embeddings,
+        GenerationRequest,
+        Sampling,
+        Scores,
+        ScoringRequest,
+    )
+
+A = TypeVar("A", "Embeddings", "Scores")
 
 _MOST_TOKENS = (1 << 31) - 1
 """Of each part of a sum, which then fits an event's 32 bits."""
@@ -44,7 +54,7 @@ def estimate_tokens(size: int) -> int:
 
 
 class Failover:
-    """Generates and embeds with the first candidate that can.
+    """Generates, embeds and scores with the first candidate that can.
 
     Args:
         settings: The gateway's section.
@@ -124,6 +134,35 @@ class Failover:
         Raises:
             MoltbotError: No candidate could.
         """
+
+        def call(upstream: OpenUpstream) -> Awaitable[Embeddings]:
+            return upstream.provider.embed(replace(request, model=upstream.name))
+
+        return await self._first(exchange, models, "embeddings", call, sum(map(len, request.inputs)))
+
+    async def score(
+        self, exchange: Exchange, models: Sequence[str], request: ScoringRequest, size_bytes: int
+    ) -> Scores:
+        """Rank or classify texts.
+
+        Raises:
+            MoltbotError: No candidate could.
+        """
+
+        def call(upstream: OpenUpstream) -> Awaitable[Scores]:
+            return upstream.provider.score(replace(request, model=upstream.name))
+
+        return await self._first(exchange, models, "classify" if request.query is None else "rerank", call, size_bytes)
+
+    async def _first(
+        self,
+        exchange: Exchange,
+        models: Sequence[str],
+        operation: str,
+        call: Callable[[OpenUpstream], Awaitable[A]],
+        size_bytes: int,
+    ) -> A:
+        """The answer of the first candidate that gives one; `size_bytes` stands in for tokens that nobody counted."""
         failures: list[MoltbotError] = []
         for model in models[: self._settings.max_attempts]:
             try:
@@ -131,10 +170,10 @@ class Failover:
             except Unavailable as error:
                 failures.append(error)
                 continue
-            attempt = _Running(exchange, self._pool, upstream, "embeddings")
+            attempt = _Running(exchange, self._pool, upstream, operation)
             try:
                 async with asyncio.timeout_at(exchange.deadline_s):
-                    found = await upstream.provider.embed(replace(request, model=upstream.name))
+                    found = await call(upstream)
             except TimeoutError:
                 raise attempt.out_of_time() from None
             except MoltbotError as error:
@@ -144,9 +183,7 @@ class Failover:
                 failures.append(error)
             else:
                 exchange.model = model
-                counted = (
-                    found.usage if found.usage.prompt_tokens else Usage(estimate_tokens(sum(map(len, request.inputs))))
-                )
+                counted = found.usage if found.usage.prompt_tokens else Usage(estimate_tokens(size_bytes))
                 exchange.usage = attempt.usage = _sum(counted, Usage())
                 attempt.ended(None)
                 return found

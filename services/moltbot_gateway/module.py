@@ -42,8 +42,26 @@ if TYPE_CHECKING:
 
 _OPTIONAL = ("audit", "context", "tool", "watermark")
 """Without these, plain requests are answered: what is to be recorded waits; sessions, tools and marks fail."""
-_OPENAI_METHODS = ("ChatCompletions", "Completions", "Embeddings", "ListModels", "RetrieveModel", "Refuse")
-_GATEWAY_METHODS = ("Chat", "StreamChat", "Complete", "StreamComplete", "Embed", "ListModels")
+_OPENAI_METHODS = (
+    "ChatCompletions",
+    "Completions",
+    "Embeddings",
+    "Rerank",
+    "Classify",
+    "ListModels",
+    "RetrieveModel",
+    "Refuse",
+)
+_GATEWAY_METHODS = (
+    "Chat",
+    "StreamChat",
+    "Complete",
+    "StreamComplete",
+    "Embed",
+    "Rerank",
+    "Classify",
+    "ListModels",
+)
 _OPERATIONS_METHODS = ("Healthz", "Readyz", "Metrics")
 
 

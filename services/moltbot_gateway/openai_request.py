@@ -8,21 +8,19 @@ Source: https://platform.openai.com/docs/api-reference (chat, completions, embed
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from moltbot_gateway.ask import Ask, EmbedAsk, MeshOptions
-from moltbot_mesh.errors import FieldViolation, InvalidArgument
+from moltbot_gateway.ask import Ask, EmbedAsk
+from moltbot_gateway.json_body import MeshFields, ModelId, decode, mesh_options, refused
 from moltbot_models.generation import Message, ResponseFormat, Sampling, ToolCall, ToolSpec
 
 if TYPE_CHECKING:
     from moltbot_models.generation import Role
 
 _Short = Annotated[str, Meta(max_length=256)]
-_ModelId = Annotated[str, Meta(max_length=128)]
 _Probability = Annotated[float, Meta(ge=0, le=1)]
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
 _Tokens = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -92,15 +90,8 @@ class _StructuredOutputs(Struct):
     grammar: _Grammar | None = None
 
 
-class _Mesh(Struct, forbid_unknown_fields=True):
-    session: Annotated[str, Meta(max_length=128)] = ""
-    task_type: Annotated[str, Meta(max_length=128)] = ""
-    tools: Annotated[list[_Short], Meta(max_length=128)] = []
-    mark: bool | None = None
-
-
 class _Common(Struct):
-    model: _ModelId = ""
+    model: ModelId = ""
     stream: bool | None = False
     stream_options: _StreamOptions | None = None
     max_tokens: _Tokens | None = None
@@ -117,7 +108,7 @@ class _Common(Struct):
     response_format: _ResponseFormat | None = None
     structured_outputs: _StructuredOutputs | None = None
     n: int | None = 1
-    moltbot: _Mesh | None = None
+    moltbot: MeshFields | None = None
 
 
 class _Chat(_Common, kw_only=True):
@@ -138,21 +129,17 @@ class _Completion(_Common, kw_only=True):
 
 class _Embeddings(Struct):
     input: str | Annotated[list[str | int | list[int]], Meta(min_length=1, max_length=2048)]
-    model: _ModelId = ""
+    model: ModelId = ""
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Meta(ge=1, le=65_536)] | None = None
-    moltbot: _Mesh | None = None
+    moltbot: MeshFields | None = None
 
 
-T = TypeVar("T")
 _chat = msgspec.json.Decoder(_Chat)
 _completion = msgspec.json.Decoder(_Completion)
 _embeddings = msgspec.json.Decoder(_Embeddings)
 _SCHEMA_CHARACTERS = 128 << 10
 _CHOICES = frozenset({"auto", "none", "required"})
-_PLACE = re.compile(r" - at `(\$[^`]*)`$")
-_MISSING = re.compile(r"missing required field `([^`]+)`")
-_UNKNOWN = re.compile(r"contains unknown field `([^`]+)`")
 
 
 class StreamWish(Struct, frozen=True):
@@ -168,13 +155,13 @@ def chat(body: bytes) -> tuple[Ask, StreamWish]:
     Raises:
         InvalidArgument: Not JSON, or a field is missing, of a wrong type or out of range; the violation names it.
     """
-    request = _decode(_chat, body)
+    request = decode(_chat, body)
     _only_one(request)
     messages = tuple(_message(message, index) for index, message in enumerate(request.messages))
     tools = tuple(_tool(tool.function, index) for index, tool in enumerate(request.tools or ()))
     choice = request.tool_choice
     if isinstance(choice, str) and choice not in _CHOICES:
-        raise _refused("tool_choice", f"{choice!r} is not known; use auto, none, required or a function by name")
+        raise refused("tool_choice", f"{choice!r} is not known; use auto, none, required or a function by name")
     ask = Ask(
         request.model,
         messages,
@@ -182,7 +169,7 @@ def chat(body: bytes) -> tuple[Ask, StreamWish]:
         tools,
         choice.function.name if isinstance(choice, _NamedTool) else choice or "auto",
         _sampling(request, request.max_completion_tokens, bool(request.logprobs), request.top_logprobs or 0),
-        _mesh(request.moltbot),
+        mesh_options(request.moltbot),
         _format(request),
     )
     return ask, _wish(request)
@@ -194,20 +181,20 @@ def completion(body: bytes) -> tuple[Ask, StreamWish]:
     Raises:
         InvalidArgument: As in `chat`.
     """
-    request = _decode(_completion, body)
+    request = decode(_completion, body)
     _only_one(request)
     if request.best_of not in (None, 1):
-        raise _refused("best_of", "only 1 is offered")
+        raise refused("best_of", "only 1 is offered")
     if request.echo:
-        raise _refused("echo", "is not offered; put the prompt before the answer yourself")
+        raise refused("echo", "is not offered; put the prompt before the answer yourself")
     if isinstance(request.prompt, list):
         if len(request.prompt) != 1:
-            raise _refused("prompt", "send one prompt a request")
+            raise refused("prompt", "send one prompt a request")
         prompt = request.prompt[0]
     else:
         prompt = request.prompt
     sampling = _sampling(request, None, request.logprobs is not None, request.logprobs or 0)
-    ask = Ask(request.model, (), prompt, (), "none", sampling, _mesh(request.moltbot), _format(request))
+    ask = Ask(request.model, (), prompt, (), "none", sampling, mesh_options(request.moltbot), _format(request))
     return ask, _wish(request)
 
 
@@ -220,52 +207,29 @@ def embeddings(body: bytes) -> tuple[EmbedAsk, bool]:
     Raises:
         InvalidArgument: As in `chat`.
     """
-    request = _decode(_embeddings, body)
+    request = decode(_embeddings, body)
     inputs = [request.input] if isinstance(request.input, str) else request.input
     texts: list[str] = []
     for index, text in enumerate(inputs):
         if not isinstance(text, str):
-            raise _refused(f"input[{index}]", "send texts; token ids of another tokenizer mean nothing to this model")
+            raise refused(f"input[{index}]", "send texts; token ids of another tokenizer mean nothing to this model")
         if not text:
-            raise _refused(f"input[{index}]", "must not be empty")
+            raise refused(f"input[{index}]", "must not be empty")
         texts.append(text)
     task_type = request.moltbot.task_type if request.moltbot else ""
     return EmbedAsk(request.model, tuple(texts), request.dimensions, task_type), request.encoding_format == "base64"
 
 
-def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        text = str(error)
-        place = _PLACE.search(text)
-        at = place.group(1)[1:].lstrip(".") if place else ""
-        text = _PLACE.sub("", text)
-        for pattern in (_MISSING, _UNKNOWN):
-            named = pattern.search(text)
-            if named:
-                at = f"{at}.{named.group(1)}" if at else named.group(1)
-        raise _refused(at or "body", text[:1].lower() + text[1:]) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"the body is not JSON: {error}", reason="MALFORMED_BODY") from None
-    except RecursionError:
-        raise InvalidArgument("the body is nested too deep", reason="MALFORMED_BODY") from None
-
-
-def _refused(field: str, description: str) -> InvalidArgument:
-    return InvalidArgument(f"{field}: {description}", violations=(FieldViolation(field, description),))
-
-
 def _only_one(request: _Common) -> None:
     if request.n not in (None, 1):
-        raise _refused("n", "only 1 is offered; send the request again for another answer")
+        raise refused("n", "only 1 is offered; send the request again for another answer")
 
 
 def _tool(function: _FunctionSpec, index: int) -> ToolSpec:
     try:
         parameters = bytes(function.parameters).decode()
     except UnicodeDecodeError:
-        raise _refused(f"tools[{index}].function.parameters", "not UTF-8") from None
+        raise refused(f"tools[{index}].function.parameters", "not UTF-8") from None
     return ToolSpec(function.name, function.description or "", parameters, bool(function.strict))
 
 
@@ -273,7 +237,7 @@ def _format(request: _Common) -> ResponseFormat | None:
     wanted, others = request.response_format, request.structured_outputs
     if others is not None and (others.regex or others.grammar):
         if wanted is not None and wanted.type != "text":
-            raise _refused("structured_outputs", "goes without response_format; send one of them")
+            raise refused("structured_outputs", "goes without response_format; send one of them")
         return (
             ResponseFormat("regex", others.regex) if others.regex else ResponseFormat("grammar", others.grammar or "")
         )
@@ -282,15 +246,15 @@ def _format(request: _Common) -> ResponseFormat | None:
     if wanted.type == "json_object":
         return ResponseFormat("json_object")
     if wanted.type != "json_schema":
-        raise _refused("response_format.type", f"{wanted.type!r} is not known; use text, json_object or json_schema")
+        raise refused("response_format.type", f"{wanted.type!r} is not known; use text, json_object or json_schema")
     if wanted.json_schema is None:
-        raise _refused("response_format.json_schema", "is missing; it holds name and schema")
+        raise refused("response_format.json_schema", "is missing; it holds name and schema")
     try:
         schema = bytes(wanted.json_schema.schema).decode()
     except UnicodeDecodeError:
-        raise _refused("response_format.json_schema.schema", "not UTF-8") from None
+        raise refused("response_format.json_schema.schema", "not UTF-8") from None
     if not schema.startswith("{") or len(schema) > _SCHEMA_CHARACTERS:
-        raise _refused("response_format.json_schema.schema", "must be an object of at most 128 KiB")
+        raise refused("response_format.json_schema.schema", "must be an object of at most 128 KiB")
     return ResponseFormat("json_schema", schema, wanted.json_schema.name)
 
 
@@ -299,12 +263,12 @@ def _message(message: _Message, index: int) -> Message:
     if isinstance(message.content, list):
         for place, part in enumerate(message.content):
             if part.type not in ("text", "input_text", "output_text", "refusal"):
-                raise _refused(f"messages[{index}].content[{place}].type", f"{part.type!r} is not offered; send text")
+                raise refused(f"messages[{index}].content[{place}].type", f"{part.type!r} is not offered; send text")
         content = "".join(part.text for part in message.content)
     else:
         content = message.content or ""
     if message.content is None and role != "assistant":
-        raise _refused(f"messages[{index}].content", "expected `str`, got `null`")
+        raise refused(f"messages[{index}].content", "expected `str`, got `null`")
     calls = tuple(ToolCall(c.id, c.function.name, c.function.arguments) for c in message.tool_calls or ())
     return Message(role, content, message.name or "", calls, message.tool_call_id or "")
 
@@ -326,12 +290,6 @@ def _sampling(request: _Common, max_tokens: int | None, logprobs: bool, top_logp
         stop_token_ids=tuple(request.stop_token_ids or ()),
         min_tokens=request.min_tokens or 0,
     )
-
-
-def _mesh(mesh: _Mesh | None) -> MeshOptions:
-    if mesh is None:
-        return MeshOptions()
-    return MeshOptions(mesh.session, mesh.task_type, tuple(mesh.tools), mesh.mark)
 
 
 def _wish(request: _Common) -> StreamWish:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from google.api.httpbody_pb2 import HttpBody
 from moltbot.gateway.v1 import openai_pb2, openai_pb2_grpc
 
-from moltbot_gateway import openai_request, openai_response
+from moltbot_gateway import openai_request, openai_response, scoring_request, scoring_response
 from moltbot_gateway.callers import as_shown, read_metadata
 from moltbot_gateway.coalesce import Coalescer
 from moltbot_gateway.collect import Collected
@@ -61,6 +61,14 @@ class OpenAIServicer(openai_pb2_grpc.OpenAIServiceServicer):
     def Embeddings(self, request: HttpBody, context: Any) -> Answer:  # noqa: N802 - gRPC's name
         """Embed texts."""
         return self._exchange(request, context, self._embeddings)
+
+    def Rerank(self, request: HttpBody, context: Any) -> Answer:  # noqa: N802 - gRPC's name
+        """Rank documents."""
+        return self._exchange(request, context, self._rerank)
+
+    def Classify(self, request: HttpBody, context: Any) -> Answer:  # noqa: N802 - gRPC's name
+        """Classify texts."""
+        return self._exchange(request, context, self._classify)
 
     def ListModels(self, request: HttpBody, context: Any) -> Answer:  # noqa: N802 - gRPC's name
         """List models."""
@@ -181,6 +189,15 @@ class OpenAIServicer(openai_pb2_grpc.OpenAIServiceServicer):
         found = await self._answerer.embed(exchange, ask)
         encoded = openai_response.embeddings_body(exchange.model, found, as_base64=as_base64)
         yield await self._json(exchange, context, encoded)
+
+    async def _rerank(self, exchange: Exchange, body: bytes, context: Any) -> Answer:
+        ask, wish = scoring_request.ranking(body)
+        found = await self._answerer.score(exchange, ask)
+        yield await self._json(exchange, context, scoring_response.ranking_body(exchange, ask, wish, found))
+
+    async def _classify(self, exchange: Exchange, body: bytes, context: Any) -> Answer:
+        found = await self._answerer.score(exchange, scoring_request.classification(body))
+        yield await self._json(exchange, context, scoring_response.classification_body(exchange, found))
 
     async def _models(self, exchange: Exchange, _: bytes, context: Any) -> Answer:
         body = openai_response.models_body(await self._catalogue.models(exchange.tenant))

@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 from moltbot.context.v1 import context_pb2, context_pb2_grpc
-from moltbot.model.v1 import manifest_pb2
 from moltbot.router.v1 import router_pb2, router_pb2_grpc
 from moltbot.tool.v1 import tool_pb2, tool_pb2_grpc
 from moltbot.watermark.v1 import watermark_pb2, watermark_pb2_grpc
@@ -14,15 +13,17 @@ from moltbot.watermark.v1 import watermark_pb2, watermark_pb2_grpc
 from moltbot_mesh.errors import NotFound, Unavailable
 from moltbot_mesh.uuid7 import uuid7, uuid_text
 from moltbot_models.generation import Delta, Message, ToolCall, ToolSpec
+from moltbot_models.manifest_wire import TASK_NUMBERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import grpc.aio
 
-    from moltbot_gateway.ask import Ask, EmbedAsk
+    from moltbot_gateway.ask import Ask, EmbedAsk, ScoreAsk
     from moltbot_gateway.exchange import Exchange
     from moltbot_models.generation import Role
+    from moltbot_models.manifest import Task
 
 _EXCERPT_BYTES = 512
 _MARK_TIMEOUT_S = 5.0
@@ -52,7 +53,7 @@ class Peers:
             router_pb2.RouteRequest(
                 tenant=exchange.tenant,
                 model=ask.model,
-                task=manifest_pb2.TASK_TEXT_GENERATION,
+                task=TASK_NUMBERS["text-generation"],
                 task_type=ask.mesh.task_type,
                 prompt_bytes=ask.prompt_bytes(),
                 max_tokens=ask.sampling.max_tokens or 0,
@@ -62,14 +63,16 @@ class Peers:
             ),
         )
 
-    async def route_embedding(self, exchange: Exchange, ask: EmbedAsk, size_bytes: int) -> tuple[str, ...]:
-        """The models that may embed, best first."""
+    async def route_encoder(
+        self, exchange: Exchange, ask: EmbedAsk | ScoreAsk, task: Task, size_bytes: int
+    ) -> tuple[str, ...]:
+        """The models that may embed, rank or classify, best first."""
         return await self._route(
             exchange,
             router_pb2.RouteRequest(
                 tenant=exchange.tenant,
                 model=ask.model,
-                task=manifest_pb2.TASK_EMBEDDING,
+                task=TASK_NUMBERS[task],
                 task_type=ask.task_type,
                 prompt_bytes=size_bytes,
             ),

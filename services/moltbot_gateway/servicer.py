@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from moltbot.gateway.v1 import gateway_pb2 as pb
 from moltbot.gateway.v1 import gateway_pb2_grpc
 
-from moltbot_gateway.ask import Ask, EmbedAsk, MeshOptions
+from moltbot_gateway.ask import Ask, EmbedAsk, MeshOptions, ScoreAsk
 from moltbot_gateway.callers import as_shown, read_metadata
-from moltbot_gateway.catalogue import TASK_NAMES
 from moltbot_gateway.coalesce import Coalescer
 from moltbot_gateway.collect import Collected
+from moltbot_gateway.ranking import best, likeliest
 from moltbot_mesh.paging import page_of
 from moltbot_models.generation import Message, ResponseFormat, Sampling, ToolCall, ToolSpec
+from moltbot_models.manifest_wire import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
@@ -153,6 +154,29 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
                 receipt=_receipt(exchange),
             )
 
+    async def Rerank(self, request: pb.RerankRequest, context: Any) -> pb.RerankResponse:  # noqa: N802
+        """Rank documents."""
+        async with self._exchange(request, context) as exchange:
+            ask = ScoreAsk(request.model, tuple(request.documents), request.query, request.mesh.task_type)
+            found = await self._answerer.score(exchange, ask)
+            return pb.RerankResponse(
+                results=[pb.Ranked(index=index, relevance_score=score) for index, score in best(found, request.top_n)],
+                usage=_usage(found.usage),
+                receipt=_receipt(exchange),
+            )
+
+    async def Classify(self, request: pb.ClassifyRequest, context: Any) -> pb.ClassifyResponse:  # noqa: N802
+        """Classify texts."""
+        async with self._exchange(request, context) as exchange:
+            ask = ScoreAsk(request.model, tuple(request.inputs), None, request.mesh.task_type)
+            found = await self._answerer.score(exchange, ask)
+            return pb.ClassifyResponse(
+                results=[pb.Classification(label=likeliest(found, row), probabilities=row) for row in found.values],
+                labels=found.labels,
+                usage=_usage(found.usage),
+                receipt=_receipt(exchange),
+            )
+
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:  # noqa: N802
         """List models."""
         async with self._exchange(request, context) as exchange:
@@ -161,7 +185,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             models = [
                 pb.Model(
                     id=status.manifest.id,
-                    task=TASK_NAMES.get(status.manifest.task, ""),
+                    task=TASKS.get(status.manifest.task, ""),
                     context_length=status.manifest.context_length,
                     ready=self._catalogue.ready(status),
                 )

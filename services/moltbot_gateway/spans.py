@@ -39,7 +39,7 @@ def _of_model(exchange: Exchange, attempt: Attempt) -> dict[str, Any]:
     if attempt.outcome == "success":
         found["gen_ai.response.model"] = attempt.model
         found["gen_ai.usage.input_tokens"] = attempt.usage.prompt_tokens
-        if attempt.operation != "embeddings":
+        if attempt.operation in {"chat", "text_completion"}:
             found["gen_ai.usage.output_tokens"] = attempt.usage.completion_tokens
             found["gen_ai.response.finish_reasons"] = (attempt.finish_reason,)
             found["gen_ai.response.time_to_first_chunk"] = attempt.first_token_us / 1e6

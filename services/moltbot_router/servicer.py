@@ -6,12 +6,11 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from moltbot.model.v1 import manifest_pb2
 from moltbot.router.v1 import router_pb2, router_pb2_grpc
 
 from moltbot_mesh.call import current_call
 from moltbot_mesh.paging import page_of
-from moltbot_models.manifest_wire import to_proto
+from moltbot_models.manifest_wire import TASKS, to_proto
 from moltbot_router.health import Breaker
 from moltbot_router.policy import Wanted
 from moltbot_router.rules import Strategy
@@ -19,11 +18,12 @@ from moltbot_router.rules import Strategy
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from moltbot.model.v1 import manifest_pb2
+
     from moltbot_models.manifest import Manifest
     from moltbot_router.policy import Policy
     from moltbot_router.source import TableSource
 
-_TASKS = {manifest_pb2.TASK_TEXT_GENERATION: "text-generation", manifest_pb2.TASK_EMBEDDING: "embedding"}
 _STRATEGIES = {
     None: router_pb2.STRATEGY_UNSPECIFIED,
     Strategy.PRIORITY: router_pb2.STRATEGY_PRIORITY,
@@ -51,7 +51,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         table = self._source.table
         wanted = Wanted(
             request.tenant,
-            _TASKS.get(request.task, ""),
+            TASKS.get(request.task, ""),
             request.model,
             request.task_type,
             request.prompt_bytes,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from moltbot_mesh.errors import InvalidArgument, MoltbotError, Unavailable
-from moltbot_models.generation import EmbeddingRequest, GenerationRequest, Message, Sampling, Usage
+from moltbot_models.generation import EmbeddingRequest, GenerationRequest, Message, Sampling, ScoringRequest, Usage
 from moltbot_models.manifest import Auth, Manifest
 from moltbot_models.providers import generic_http, openai, websocket
 from moltbot_models.providers.base import UpstreamContext
@@ -294,6 +294,36 @@ async def test_a_closed_upstream_says_so(bench: Bench):
 
 async def test_a_live_upstream_passes_the_probe(bench: Bench):
     await bench.open().probe()
+
+
+async def test_scores_come_in_the_order_of_the_documents(tmp_path: Path, socket_enabled: None):
+    context = UpstreamContext(tmp_path, {}, EngineHost())
+    request = ScoringRequest("m", ("no", "a red fox", "red"), "a red fox")
+    async with FakeOpenAI().serve() as endpoint:
+        upstream = openai.open_upstream(Manifest("m", "rerank", "openai", endpoint), context)
+        found = await upstream.score(request)
+        with pytest.raises(InvalidArgument, match="no classes"):
+            await upstream.score(replace(request, query=None))
+        await upstream.aclose()
+
+    assert [row[0] for row in found.values] == pytest.approx([0, 1, 1 / 3])
+    assert found.usage.prompt_tokens == 5
+
+
+@pytest.mark.parametrize(
+    "body", [b"{}", b'{"results": [{"index": 1, "relevance_score": 1}]}', b'{"results": [{"index": 0}]}', b"["]
+)
+async def test_a_ranking_that_is_none_is_refused(tmp_path: Path, socket_enabled: None, body: bytes):
+    fake = FakeOpenAI()
+    fake.script = Script(body=body)
+    async with fake.serve() as endpoint:
+        upstream = openai.open_upstream(
+            Manifest("m", "rerank", "openai", endpoint), UpstreamContext(tmp_path, {}, EngineHost())
+        )
+        with pytest.raises(Unavailable) as refused:
+            await upstream.score(ScoringRequest("m", ("one",), "q"))
+        await upstream.aclose()
+    assert refused.value.reason == "UPSTREAM_ERROR"
 
 
 async def test_vectors_come_in_the_order_of_the_texts(tmp_path: Path, socket_enabled: None):

@@ -11,6 +11,7 @@ import pytest
 
 import moltbot_models
 from moltbot_testkit.gguf_model import byte_entries, write_gguf
+from moltbot_testkit.random_encoder import write_encoder
 from moltbot_testkit.random_model import model_config, random_weights, write_model
 
 TINY = Path(moltbot_models.__file__).parent / "shipped" / "tiny"
@@ -105,3 +106,40 @@ def test_a_gguf_file_is_served_by_one_command(world, tmp_path):
     assert not Path(shown["path"]).exists()
     world.mesh.command("model", "import", str(file), str(tmp_path / "out"))
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_rerankers_and_classifiers_are_served_too(world, tmp_path):
+    write_encoder(tmp_path / "judge", labels=1)
+    write_encoder(tmp_path / "moods", "roberta", labels=3)
+    for name, task in (("judge", "rerank"), ("moods", "classification")):
+        assert world.mesh.json("model", "add", str(tmp_path / name))["state"] == "serving"
+        listed = {row["id"]: row for row in world.mesh.json("model", "list")}
+        assert listed[name]["task"] == task
+    http = world.http()
+    documents = ["w5 w6", "w7 w8 w9", "w40"]
+    ranking = {"model": "judge", "query": "w5", "documents": documents, "top_n": 2}
+    until(lambda: http.post("/v1/rerank", json=ranking).status_code == 200, "the reranker does not answer")
+    ranked = http.post("/v1/rerank", json=ranking)
+    scores = [one["relevance_score"] for one in ranked.json()["results"]]
+    assert scores == sorted(scores, reverse=True)
+    assert len(scores) == 2
+    assert ranked.json()["results"][0]["document"]["text"] == documents[ranked.json()["results"][0]["index"]]
+    assert ranked.headers["x-moltbot-model"] == "judge"
+    assert ranked.json()["usage"]["total_tokens"] == 18
+
+    classes = http.post("/v1/classify", json={"model": "moods", "input": ["w5", "w6 w7"]})
+    assert classes.status_code == 200, classes.text
+    assert classes.json()["labels"] == ["class 0", "class 1", "class 2"]
+    assert all(abs(sum(one["probs"]) - 1) < 1e-3 for one in classes.json()["data"])
+    typed = http.post("/moltbot/v1/classify", json={"model": "moods", "inputs": ["w5", "w6 w7"]})
+    assert [one["label"] for one in typed.json()["results"]] == [one["label"] for one in classes.json()["data"]]
+    typed = http.post("/moltbot/v1/rerank", json={"model": "judge", "query": "w5", "documents": documents})
+    assert [one.get("index", 0) for one in typed.json()["results"]][:2] == [
+        one["index"] for one in ranked.json()["results"]
+    ]
+
+    wrong = http.post("/v1/classify", json={"model": "judge", "input": "w5"})
+    assert wrong.status_code in {400, 404}, wrong.text
+    assert http.post("/v1/rerank", json={"model": "judge", "query": "w5 " * 80, "documents": ["w6"]}).status_code == 400
+    for name in ("judge", "moods"):
+        world.mesh.command("model", "remove", name)

@@ -19,13 +19,22 @@ import moltbot_models
 from moltbot_mesh import supervisor
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, Unavailable
 from moltbot_mesh.supervisor import State
-from moltbot_models.encoder import Encoder
+from moltbot_models.encoder import Classifier, Encoder, EncoderConfig
 from moltbot_models.engine import EngineConfig, TextEngine
 from moltbot_models.engine.aio import merged, stream
-from moltbot_models.generation import EmbeddingRequest, GenerationRequest, Message, ResponseFormat, Sampling
+from moltbot_models.generation import (
+    EmbeddingRequest,
+    GenerationRequest,
+    Message,
+    ResponseFormat,
+    Sampling,
+    ScoringRequest,
+)
 from moltbot_models.manifest import Manifest
 from moltbot_models.providers.triton import TritonUpstream
+from moltbot_models.store.placing import spec_of
 from moltbot_models.triton.repository import ModelSpec
+from moltbot_testkit.random_encoder import write_encoder
 from moltbot_testkit.triton import embedder_path, running_triton, triton_runtime
 
 if TYPE_CHECKING:
@@ -140,7 +149,7 @@ async def test_a_model_that_is_not_loaded_is_unavailable(server: TritonServer) -
 
 
 async def test_vectors_equal_those_of_the_encoder_in_process(server: TritonServer, embedder: Path) -> None:
-    encoder = await asyncio.to_thread(Encoder.load, embedder, threads=1, precision="f32")
+    encoder = await asyncio.to_thread(Encoder.load, embedder, EncoderConfig("f32", threads=1))
     expected, tokens = await asyncio.to_thread(encoder.embed, TEXTS)
     async with contextlib.aclosing(
         TritonUpstream(Manifest(EMBEDDING_ID, "embedding", "triton", server.endpoint))
@@ -151,6 +160,39 @@ async def test_vectors_equal_those_of_the_encoder_in_process(server: TritonServe
     assert found.usage.prompt_tokens == tokens
     np.testing.assert_allclose(np.array(found.vectors), expected, atol=2e-5)
     np.testing.assert_allclose(np.array([one.vectors[0] for one in singles]), expected[:12], atol=2e-5)
+
+
+async def test_scores_equal_those_of_the_classifier_in_process(server: TritonServer, tmp_path: Path) -> None:
+    texts = ("w5 w6 w7", "w9", "w3 w4 " * 20)
+    for task, labels in (("rerank", 1), ("classification", 3)):
+        path, model = tmp_path / task, f"my-{task}"
+        write_encoder(path, "xlm-roberta", labels)
+        manifest = Manifest(model, task, "triton", server.endpoint, path=str(path), options={"precision": "f32"})
+        query = "w5 w6" if task == "rerank" else None
+        classifier = await asyncio.to_thread(Classifier.load, path, EncoderConfig("f32", threads=1))
+        rows = classifier.rows(texts) if query is None else classifier.pairs(query, texts)
+        expected, tokens = classifier.score(rows)
+        await server.place(spec_of(manifest))
+        async with contextlib.aclosing(TritonUpstream(manifest)) as up:
+            await up.probe()
+            found = await up.score(ScoringRequest(model, texts, query))
+            many = ScoringRequest(model, texts * 50, query)
+            assert np.array((await up.score(many)).values).shape == (150, labels)
+            # Requests that share a batch, with queries of their own; one that cannot be answered hurts no other.
+            asked = ["w5 w6", "w7", "w5 " * 70] if query else [None, None, None]
+            mixed = await asyncio.gather(
+                *(up.score(ScoringRequest(model, texts, one)) for one in asked), return_exceptions=True
+            )
+            with pytest.raises(InvalidArgument, match="of type"):
+                await up.score(ScoringRequest(model, texts, None if query else "q"))
+        await server.withdraw(model)
+        assert found.labels == (() if query else ("class 0", "class 1", "class 2"))
+        assert found.usage.prompt_tokens == tokens.sum()
+        np.testing.assert_allclose(np.array(found.values), expected, atol=2e-5)
+        assert mixed[0].values == found.values
+        if query:
+            assert isinstance(mixed[2], InvalidArgument)
+            assert mixed[2].reason == "CONTEXT_LENGTH_EXCEEDED"
 
 
 async def test_a_killed_server_comes_back_with_its_models(server: TritonServer, text: TritonUpstream) -> None:

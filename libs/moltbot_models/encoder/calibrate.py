@@ -14,9 +14,10 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from moltbot_models.encoder.checkpoint import EncoderCheckpoint
+from moltbot_models.encoder.config import EncoderConfig
 from moltbot_models.encoder.encoder import Encoder
 from moltbot_models.encoder.graph import build_graph
-from moltbot_models.encoder.quantized import RANGES_FILE, EncoderRanges, LinearRange
+from moltbot_models.encoder.quantized import EncoderRanges, LinearRange
 from moltbot_models.encoder.runtime import EncoderRuntime, compile_encoder, weights_sha256
 from moltbot_models.encoder.shape import EncoderShape
 
@@ -59,7 +60,8 @@ def calibrate(
         EncoderError: The directory is damaged or holds another kind of model.
     """
     shape, checkpoint = EncoderShape.read(path), EncoderCheckpoint(path / "model.safetensors")
-    reference = Encoder.load(path, threads=threads, precision="f32")
+    config = EncoderConfig(precision="f32", threads=threads)
+    reference = Encoder.load(path, config)
     expected, _ = reference.embed(samples)
     spans = _ranges(path, shape, checkpoint, samples, threads)
     costs: dict[str, float] = {}
@@ -67,7 +69,7 @@ def calibrate(
         if progress is not None:
             progress(name, len(costs) / len(spans))
         compiled = compile_encoder(build_graph(shape, checkpoint, ranges={name: span}), "f32", threads, path)
-        alone = Encoder(EncoderRuntime(compiled, _tokenizer(path), shape, reference.max_tokens))
+        alone = Encoder(EncoderRuntime(compiled, _tokenizer(path), shape, reference.max_tokens, config))
         costs[name] = float(1 - (alone.embed(samples)[0] * expected).sum(1, dtype=np.float64).mean())
     chosen = _chosen(shape, costs, budget)
     if progress is not None:
@@ -78,13 +80,11 @@ def calibrate(
     )
 
 
-def write_ranges(path: Path, ranges: EncoderRanges) -> Path:
-    """Store ranges beside the weights; returns the file."""
-    file = path / RANGES_FILE
+def write_ranges(file: Path, ranges: EncoderRanges) -> None:
+    """Store ranges; a reader never sees half."""
     fresh = file.with_suffix(".new")
     fresh.write_text(ranges.to_json(), "utf-8")
     fresh.replace(file)
-    return file
 
 
 def _tokenizer(path: Path) -> Tokenizer:

@@ -10,19 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from moltbot_models.engine.config import EngineError
+from moltbot_models.encoder.config import EncoderError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-
-class EncoderError(EngineError):
-    """A model directory that cannot be loaded."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("MODEL_INVALID", message)
 
 
 class EncoderCheckpoint:
@@ -51,21 +44,26 @@ class EncoderCheckpoint:
         """Return a tensor of the expected shape.
 
         Raises:
-            EncoderError: It is missing, has another shape or is not stored as F32 or F16.
+            EncoderError: It is missing, has another shape or is not stored as F32, F16 or BF16.
         """
         # Checkpoints saved with a head carry the base model under a prefix.
         found = (self._header.get(f"{prefix}{name}") for prefix in ("", "bert.", "roberta."))
         entry = next((entry for entry in found if entry is not None), None)
         if entry is None:
             raise EncoderError(f"{self._file}: there is no tensor {name}")
-        kinds: dict[object, type[np.generic]] = {"F32": np.float32, "F16": np.float16}
+        # BF16 is read as the upper half of the bits of an F32.
+        kinds: dict[object, type[np.generic]] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
         kind = kinds.get(entry.get("dtype"))
         if kind is None:
-            raise EncoderError(f"{self._file}: {name} is stored as {entry.get('dtype')}; the encoder reads F32 and F16")
+            raise EncoderError(
+                f"{self._file}: {name} is stored as {entry.get('dtype')}; the encoder reads F32, F16 and BF16"
+            )
         if tuple(entry.get("shape", ())) != shape:
             raise EncoderError(f"{self._file}: {name} has shape {entry.get('shape')}, config.json implies {shape}")
         try:
             flat = np.frombuffer(self._mapped, kind, math.prod(shape), self._begin + int(entry["data_offsets"][0]))
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise EncoderError(f"{self._file}: {name} lies outside the file; copy it again") from error
+        if kind is np.uint16:
+            flat = (flat.astype(np.uint32) << 16).view(np.float32)
         return flat.reshape(shape).astype(np.float32)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
 
-from moltbot_models.encoder.checkpoint import EncoderError
-from moltbot_models.encoder.runtime import BUCKET_TOKENS, EncoderRuntime
+from moltbot_models.encoder.config import EncoderConfig, EncoderError
+from moltbot_models.encoder.runtime import EncoderRuntime
 from moltbot_models.encoder.shape import labels_of, read_json
 from moltbot_models.engine.config import EngineError
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from tokenizers import Encoding
-
-    from moltbot_models.encoder.runtime import Precision
 
 Activation = Literal["identity", "sigmoid", "softmax"]
 
@@ -36,21 +34,18 @@ class Classifier:
         self._activation: Activation = activation
 
     @classmethod
-    def load(
-        cls, path: Path, *, threads: int = 0, precision: Precision = "bf16", bucket_tokens: int = BUCKET_TOKENS
-    ) -> Classifier:
+    def load(cls, path: Path, config: EncoderConfig | None = None) -> Classifier:
         """Read a classifier or cross-encoder and compile it. Blocks for about half a second.
 
         Raises:
             EncoderError: The directory is damaged or holds another kind of model, or int8 is asked for.
         """
-        if precision == "int8":
+        config = config or EncoderConfig()
+        if config.precision == "int8":
             raise EncoderError(f"{path}: classifiers and rerankers are calibrated for no int8; take bf16")
-        runtime = EncoderRuntime.load(
-            path, "classifier", threads=threads, precision=precision, bucket_tokens=bucket_tokens
-        )
-        config = read_json(path / "config.json") or {}
-        return cls(runtime, labels_of(config), _activation(config))
+        runtime = EncoderRuntime.load(path, "classifier", config)
+        described = read_json(path / "config.json") or {}
+        return cls(runtime, labels_of(described), _activation(described))
 
     def classify(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Score every class for each text; long ones are cut at the model's limit.
@@ -59,18 +54,31 @@ class Classifier:
             Scores, float32 [texts, classes]: probabilities that add up to 1, or each for itself where the model is of
             several labels; and the tokens of each text, int32 [texts].
         """
+        return self.score(self.rows(texts))
+
+    def rows(self, texts: Sequence[str]) -> list[Encoding]:
+        """What `score` takes of texts alone."""
         tokenizer, limit = self._runtime.tokenizer, self._runtime.max_tokens
         read = [text[: self._runtime.characters] for text in texts]
         rows = tokenizer.encode_batch(read, add_special_tokens=False) if read else []
         for row in rows:
             row.truncate(limit - tokenizer.num_special_tokens_to_add(is_pair=False))
-        return self._scored([tokenizer.post_process(row) for row in rows])
+        return [tokenizer.post_process(row) for row in rows]
 
     def rerank(self, query: str, documents: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Score how well documents answer a query; a document that is too long is cut, the query never.
 
         Returns:
             Scores, float32 [documents], the best the highest; and the tokens of each pair, int32 [documents].
+
+        Raises:
+            EngineError: As `pairs`.
+        """
+        scores, tokens = self.score(self.pairs(query, documents))
+        return scores.reshape(-1), tokens
+
+    def pairs(self, query: str, documents: Sequence[str]) -> list[Encoding]:
+        """What `score` takes of a query with documents.
 
         Raises:
             EngineError: `REQUEST_TOO_LARGE` if the query leaves no room for a document, `MODEL_UNSUPPORTED` if the
@@ -90,10 +98,14 @@ class Classifier:
         rows = tokenizer.encode_batch(read, add_special_tokens=False) if read else []
         for row in rows:
             row.truncate(room)
-        scores, tokens = self._scored([tokenizer.post_process(asked, row) for row in rows])
-        return scores.reshape(-1), tokens
+        return [tokenizer.post_process(asked, row) for row in rows]
 
-    def _scored(self, rows: Sequence[Encoding]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    def score(self, rows: Sequence[Encoding]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Score rows of `rows` and `pairs`, which may belong to many requests.
+
+        Returns:
+            Scores, float32 [rows, classes], and the tokens of each row, int32 [rows].
+        """
         counts = np.array([len(row.ids) for row in rows], np.int32)
         return _activated(self._runtime.run(rows), self._activation), counts
 

@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moltbot_models.encoder.runtime import BUCKET_TOKENS, EncoderRuntime
+from moltbot_models.encoder.config import EncoderConfig
+from moltbot_models.encoder.runtime import EncoderRuntime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-    from moltbot_models.encoder.runtime import Precision
 
 
 class Encoder:
@@ -26,26 +25,18 @@ class Encoder:
         self._tokenizer.enable_truncation(runtime.max_tokens)
 
     @classmethod
-    def load(
-        cls, path: Path, *, threads: int = 0, precision: Precision = "bf16", bucket_tokens: int = BUCKET_TOKENS
-    ) -> Encoder:
+    def load(cls, path: Path, config: EncoderConfig | None = None) -> Encoder:
         """Read a sentence encoder and compile it. Blocks for about half a second.
 
         Args:
             path: Directory with config.json, model.safetensors and tokenizer.json; 1_Pooling/config.json says how the
                 tokens' vectors become one (their mean without it).
-            threads: Of the matrix arithmetic; 0 lets OpenVINO take every core.
-            precision: Arithmetic. `bf16` takes a third of the time of `f32` and keeps 99.3 to 99.5 % of top-10
-                neighbours (MiniLM-L6 with AMX); `int8` runs in INT8 those layers that calibration found to bear it
-                (`moltbot_models.encoder.calibrate`), which saves little more there.
-            bucket_tokens: Rows are padded to multiples of this.
+            config: How it is run; the defaults if None.
 
         Raises:
             EncoderError: The directory is damaged, holds another kind of model or, for int8, no ranges.
         """
-        return cls(
-            EncoderRuntime.load(path, "embedding", threads=threads, precision=precision, bucket_tokens=bucket_tokens)
-        )
+        return cls(EncoderRuntime.load(path, "embedding", config or EncoderConfig()))
 
     @property
     def max_tokens(self) -> int:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from moltbot_models.encoder.checkpoint import EncoderError
+from moltbot_models.encoder.config import EncoderError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,7 +10,8 @@ import numpy as np
 import openvino as ov
 from tokenizers import Tokenizer
 
-from moltbot_models.encoder.checkpoint import EncoderCheckpoint, EncoderError
+from moltbot_models.encoder.checkpoint import EncoderCheckpoint
+from moltbot_models.encoder.config import EncoderConfig, EncoderError
 from moltbot_models.encoder.graph import build_graph
 from moltbot_models.encoder.quantized import RANGES_FILE, read_ranges
 from moltbot_models.encoder.shape import EncoderShape, read_json
@@ -24,12 +25,6 @@ if TYPE_CHECKING:
 
     from moltbot_models.encoder.shape import Head
 
-Precision = Literal["int8", "bf16", "f32"]
-
-BUCKET_TOKENS = 16
-"""Lengths are rounded up to this: few shapes, so that OpenVINO compiles its kernels a few times and not per request."""
-BATCH_TEXTS = 16
-"""Rows of one run of the model, at most."""
 _RUN_COST_TOKENS = 48
 """What a run costs besides its tokens, in tokens: where padding would cost more, two runs are made of one."""
 _DEFAULT_MAX_TOKENS = 256
@@ -54,20 +49,18 @@ class EncoderRuntime:
         tokenizer: Tokenizer,
         shape: EncoderShape,
         max_tokens: int,
-        bucket_tokens: int = BUCKET_TOKENS,
+        config: EncoderConfig,
     ) -> None:
         self.shape = shape
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.characters = _CHARACTERS_PER_TOKEN * max_tokens
-        self._bucket_tokens = bucket_tokens
+        self._config = config
         self._request = compiled.create_infer_request()
         self._lock = threading.Lock()
 
     @classmethod
-    def load(
-        cls, path: Path, head: Head, *, threads: int, precision: Precision, bucket_tokens: int = BUCKET_TOKENS
-    ) -> EncoderRuntime:
+    def load(cls, path: Path, head: Head, config: EncoderConfig) -> EncoderRuntime:
         """Read a directory and compile its model. Blocks for about half a second.
 
         Raises:
@@ -84,10 +77,12 @@ class EncoderRuntime:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         weights = path / "model.safetensors"
-        ranges = read_ranges(path / RANGES_FILE, weights_sha256(weights)).groups if precision == "int8" else None
+        ranges = None
+        if config.precision == "int8":
+            ranges = read_ranges(config.ranges or path / RANGES_FILE, weights_sha256(weights)).groups
         model = build_graph(shape, EncoderCheckpoint(weights), ranges=ranges)
-        compiled = compile_encoder(model, "f32" if precision == "f32" else "bf16", threads, path)
-        return cls(compiled, tokenizer, shape, max_tokens, bucket_tokens)
+        compiled = compile_encoder(model, "f32" if config.precision == "f32" else "bf16", config.threads, path)
+        return cls(compiled, tokenizer, shape, max_tokens, config)
 
     def run(self, rows: Sequence[Encoding]) -> NDArray[np.float32]:
         """Run the model over encodings, shortest first.
@@ -102,14 +97,15 @@ class EncoderRuntime:
         widths = [self._width(lengths[index]) for index in order]
         begin = 0
         with self._lock:
-            for end in partition(widths):
+            for end in partition(widths, self._config.batch_texts):
                 chosen = order[begin:end]
                 found[chosen] = self._infer([rows[index] for index in chosen])
                 begin = end
         return found
 
     def _width(self, tokens: int) -> int:
-        return min(-(-tokens // self._bucket_tokens) * self._bucket_tokens, self.shape.max_tokens)
+        bucket = self._config.bucket_tokens
+        return min(-(-tokens // bucket) * bucket, self.shape.max_tokens)
 
     def _infer(self, rows: list[Encoding]) -> NDArray[np.float32]:
         width = max(self._width(len(row.ids)) for row in rows)
@@ -125,8 +121,12 @@ class EncoderRuntime:
         return self._request.get_output_tensor(0).data
 
 
-def partition(widths: Sequence[int]) -> list[int]:
+def partition(widths: Sequence[int], most: int = 16) -> list[int]:
     """Cut rows that are sorted by width into runs of least cost: padded tokens, and what each run costs besides.
+
+    Args:
+        widths: Of the rows, padded.
+        most: Rows of a run.
 
     Returns:
         Where each run ends; the last is the number of rows.
@@ -136,7 +136,7 @@ def partition(widths: Sequence[int]) -> list[int]:
     for end in range(1, len(widths) + 1):
         choices = [
             (least[begin] + _RUN_COST_TOKENS + widths[end - 1] * (end - begin), begin)
-            for begin in range(max(0, end - BATCH_TEXTS), end)
+            for begin in range(max(0, end - most), end)
         ]
         cost, begin = min(choices)
         least.append(cost)

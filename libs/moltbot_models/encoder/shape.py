@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
-from moltbot_models.encoder.checkpoint import EncoderError
+from moltbot_models.encoder.config import EncoderError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

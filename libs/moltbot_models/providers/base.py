@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
     from pathlib import Path
 
-    from moltbot_models.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest
+    from moltbot_models.generation import (
+        Delta,
+        EmbeddingRequest,
+        Embeddings,
+        GenerationRequest,
+        Scores,
+        ScoringRequest,
+    )
     from moltbot_models.manifest import Manifest
     from moltbot_models.providers.engines import EngineHost
 
@@ -45,6 +52,15 @@ class Upstream(Protocol):
 
         Raises:
             InvalidArgument: The upstream refuses the request itself, or the protocol has no embeddings.
+            Unavailable: As for `generate`.
+        """
+        ...
+
+    async def score(self, request: ScoringRequest) -> Scores:
+        """Score texts for a query, or for each class of the model.
+
+        Raises:
+            InvalidArgument: The upstream refuses the request itself, or the protocol has no such scores.
             Unavailable: As for `generate`.
         """
         ...

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument
 from moltbot_models.engine.config import EngineError
-from moltbot_models.generation import Embeddings, Usage
+from moltbot_models.generation import Embeddings, Scores, Usage
 from moltbot_models.providers.engines import EngineKey, engine_failure
-from moltbot_models.providers.upstream_errors import timed_out
+from moltbot_models.providers.upstream_errors import timed_out, wrong_task
 from moltbot_models.triton.repository import checked_options
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
-    from moltbot_models.encoder import Encoder
-    from moltbot_models.generation import Delta, EmbeddingRequest, GenerationRequest
+    from moltbot_models.encoder import Classifier, Encoder
+    from moltbot_models.generation import Delta, EmbeddingRequest, GenerationRequest, ScoringRequest
     from moltbot_models.manifest import Manifest
     from moltbot_models.providers.base import UpstreamContext
 
@@ -65,7 +65,7 @@ class EmbeddedUpstream:
         """Embed texts; see `Upstream.embed`."""
         manifest = self._manifest
         if manifest.task != "embedding":
-            raise InvalidArgument(f"{request.model}: this model generates text; ask a model of type embedding")
+            raise wrong_task(request.model, manifest.task, "embedding")
         encoder = await self._encoder()
         if request.dimensions not in {None, encoder.dimensions}:
             raise InvalidArgument(
@@ -78,13 +78,26 @@ class EmbeddedUpstream:
             raise timed_out(manifest.id, "the vectors", manifest.timeout_s) from None
         return Embeddings(tuple(tuple(row) for row in vectors.tolist()), Usage(prompt_tokens=tokens))
 
+    async def score(self, request: ScoringRequest) -> Scores:
+        """Score texts; see `Upstream.score`."""
+        manifest = self._manifest
+        wanted = "classification" if request.query is None else "rerank"
+        if manifest.task != wanted:
+            raise wrong_task(request.model, manifest.task, wanted)
+        try:
+            classifier = await self._engines.classifier(self._key)
+            async with asyncio.timeout(manifest.timeout_s):
+                return await asyncio.to_thread(_scored, classifier, request)
+        except TimeoutError:
+            raise timed_out(manifest.id, "the scores", manifest.timeout_s) from None
+        except EngineError as error:
+            raise engine_failure(manifest.id, error.reason, str(error)) from error
+
     async def probe(self) -> None:
         """Load the engine unless it is loaded."""
-        if self._manifest.task == "embedding":
-            await self._encoder()
-            return
+        loads = {"embedding": self._engines.encoder, "text-generation": self._engines.text}
         try:
-            await self._engines.text(self._key)
+            await loads.get(self._manifest.task, self._engines.classifier)(self._key)
         except EngineError as error:
             raise engine_failure(self._manifest.id, error.reason, str(error)) from error
 
@@ -104,6 +117,14 @@ class EmbeddedUpstream:
         if not self._left:
             self._left = True
             await self._engines.leave(self._key)
+
+
+def _scored(classifier: Classifier, request: ScoringRequest) -> Scores:
+    query = request.query
+    rows = classifier.rows(request.inputs) if query is None else classifier.pairs(query, request.inputs)
+    values, tokens = classifier.score(rows)
+    labels = classifier.labels if query is None else ()
+    return Scores(tuple(tuple(row) for row in values.tolist()), Usage(prompt_tokens=int(tokens.sum())), labels)
 
 
 def open_upstream(manifest: Manifest, context: UpstreamContext) -> EmbeddedUpstream:

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 from moltbot_mesh.errors import InvalidArgument, MoltbotError, Unavailable
 from moltbot_models.engine.config import EngineConfig
@@ -16,7 +16,7 @@ from moltbot_models.manifest import engine_options
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from moltbot_models.encoder import Encoder, Precision
+    from moltbot_models.encoder import Classifier, Encoder
     from moltbot_models.engine.engine import TextEngine
     from moltbot_models.manifest import Manifest
 
@@ -49,6 +49,7 @@ class EngineHost:
         self._config = config or EngineConfig()
         self._texts: dict[EngineKey, asyncio.Task[TextEngine]] = {}
         self._encoders: dict[EngineKey, asyncio.Task[Encoder]] = {}
+        self._classifiers: dict[EngineKey, asyncio.Task[Classifier]] = {}
         self._users: Counter[EngineKey] = Counter()
         self._closed = False
 
@@ -63,6 +64,7 @@ class EngineHost:
             return
         del self._users[key]
         self._encoders.pop(key, None)
+        self._classifiers.pop(key, None)
         task = self._texts.pop(key, None)
         if task is not None:
             await _closed([task])
@@ -90,6 +92,15 @@ class EngineHost:
         """
         return await self._loaded(self._encoders, key, self._load_encoder)
 
+    async def classifier(self, key: EngineKey) -> Classifier:
+        """The classifier or reranker of a model.
+
+        Raises:
+            EncoderError: As for `encoder`.
+            Unavailable: The host is closed.
+        """
+        return await self._loaded(self._classifiers, key, self._load_classifier)
+
     async def aclose(self) -> None:
         """Close all engines; requests under way end with an error. May be called twice."""
         self._closed = True
@@ -114,11 +125,14 @@ class EngineHost:
         return TextEngine.load(key.path, config_of(dict(key.options), self._config))
 
     def _load_encoder(self, key: EngineKey) -> Encoder:
-        from moltbot_models.encoder import Encoder  # noqa: PLC0415 - as above
+        from moltbot_models.encoder import Encoder, EncoderConfig  # noqa: PLC0415 - as above
 
-        options = dict(key.options)
-        precision = cast("Precision", options.get("precision", "bf16"))
-        return Encoder.load(key.path, threads=int(options.get("threads", self._config.threads)), precision=precision)
+        return Encoder.load(key.path, EncoderConfig.of(dict(key.options), self._config.threads))
+
+    def _load_classifier(self, key: EngineKey) -> Classifier:
+        from moltbot_models.encoder import Classifier, EncoderConfig  # noqa: PLC0415 - as above
+
+        return Classifier.load(key.path, EncoderConfig.of(dict(key.options), self._config.threads))
 
 
 async def _closed(tasks: Sequence[asyncio.Task[TextEngine]]) -> None:

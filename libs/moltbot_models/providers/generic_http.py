@@ -26,12 +26,12 @@ from moltbot_models.providers.openai_answer import MAX_EMBEDDINGS_BYTES, embeddi
 from moltbot_models.providers.openai_request import chat_body, completion_body, embedding_body, flattened
 from moltbot_models.providers.pace import answer_timeout_s
 from moltbot_models.providers.sse import MAX_EVENT_BYTES, SseDecoder
-from moltbot_models.providers.upstream_errors import garbage
+from moltbot_models.providers.upstream_errors import garbage, not_offered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from moltbot_models.generation import Delta, EmbeddingRequest, GenerationRequest
+    from moltbot_models.generation import Delta, EmbeddingRequest, GenerationRequest, Scores, ScoringRequest
     from moltbot_models.manifest import Manifest
     from moltbot_models.providers.base import UpstreamContext
     from moltbot_models.providers.http import HttpAnswer
@@ -102,6 +102,10 @@ class GenericHttpUpstream:
         if len(vectors) != len(request.inputs) or len({len(vector) for vector in vectors}) > 1:
             raise garbage(self._manifest.id, f"it does not hold one vector for each of {len(request.inputs)} inputs")
         return Embeddings(vectors, Usage())
+
+    async def score(self, request: ScoringRequest) -> Scores:
+        """Refuse; see `Upstream.score`."""
+        raise not_offered(request.model, "generic_http", "scores")
 
     async def probe(self) -> None:
         """Ask `GET` of the endpoint: even "method not allowed" says that somebody is there."""

@@ -20,7 +20,7 @@ from moltbot_models.providers.upstream_errors import connection_lost, garbage, r
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from moltbot_models.generation import EmbeddingRequest, GenerationRequest
+    from moltbot_models.generation import EmbeddingRequest, GenerationRequest, ScoringRequest
     from moltbot_models.manifest import Manifest
     from moltbot_models.providers.base import UpstreamContext
 
@@ -277,7 +277,7 @@ def endpoint_of(manifest: Manifest) -> tuple[str, str]:
     )
 
 
-def trace_headers(request: GenerationRequest | EmbeddingRequest, accept: str) -> dict[str, str]:
+def trace_headers(request: GenerationRequest | EmbeddingRequest | ScoringRequest, accept: str) -> dict[str, str]:
     """Headers of one request: JSON, its id and its trace."""
     headers = {"Content-Type": "application/json", "Accept": accept}
     if request.request_id and request.request_id.isascii() and request.request_id.isprintable():

@@ -10,16 +10,23 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from moltbot_models.providers.http import HttpClient, trace_headers
-from moltbot_models.providers.openai_answer import MAX_EMBEDDINGS_BYTES, ChunkReader, embeddings, whole_answer
-from moltbot_models.providers.openai_request import chat_body, completion_body, embedding_body
+from moltbot_models.providers.openai_answer import MAX_EMBEDDINGS_BYTES, ChunkReader, embeddings, ranking, whole_answer
+from moltbot_models.providers.openai_request import chat_body, completion_body, embedding_body, ranking_body
 from moltbot_models.providers.pace import answer_timeout_s
 from moltbot_models.providers.sse import SseDecoder
-from moltbot_models.providers.upstream_errors import garbage
+from moltbot_models.providers.upstream_errors import garbage, not_offered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from moltbot_models.generation import Delta, EmbeddingRequest, Embeddings, GenerationRequest
+    from moltbot_models.generation import (
+        Delta,
+        EmbeddingRequest,
+        Embeddings,
+        GenerationRequest,
+        Scores,
+        ScoringRequest,
+    )
     from moltbot_models.manifest import Manifest
     from moltbot_models.providers.base import UpstreamContext
     from moltbot_models.providers.http import HttpAnswer
@@ -38,6 +45,7 @@ class OpenAIUpstream:
         self._completions = self._http.url("/completions")
         self._embeddings = self._http.url("/embeddings")
         self._models = self._http.url("/models")
+        self._rerank = self._http.url("/rerank")
 
     async def generate(
         self, request: GenerationRequest, *, stream: bool = True
@@ -73,6 +81,21 @@ class OpenAIUpstream:
         )
         try:
             return embeddings(self._manifest.id, await answer.read_all(MAX_EMBEDDINGS_BYTES), len(request.inputs))
+        finally:
+            answer.close()
+
+    async def score(self, request: ScoringRequest) -> Scores:
+        """Rank documents, as vLLM and Jina offer it beside OpenAI's routes; see `Upstream.score`."""
+        if request.query is None:
+            raise not_offered(request.model, "openai", "classes")
+        answer = await self._http.post(
+            self._rerank,
+            msgspec.json.encode(ranking_body(request, request.query)),
+            trace_headers(request, "application/json"),
+            timeout_s=self._manifest.timeout_s,
+        )
+        try:
+            return ranking(self._manifest.id, await answer.read_all(MAX_EMBEDDINGS_BYTES), len(request.inputs))
         finally:
             answer.close()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from moltbot_models.generation import Delta, Embeddings, TokenLogprob, ToolCallDelta, Usage
+from moltbot_models.generation import Delta, Embeddings, Scores, TokenLogprob, ToolCallDelta, Usage
 from moltbot_models.providers.upstream_errors import error_in_band, garbage
 
 if TYPE_CHECKING:
@@ -110,12 +110,27 @@ class _EmbeddingList(msgspec.Struct, gc=False):
     usage: UsageObject = msgspec.field(default_factory=UsageObject)
 
 
+class _Ranked(msgspec.Struct, gc=False):
+    index: int
+    relevance_score: float
+
+
+class _RankingUsage(msgspec.Struct, gc=False):
+    total_tokens: int = 0
+
+
+class _Ranking(msgspec.Struct, gc=False):
+    results: list[_Ranked]
+    usage: _RankingUsage | None = None
+
+
 MAX_EMBEDDINGS_BYTES = 64 << 20
 """Of an answer with vectors: 2,048 of 1,536 numbers in JSON."""
 MAX_TOOL_CALLS = 128
 """Of one answer: each is run, at once with the others."""
 _CHUNK = msgspec.json.Decoder(_Chunk)
 _EMBEDDINGS = msgspec.json.Decoder(_EmbeddingList)
+_RANKING = msgspec.json.Decoder(_Ranking)
 
 
 class ChunkReader:
@@ -238,6 +253,19 @@ def embeddings(model: str, body: bytes, count: int) -> Embeddings:
     if [row.index for row in rows] != list(range(count)) or len({len(row.embedding) for row in rows}) > 1:
         raise garbage(model, f"it does not hold one vector for each of {count} inputs")
     return Embeddings(tuple(row.embedding for row in rows), found.usage.usage())
+
+
+def ranking(model: str, body: bytes, count: int) -> Scores:
+    """The scores of an answer, in the order of the documents; arguments and errors as for `embeddings`."""
+    try:
+        found = _RANKING.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise garbage(model, f"not a ranking ({type(error).__name__})") from None
+    rows = sorted(found.results, key=lambda row: row.index)
+    if [row.index for row in rows] != list(range(count)):
+        raise garbage(model, f"it does not hold one score for each of {count} documents")
+    tokens = found.usage.total_tokens if found.usage else 0
+    return Scores(tuple((row.relevance_score,) for row in rows), Usage(max(0, tokens)))
 
 
 def _calls(model: str, calls: Sequence[_ToolCall]) -> list[ToolCallDelta]:

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
-    from moltbot_models.generation import EmbeddingRequest, GenerationRequest, Message, ResponseFormat, Sampling
+    from moltbot_models.generation import (
+        EmbeddingRequest,
+        GenerationRequest,
+        Message,
+        ResponseFormat,
+        Sampling,
+        ScoringRequest,
+    )
 
 Body = dict[str, Any]
 
@@ -63,6 +70,14 @@ def embedding_body(request: EmbeddingRequest) -> Body:
     if request.dimensions is not None:
         body["dimensions"] = request.dimensions
     return body
+
+
+def ranking_body(request: ScoringRequest, query: str) -> Body:
+    """The body for a ranking.
+
+    Source: https://api.jina.ai/redoc#tag/rerank; vLLM takes the same.
+    """
+    return {"model": request.model, "query": query, "documents": request.inputs, "return_documents": False}
 
 
 def flattened(messages: tuple[Message, ...]) -> str:

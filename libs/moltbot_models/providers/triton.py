@@ -13,9 +13,9 @@ import grpc
 import grpc.aio
 
 from moltbot_mesh.errors import InvalidArgument, MoltbotError
-from moltbot_models.generation import Embeddings, Usage
+from moltbot_models.generation import Embeddings, Scores, Usage
 from moltbot_models.providers.engines import engine_failure
-from moltbot_models.providers.upstream_errors import connection_lost, garbage, timed_out, unreachable
+from moltbot_models.providers.upstream_errors import connection_lost, garbage, timed_out, unreachable, wrong_task
 from moltbot_models.triton.client import TritonClient, TritonRefusal
 from moltbot_models.triton.probe import probe_model
 from moltbot_models.triton.repository import triton_name
@@ -23,7 +23,7 @@ from moltbot_models.triton.repository import triton_name
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
-    from moltbot_models.generation import Delta, EmbeddingRequest, GenerationRequest
+    from moltbot_models.generation import Delta, EmbeddingRequest, GenerationRequest, ScoringRequest
     from moltbot_models.manifest import Manifest
     from moltbot_models.providers.base import UpstreamContext
 
@@ -39,14 +39,16 @@ class TritonUpstream:
         self._manifest = manifest
         self._name = manifest.upstream_model or triton_name(manifest.id)
         self._client = TritonClient(manifest.endpoint)
+        self._labels: tuple[str, ...] = ()
+        """Of a classifier; another version of the model is opened anew."""
 
     async def generate(
         self, request: GenerationRequest, *, stream: bool = True
     ) -> AsyncGenerator[tuple[Delta, ...], None]:
         """Generate text; see `Upstream.generate`."""
-        if self._manifest.task != "text-generation":
-            raise InvalidArgument(f"{request.model}: this model embeds texts; ask a model of type text-generation")
         manifest = self._manifest
+        if manifest.task != "text-generation":
+            raise wrong_task(request.model, manifest.task, "text-generation")
         answer = self._client.generate(
             self._name, request, stream=stream, first_s=manifest.timeout_s, idle_s=manifest.idle_timeout_s
         )
@@ -69,7 +71,7 @@ class TritonUpstream:
         """Embed texts; see `Upstream.embed`."""
         manifest = self._manifest
         if manifest.task != "embedding":
-            raise InvalidArgument(f"{request.model}: this model generates text; ask a model of type embedding")
+            raise wrong_task(request.model, manifest.task, "embedding")
         try:
             vectors, tokens = await self._client.embed(self._name, request.inputs, manifest.timeout_s)
         except TimeoutError:
@@ -80,8 +82,26 @@ class TritonUpstream:
             raise InvalidArgument(f"{request.model}: its vectors have {vectors.shape[1]} dimensions; ask for no others")
         return Embeddings(tuple(tuple(row) for row in vectors.tolist()), Usage(prompt_tokens=tokens))
 
+    async def score(self, request: ScoringRequest) -> Scores:
+        """Score texts; see `Upstream.score`."""
+        manifest = self._manifest
+        wanted = "classification" if request.query is None else "rerank"
+        if manifest.task != wanted:
+            raise wrong_task(request.model, manifest.task, wanted)
+        try:
+            if request.query is None and not self._labels:
+                self._labels = await self._client.labels(self._name, manifest.timeout_s)
+            values, tokens = await self._client.score(self._name, request.inputs, request.query, manifest.timeout_s)
+        except TimeoutError:
+            raise timed_out(manifest.id, "the scores", manifest.timeout_s) from None
+        except (grpc.aio.AioRpcError, ValueError) as error:
+            raise self._failure(error) from error
+        if request.inputs and values.shape[1] != max(1, len(self._labels)):
+            raise garbage(manifest.id, "it does not hold one score for each class")
+        return Scores(tuple(tuple(row) for row in values.tolist()), Usage(prompt_tokens=tokens), self._labels)
+
     async def probe(self) -> None:
-        """Ask for one token or one vector; see `Upstream.probe`."""
+        """Ask for one token, vector or score; see `Upstream.probe`."""
         try:
             await probe_model(self._client, self._manifest.task, self._name, self._manifest.timeout_s)
         except TimeoutError:

@@ -51,6 +51,16 @@ def refused(model: str, status: int, body: bytes, retry_after: str) -> MoltbotEr
             return _broken(said)
 
 
+def wrong_task(model: str, task: str, wanted: str) -> InvalidArgument:
+    """The model does something else than what it was asked for."""
+    return InvalidArgument(f"{model}: this model is of type {task}; ask one of type {wanted}")
+
+
+def not_offered(model: str, provider: str, what: str) -> InvalidArgument:
+    """The protocol has no such thing."""
+    return InvalidArgument(f"{model}: the protocol {provider} has no {what}; serve such a model by triton or embedded")
+
+
 def error_in_band(model: str, error: object) -> MoltbotError:
     """The upstream sent an error object within an answer that began well."""
     fields = cast("Mapping[str, object]", error) if isinstance(error, dict) else {}

@@ -29,12 +29,19 @@ from moltbot_models.providers.loose_answer import LooseReader
 from moltbot_models.providers.openai_answer import MAX_EMBEDDINGS_BYTES, embeddings
 from moltbot_models.providers.openai_request import chat_body, completion_body, embedding_body
 from moltbot_models.providers.sse import MAX_EVENT_BYTES
-from moltbot_models.providers.upstream_errors import connection_lost, garbage, refused, timed_out, unreachable
+from moltbot_models.providers.upstream_errors import (
+    connection_lost,
+    garbage,
+    not_offered,
+    refused,
+    timed_out,
+    unreachable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from moltbot_models.generation import EmbeddingRequest, Embeddings, GenerationRequest
+    from moltbot_models.generation import EmbeddingRequest, Embeddings, GenerationRequest, Scores, ScoringRequest
     from moltbot_models.manifest import Manifest
     from moltbot_models.providers.base import UpstreamContext
 
@@ -106,6 +113,10 @@ class WebSocketUpstream:
         if text is None:
             raise garbage(self._manifest.id, "the WebSocket was closed before the vectors came")
         return embeddings(self._manifest.id, text.encode(), len(request.inputs))
+
+    async def score(self, request: ScoringRequest) -> Scores:
+        """Refuse; see `Upstream.score`."""
+        raise not_offered(request.model, "websocket", "scores")
 
     async def probe(self) -> None:
         """Open a connection and close it."""

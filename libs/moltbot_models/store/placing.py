@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moltbot_mesh.errors import FailedPrecondition
+from moltbot_models.encoder.config import EncoderError
+from moltbot_models.encoder.shape import labels_of
 from moltbot_models.manifest import engine_options
 from moltbot_models.triton.repository import ModelSpec
 
@@ -22,9 +24,14 @@ def spec_of(manifest: Manifest) -> ModelSpec:
     """
     path = Path(manifest.path)
     options = engine_options(manifest)
+    labels: tuple[str, ...] = ()
     if manifest.task != "text-generation":
         try:
-            options.setdefault("dimensions", str(int(json.loads((path / "config.json").read_bytes())["hidden_size"])))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            config = json.loads((path / "config.json").read_bytes())
+            if manifest.task == "embedding":
+                options.setdefault("dimensions", str(int(config["hidden_size"])))
+            if manifest.task == "classification":
+                labels = labels_of(config)
+        except (OSError, ValueError, KeyError, TypeError, EncoderError) as error:
             raise FailedPrecondition(f"{path}: config.json cannot be read: {error}") from None
-    return ModelSpec(manifest.id, manifest.task, path, options)
+    return ModelSpec(manifest.id, manifest.task, path, options, labels)

@@ -7,16 +7,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from moltbot_mesh.errors import InvalidArgument
+from moltbot_models.encoder.config import EncoderError
+from moltbot_models.encoder.shape import EncoderShape
 from moltbot_models.engine.architecture import FAMILIES, read_architecture
 from moltbot_models.engine.config import EngineError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from moltbot_models.manifest import Task
 
 Format = Literal["huggingface", "openvino"]
-_ENCODERS: dict[str, Task] = {"BertModel": "embedding"}
+_ENCODERS: dict[str, Task] = {
+    f"{family}{head}": task
+    for family in ("Bert", "Roberta", "XLMRoberta")
+    for head, task in cast("dict[str, Task]", {"Model": "embedding", "ForSequenceClassification": ""}).items()
+}
+"""What a head does; one that classifies ranks if it has a single class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +71,9 @@ def inspect(path: Path, context_length: int | None = None) -> Source:
         if file.suffix == ".safetensors":
             check_weights(file)
     size = sum(file.stat().st_size for file in weights)
-    task = _ENCODERS.get(architecture)
-    if task is not None:
-        return Source(path, kind, task, architecture, int(config.get("max_position_embeddings", 512)), size)
+    if architecture in _ENCODERS:
+        task, length = _encoder(config, _ENCODERS[architecture])
+        return Source(path, kind, task, architecture, length, size)
     if kind == "openvino" and architecture not in FAMILIES:
         length = context_length or int(config.get("max_position_embeddings", 2048))
         return Source(path, kind, "text-generation", architecture, length, size)
@@ -75,6 +83,19 @@ def inspect(path: Path, context_length: int | None = None) -> Source:
         known = f"; encoders built are {', '.join(_ENCODERS)}" if architecture not in FAMILIES else ""
         raise InvalidArgument(f"{path}: {error}{known}", reason="MODEL_UNSUPPORTED") from None
     return Source(path, kind, "text-generation", architecture, length, size)
+
+
+def _encoder(config: Mapping[str, Any], task: Task) -> tuple[Task, int]:
+    """What an encoder does, and the tokens that it takes.
+
+    Raises:
+        InvalidArgument: It has what is not built.
+    """
+    try:
+        shape = EncoderShape.of(config, "embedding" if task == "embedding" else "classifier")
+    except EncoderError as error:
+        raise InvalidArgument(str(error), reason="MODEL_UNSUPPORTED") from None
+    return task or ("rerank" if shape.labels == 1 else "classification"), shape.max_tokens
 
 
 def check_weights(file: Path) -> None:

@@ -17,11 +17,11 @@ import grpc.aio
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from moltbot_models.triton.repository import MAX_BATCH_TEXTS
+from moltbot_models.triton.repository import LABELS, MAX_BATCH_TEXTS
 from moltbot_models.wire import STATISTICS, decode_deltas, encode_request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -117,7 +117,7 @@ class TritonClient:
             TritonRefusal: The model refused or failed.
             ValueError: The answer cannot be read.
         """
-        message = _request(name, "REQUEST", [1], [encode_request(request, stream=stream)])
+        message = _request(name, [1], {"REQUEST": [encode_request(request, stream=stream)]})
         call = self._stub.ModelStreamInfer()
         try:
             limit_s = first_s
@@ -155,7 +155,7 @@ class TritonClient:
         call = self._stub.ModelStreamInfer()
         try:
             async with asyncio.timeout(timeout_s):
-                await call.write(_request(name, "REQUEST", [1], [STATISTICS]))
+                await call.write(_request(name, [1], {"REQUEST": [STATISTICS]}))
                 await call.done_writing()
                 answer = await call.read()
             if answer is grpc.aio.EOF:
@@ -173,17 +173,49 @@ class TritonClient:
         Returns:
             Vectors, float32 [texts, dimensions], and the tokens of all texts.
         """
-        if not texts:
+        return await self._encode(name, {"TEXT": texts}, "EMBEDDING", timeout_s)
+
+    async def score(
+        self, name: str, texts: Sequence[str], query: str | None, timeout_s: float
+    ) -> tuple[NDArray[np.float32], int]:
+        """Score texts for a query or, without one, for each class.
+
+        Returns:
+            Scores, float32 [texts, classes], and the tokens of all texts.
+        """
+        columns = {"TEXT": texts} if query is None else {"QUERY": [query] * len(texts), "TEXT": texts}
+        return await self._encode(name, columns, "SCORES", timeout_s)
+
+    async def _encode(
+        self, name: str, columns: Mapping[str, Sequence[str]], output: str, timeout_s: float
+    ) -> tuple[NDArray[np.float32], int]:
+        count = len(columns["TEXT"])
+        if not count:
             return np.empty((0, 0), np.float32), 0
-        vectors: list[NDArray[np.float32]] = []
+        values: list[NDArray[np.float32]] = []
         tokens = 0
         async with asyncio.timeout(timeout_s):
-            for begin in range(0, len(texts), MAX_BATCH_TEXTS):
-                part = [text.encode() for text in texts[begin : begin + MAX_BATCH_TEXTS]]
-                answer = await self._stub.ModelInfer(_request(name, "TEXT", [len(part), 1], part), timeout=timeout_s)
-                vectors.append(np.frombuffer(_raw(answer, "EMBEDDING"), "<f4").reshape(len(part), -1))
+            for begin in range(0, count, MAX_BATCH_TEXTS):
+                size = min(count - begin, MAX_BATCH_TEXTS)
+                tensors = {
+                    key: [text.encode() for text in column[begin : begin + size]] for key, column in columns.items()
+                }
+                answer = await self._stub.ModelInfer(_request(name, [size, 1], tensors), timeout=timeout_s)
+                values.append(np.frombuffer(_raw(answer, output), "<f4").reshape(size, -1))
                 tokens += int(np.frombuffer(_raw(answer, "TOKENS"), "<i4").sum())
-        return np.concatenate(vectors), tokens
+        return np.concatenate(values), tokens
+
+    async def labels(self, name: str, timeout_s: float) -> tuple[str, ...]:
+        """The names of a classifier's classes, in the order of its scores.
+
+        Raises:
+            ValueError: Its configuration does not say them.
+        """
+        answer = await self._stub.ModelConfig(_pb.ModelConfigRequest(name=name), timeout=timeout_s)
+        found = json.loads(answer.config.parameters[LABELS].string_value or "null")
+        if not isinstance(found, list):
+            raise ValueError("no labels")  # noqa: TRY004 - the answer is at fault, not the caller
+        return tuple(str(label) for label in cast("list[object]", found))
 
     async def aclose(self) -> None:
         """Close the connection; calls under way end with an error."""
@@ -191,12 +223,14 @@ class TritonClient:
             await self._channel.close()
 
 
-def _request(name: str, tensor: str, shape: list[int], elements: list[bytes]) -> Any:
-    raw = b"".join(struct.pack("<I", len(element)) + element for element in elements)
+def _request(name: str, shape: list[int], tensors: Mapping[str, list[bytes]]) -> Any:
+    tensor = _pb.ModelInferRequest.InferInputTensor
     return _pb.ModelInferRequest(
         model_name=name,
-        inputs=[_pb.ModelInferRequest.InferInputTensor(name=tensor, datatype="BYTES", shape=shape)],
-        raw_input_contents=[raw],
+        inputs=[tensor(name=key, datatype="BYTES", shape=shape) for key in tensors],
+        raw_input_contents=[
+            b"".join(struct.pack("<I", len(element)) + element for element in elements) for elements in tensors.values()
+        ],
     )
 
 

@@ -33,16 +33,33 @@ _TEXT_DEFAULTS = {
     "threads": "0",
     "weights": "u8",
 }
-_EMBEDDING_DEFAULTS = {"dimensions": "384", "precision": "bf16", "queue_delay_us": "500", "threads": "0"}
+_ENCODER_DEFAULTS = {
+    "batch_texts": "16",
+    "bucket_tokens": "16",
+    "dynamic_batching": "true",
+    "precision": "bf16",
+    "queue_delay_us": "0",
+    "threads": "0",
+}
+_DEFAULTS: Mapping[str, Mapping[str, str]] = {
+    "text-generation": _TEXT_DEFAULTS,
+    "embedding": {**_ENCODER_DEFAULTS, "dimensions": "384", "ranges": ""},
+    "rerank": _ENCODER_DEFAULTS,
+    "classification": _ENCODER_DEFAULTS,
+}
 _CHOICES = {
     "compute": ("f32", "bf16"),
     "deterministic": ("true", "false"),
+    "dynamic_batching": ("true", "false"),
     "kv": ("u8", "bf16", "f32"),
     "precision": ("int8", "bf16", "f32"),
     "weights": ("u8", "i8", "f32", "bf16"),
 }
+_LEAST_1, _MOST = ("batch_texts", "bucket_tokens"), 512
+LABELS = "labels"
+"""The parameter of a classifier's configuration that names its classes: a JSON list."""
 MAX_BATCH_TEXTS = 64
-"""Texts in one embedding request, and in one dynamic batch."""
+"""Texts in one request to an encoder, and in one dynamic batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +68,14 @@ class ModelSpec:
 
     id: str
     """The manifest's id; `triton_name` makes Triton's name of it."""
-    task: Literal["text-generation", "embedding"]
+    task: Literal["text-generation", "embedding", "rerank", "classification"]
     path: Path
-    """A Hugging Face directory: a decoder for text-generation, a BERT sentence encoder for embedding."""
+    """A Hugging Face directory: a decoder for text-generation, else a BERT or RoBERTa encoder."""
     options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Of the engine, as texts: the fields of `EngineConfig` (`kv_cache_mib` for the cache), or `precision`, `threads`,
-    `queue_delay_us` and `dimensions` of an encoder."""
+    """Of the engine, as texts: the fields of `EngineConfig` (`kv_cache_mib` for the cache), or of `EncoderConfig`,
+    with `dynamic_batching`, `queue_delay_us` and, for embeddings, `dimensions`."""
+    labels: tuple[str, ...] = ()
+    """The classes' names, for classification."""
 
 
 def triton_name(model_id: str) -> str:
@@ -123,8 +142,10 @@ def config_of(spec: ModelSpec, library: Path) -> str:
     """
     options = checked_options(spec.id, spec.task, spec.options)
     head = [f"name: {json.dumps(triton_name(spec.id))}", 'backend: "python"']
-    body = _text_body() if spec.task == "text-generation" else _embedding_body(options)
+    body = _text_body() if spec.task == "text-generation" else _encoder_body(spec, options)
     parameters = options | {"library_path": str(library), "path": str(spec.path.absolute()), "task": spec.task}
+    if spec.labels:
+        parameters[LABELS] = json.dumps(spec.labels, ensure_ascii=False)
     tail = [
         f"parameters {{ key: {json.dumps(key)} value {{ string_value: {json.dumps(value, ensure_ascii=False)} }} }}"
         for key, value in sorted(parameters.items())
@@ -142,13 +163,19 @@ def _text_body() -> list[str]:
     ]
 
 
-def _embedding_body(options: Mapping[str, str]) -> list[str]:
+def _encoder_body(spec: ModelSpec, options: Mapping[str, str]) -> list[str]:
+    inputs = ["QUERY", "TEXT"] if spec.task == "rerank" else ["TEXT"]
+    taken = ", ".join(f'{{ name: "{name}" data_type: TYPE_STRING dims: [ 1 ] }}' for name in inputs)
+    name, width = "SCORES", str(max(1, len(spec.labels)))
+    if spec.task == "embedding":
+        name, width = "EMBEDDING", options["dimensions"]
+    batching = f"dynamic_batching {{ max_queue_delay_microseconds: {options['queue_delay_us']} }}"
     return [
         f"max_batch_size: {MAX_BATCH_TEXTS}",
-        f"dynamic_batching {{ max_queue_delay_microseconds: {options['queue_delay_us']} }}",
-        'input [ { name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] } ]',
+        *([batching] if options["dynamic_batching"] == "true" else []),
+        f"input [ {taken} ]",
         "output [",
-        f'  {{ name: "EMBEDDING" data_type: TYPE_FP32 dims: [ {options["dimensions"]} ] }},',
+        f'  {{ name: "{name}" data_type: TYPE_FP32 dims: [ {width} ] }},',
         '  { name: "TOKENS" data_type: TYPE_INT32 dims: [ 1 ] }',
         "]",
     ]
@@ -160,16 +187,20 @@ def checked_options(model_id: str, task: str, options: Mapping[str, str]) -> dic
     Raises:
         InvalidArgument: An option is unknown or has no such value.
     """
-    known = _TEXT_DEFAULTS if task == "text-generation" else _EMBEDDING_DEFAULTS
+    known = _DEFAULTS[task]
     for key, value in options.items():
         if key not in known:
             raise InvalidArgument(f"model {model_id}: unknown option {key}; known here: {', '.join(known)}")
         choices = _CHOICES.get(key)
         if choices and value not in choices:
             raise InvalidArgument(f"model {model_id}: {key} must be one of {', '.join(choices)}")
-        if not choices and not (value.isascii() and value.isdigit()):
+        if key == "precision" and value == "int8" and task != "embedding":
+            raise InvalidArgument(f"model {model_id}: int8 is calibrated for embeddings alone; take bf16")
+        if not choices and key != "ranges" and not (value.isascii() and value.isdigit()):
             raise InvalidArgument(f"model {model_id}: {key} must be a whole number")
-    return known | dict(options)
+        if key in _LEAST_1 and not 1 <= int(value) <= _MOST:
+            raise InvalidArgument(f"model {model_id}: {key} must be 1 to {_MOST}")
+    return {**known, **options}
 
 
 def _own_library() -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from moltbot_models.encoder import Classifier, Encoder, EncoderError
+from moltbot_models.encoder import Classifier, Encoder, EncoderConfig, EncoderError
 from moltbot_models.engine.config import EngineError
 from moltbot_testkit.random_encoder import write_encoder
 
@@ -39,7 +39,7 @@ IDENTITY = {"activation_fn": "torch.nn.modules.linear.Identity"}
 
 def load(path: Path, family: str, labels: int, **changes: object) -> Classifier:
     write_encoder(path, family, labels, **changes)
-    return Classifier.load(path, threads=1, precision="f32")
+    return Classifier.load(path, EncoderConfig(threads=1, precision="f32"))
 
 
 @pytest.mark.parametrize(("family", "labels"), GOLDEN)
@@ -125,8 +125,8 @@ def test_pooling_is_what_sentence_transformers_says(tmp_path: Path) -> None:
     found = []
     for mode in ("pooling_mode_mean_tokens", "pooling_mode_cls_token"):
         pooling.write_text(json.dumps({"word_embedding_dimension": 32, mode: True, "pooling_mode_max_tokens": False}))
-        found.append(Encoder.load(tmp_path, threads=1, precision="f32").embed(TEXTS)[0])
+        found.append(Encoder.load(tmp_path, EncoderConfig(threads=1, precision="f32")).embed(TEXTS)[0])
     assert np.abs(found[0] - found[1]).max() > 0.01
     pooling.write_text('{"pooling_mode_max_tokens": true}')
     with pytest.raises(EncoderError, match="pooling_mode_max_tokens"):
-        Encoder.load(tmp_path, threads=1)
+        Encoder.load(tmp_path, EncoderConfig(threads=1))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from moltbot_models.encoder import Encoder, EncoderError
+from moltbot_models.encoder import Encoder, EncoderConfig, EncoderError
 from moltbot_testkit.random_model import write_safetensors
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def expected(text: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def encoder(directory: Path) -> Encoder:
-    return Encoder.load(directory, threads=1, precision="f32")
+    return Encoder.load(directory, EncoderConfig(threads=1, precision="f32"))
 
 
 def test_vectors_equal_bert_in_numpy_for_each_text_of_a_mixed_batch(encoder: Encoder) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from moltbot_models.encoder import Encoder, EncoderError
+from moltbot_models.encoder import Encoder, EncoderConfig, EncoderError
 from moltbot_models.encoder.calibrate import calibrate, texts, write_ranges
 from moltbot_models.encoder.checkpoint import EncoderCheckpoint
 from moltbot_models.encoder.graph import build_graph
@@ -27,7 +27,7 @@ SAMPLES = [" ".join(f"w{3 + (7 * n + length) % 40}" for n in range(length)) for 
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("int8")
     write_encoder(path)
-    write_ranges(path, calibrate(path, SAMPLES, budget=1.0, threads=1))
+    write_ranges(path / RANGES_FILE, calibrate(path, SAMPLES, budget=1.0, threads=1))
     return path
 
 
@@ -42,8 +42,8 @@ def test_chosen_layers_run_as_int8_and_vectors_stay_close(directory: Path) -> No
     ]
     # Query, key and value, and the two of the feed-forward net, in each of two layers; the attention's output stays.
     assert sum(kind.endswith("_i8") for kind in kinds) == 10
-    exact, _ = Encoder.load(directory, threads=1, precision="f32").embed(SAMPLES)
-    found, _ = Encoder.load(directory, threads=1, precision="int8").embed(SAMPLES)
+    exact, _ = Encoder.load(directory, EncoderConfig(threads=1, precision="f32")).embed(SAMPLES)
+    found, _ = Encoder.load(directory, EncoderConfig(threads=1, precision="int8")).embed(SAMPLES)
     assert (exact * found).sum(1).min() > 0.998
 
 
@@ -70,11 +70,11 @@ def test_ranges_come_back_from_their_file(directory: Path) -> None:
 def test_int8_without_ranges_for_these_weights_says_how_to_mend_it(tmp_path: Path, damage: str) -> None:
     write_encoder(tmp_path)
     if damage == "other weights":
-        write_ranges(tmp_path, EncoderRanges("0" * 64, "", {}, {}))
+        write_ranges(tmp_path / RANGES_FILE, EncoderRanges("0" * 64, "", {}, {}))
     elif damage != "missing":
         (tmp_path / RANGES_FILE).write_text(damage)
     with pytest.raises(EncoderError, match="calibrate the model anew"):
-        Encoder.load(tmp_path, threads=1, precision="int8")
+        Encoder.load(tmp_path, EncoderConfig(threads=1, precision="int8"))
 
 
 def test_the_bias_takes_in_the_shift_and_the_mean_of_the_rounding() -> None:

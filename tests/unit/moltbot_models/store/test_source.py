@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 import moltbot_models
 from moltbot_mesh.errors import InvalidArgument
 from moltbot_models.store.source import inspect
+from moltbot_testkit.random_encoder import write_encoder
 from moltbot_testkit.random_model import model_config, random_weights, write_model
 
 TINY = Path(moltbot_models.__file__).parent / "shipped" / "tiny"
@@ -22,12 +22,25 @@ def test_a_decoder_is_a_text_model():
     assert inspect(TINY, 512).context_length == 512
 
 
-def test_bert_is_an_embedder(tmp_path):
-    write_model(tmp_path, model_config("llama"), random_weights(model_config("llama")))
-    config = {"architectures": ["BertModel"], "max_position_embeddings": 128}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert inspect(tmp_path).task == "embedding"
-    assert inspect(tmp_path).context_length == 128
+@pytest.mark.parametrize(
+    ("family", "labels", "task"),
+    [
+        ("bert", 0, "embedding"),
+        ("xlm-roberta", 0, "embedding"),
+        ("xlm-roberta", 1, "rerank"),
+        ("bert", 3, "classification"),
+    ],
+)
+def test_what_an_encoder_does_is_told_by_its_head(tmp_path, family, labels, task):
+    write_encoder(tmp_path, family, labels)
+    found = inspect(tmp_path)
+    assert (found.task, found.context_length) == (task, 64 if family == "bert" else 62)
+
+
+def test_an_encoder_that_is_not_built_is_named(tmp_path):
+    write_encoder(tmp_path, hidden_act="relu")
+    with pytest.raises(InvalidArgument, match="gelu"):
+        inspect(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,15 @@ from moltbot_models.triton.repository import ModelSpec, config_of, triton_name, 
 GOLDEN = Path(__file__).parent / "golden"
 TEXT = ModelSpec("local/llm:v1", "text-generation", Path("/models/llm"), {"kv_cache_mib": "64", "compute": "bf16"})
 EMBEDDING = ModelSpec("minilm", "embedding", Path("/models/minilm"))
+RERANK = ModelSpec("judge", "rerank", Path("/models/judge"), {"queue_delay_us": "200", "threads": "1"})
+CLASSES = ModelSpec(
+    "moods", "classification", Path("/models/moods"), {"dynamic_batching": "false"}, ("glad", "sad", 'so "so"')
+)
 
 
-@pytest.mark.parametrize(("spec", "name"), [(TEXT, "text"), (EMBEDDING, "embedding")])
+@pytest.mark.parametrize(
+    ("spec", "name"), [(TEXT, "text"), (EMBEDDING, "embedding"), (RERANK, "rerank"), (CLASSES, "classification")]
+)
 def test_configurations_equal_the_golden_files(spec: ModelSpec, name: str) -> None:
     file = GOLDEN / f"{name}.pbtxt"
     found = config_of(spec, Path("/lib"))
@@ -43,6 +49,14 @@ def test_ids_that_differ_only_in_unsafe_characters_get_different_names() -> None
 def test_options_that_do_not_exist_are_refused_by_name(options: dict[str, str]) -> None:
     with pytest.raises(InvalidArgument, match=next(iter(options))):
         config_of(ModelSpec("m", "text-generation", Path("/m"), options), Path("/lib"))
+
+
+@pytest.mark.parametrize(
+    "options", [{"precision": "int8"}, {"dimensions": "3"}, {"bucket_tokens": "0"}, {"dynamic_batching": "maybe"}]
+)
+def test_options_that_a_reranker_cannot_have_are_refused(options: dict[str, str]) -> None:
+    with pytest.raises(InvalidArgument, match=next(iter(options)).replace("precision", "int8")):
+        config_of(ModelSpec("m", "rerank", Path("/m"), options), Path("/lib"))
 
 
 def test_two_models_of_one_id_are_refused(tmp_path: Path) -> None:

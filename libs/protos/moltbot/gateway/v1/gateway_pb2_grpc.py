@@ -64,6 +64,16 @@ class GatewayServiceStub:
                 request_serializer=moltbot_dot_gateway_dot_v1_dot_gateway__pb2.EmbedRequest.SerializeToString,
                 response_deserializer=moltbot_dot_gateway_dot_v1_dot_gateway__pb2.EmbedResponse.FromString,
                 _registered_method=True)
+        self.Rerank = channel.unary_unary(
+                '/moltbot.gateway.v1.GatewayService/Rerank',
+                request_serializer=moltbot_dot_gateway_dot_v1_dot_gateway__pb2.RerankRequest.SerializeToString,
+                response_deserializer=moltbot_dot_gateway_dot_v1_dot_gateway__pb2.RerankResponse.FromString,
+                _registered_method=True)
+        self.Classify = channel.unary_unary(
+                '/moltbot.gateway.v1.GatewayService/Classify',
+                request_serializer=moltbot_dot_gateway_dot_v1_dot_gateway__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=moltbot_dot_gateway_dot_v1_dot_gateway__pb2.ClassifyResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/moltbot.gateway.v1.GatewayService/ListModels',
                 request_serializer=moltbot_dot_gateway_dot_v1_dot_gateway__pb2.ListModelsRequest.SerializeToString,
@@ -114,6 +124,20 @@ class GatewayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Rerank(self, request, context):
+        """Scores how well documents answer a query. Without side effects but for the audit log.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Classify(self, request, context):
+        """Scores each class of a model for texts. Without side effects but for the audit log.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """Lists the models that the caller may use. Without side effects.
         """
@@ -148,6 +172,16 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.Embed,
                     request_deserializer=moltbot_dot_gateway_dot_v1_dot_gateway__pb2.EmbedRequest.FromString,
                     response_serializer=moltbot_dot_gateway_dot_v1_dot_gateway__pb2.EmbedResponse.SerializeToString,
+            ),
+            'Rerank': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rerank,
+                    request_deserializer=moltbot_dot_gateway_dot_v1_dot_gateway__pb2.RerankRequest.FromString,
+                    response_serializer=moltbot_dot_gateway_dot_v1_dot_gateway__pb2.RerankResponse.SerializeToString,
+            ),
+            'Classify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Classify,
+                    request_deserializer=moltbot_dot_gateway_dot_v1_dot_gateway__pb2.ClassifyRequest.FromString,
+                    response_serializer=moltbot_dot_gateway_dot_v1_dot_gateway__pb2.ClassifyResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -295,6 +329,60 @@ class GatewayService:
             '/moltbot.gateway.v1.GatewayService/Embed',
             moltbot_dot_gateway_dot_v1_dot_gateway__pb2.EmbedRequest.SerializeToString,
             moltbot_dot_gateway_dot_v1_dot_gateway__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rerank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moltbot.gateway.v1.GatewayService/Rerank',
+            moltbot_dot_gateway_dot_v1_dot_gateway__pb2.RerankRequest.SerializeToString,
+            moltbot_dot_gateway_dot_v1_dot_gateway__pb2.RerankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Classify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moltbot.gateway.v1.GatewayService/Classify',
+            moltbot_dot_gateway_dot_v1_dot_gateway__pb2.ClassifyRequest.SerializeToString,
+            moltbot_dot_gateway_dot_v1_dot_gateway__pb2.ClassifyResponse.FromString,
             options,
             channel_credentials,
             insecure,

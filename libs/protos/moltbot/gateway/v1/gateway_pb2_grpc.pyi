@@ -48,6 +48,10 @@ class GatewayServiceStub:
     """Continues a text piece by piece. Not idempotent."""
     Embed: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.EmbedRequest, _gateway_pb2.EmbedResponse]
     """Embeds texts. Without side effects but for the audit log."""
+    Rerank: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.RerankRequest, _gateway_pb2.RerankResponse]
+    """Scores how well documents answer a query. Without side effects but for the audit log."""
+    Classify: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.ClassifyRequest, _gateway_pb2.ClassifyResponse]
+    """Scores each class of a model for texts. Without side effects but for the audit log."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.ListModelsRequest, _gateway_pb2.ListModelsResponse]
     """Lists the models that the caller may use. Without side effects."""
 
@@ -71,6 +75,10 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     """Continues a text piece by piece. Not idempotent."""
     Embed: _aio.UnaryUnaryMultiCallable[_gateway_pb2.EmbedRequest, _gateway_pb2.EmbedResponse]  # type: ignore[assignment]
     """Embeds texts. Without side effects but for the audit log."""
+    Rerank: _aio.UnaryUnaryMultiCallable[_gateway_pb2.RerankRequest, _gateway_pb2.RerankResponse]  # type: ignore[assignment]
+    """Scores how well documents answer a query. Without side effects but for the audit log."""
+    Classify: _aio.UnaryUnaryMultiCallable[_gateway_pb2.ClassifyRequest, _gateway_pb2.ClassifyResponse]  # type: ignore[assignment]
+    """Scores each class of a model for texts. Without side effects but for the audit log."""
     ListModels: _aio.UnaryUnaryMultiCallable[_gateway_pb2.ListModelsRequest, _gateway_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the models that the caller may use. Without side effects."""
 
@@ -121,6 +129,22 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_pb2.EmbedResponse, _abc.Awaitable[_gateway_pb2.EmbedResponse]]:
         """Embeds texts. Without side effects but for the audit log."""
+
+    @_abc_1.abstractmethod
+    def Rerank(
+        self,
+        request: _gateway_pb2.RerankRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_pb2.RerankResponse, _abc.Awaitable[_gateway_pb2.RerankResponse]]:
+        """Scores how well documents answer a query. Without side effects but for the audit log."""
+
+    @_abc_1.abstractmethod
+    def Classify(
+        self,
+        request: _gateway_pb2.ClassifyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_pb2.ClassifyResponse, _abc.Awaitable[_gateway_pb2.ClassifyResponse]]:
+        """Scores each class of a model for texts. Without side effects but for the audit log."""
 
     @_abc_1.abstractmethod
     def ListModels(

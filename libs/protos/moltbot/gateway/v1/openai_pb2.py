@@ -26,7 +26,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmoltbot/gateway/v1/openai.proto\x12\x12moltbot.gateway.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"%\n\x14RetrieveModelRequest\x12\r\n\x05model\x18\x01 \x01(\t2\xb0\x04\n\rOpenAIService\x12`\n\x0f\x43hatCompletions\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x1f\x82\xd3\xe4\x93\x02\x19\"\x14/v1/chat/completions:\x01*0\x01\x12W\n\x0b\x43ompletions\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x1a\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/completions:\x01*0\x01\x12U\n\nEmbeddings\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x19\x82\xd3\xe4\x93\x02\x13\"\x0e/v1/embeddings:\x01*0\x01\x12N\n\nListModels\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/models0\x01\x12p\n\rRetrieveModel\x12(.moltbot.gateway.v1.RetrieveModelRequest\x1a\x14.google.api.HttpBody\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/models/{model=**}0\x01\x12K\n\x06Refuse\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x13\x82\xd3\xe4\x93\x02\r:\x01*B\x08\n\x01*\x12\x03/**0\x01\x32\xec\x01\n\x11OperationsService\x12G\n\x07Healthz\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x10\x82\xd3\xe4\x93\x02\n\x12\x08/healthz\x12\x45\n\x06Readyz\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x0f\x82\xd3\xe4\x93\x02\t\x12\x07/readyz\x12G\n\x07Metrics\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x10\x82\xd3\xe4\x93\x02\n\x12\x08/metricsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmoltbot/gateway/v1/openai.proto\x12\x12moltbot.gateway.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"%\n\x14RetrieveModelRequest\x12\r\n\x05model\x18\x01 \x01(\t2\xd2\x05\n\rOpenAIService\x12`\n\x0f\x43hatCompletions\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x1f\x82\xd3\xe4\x93\x02\x19\"\x14/v1/chat/completions:\x01*0\x01\x12W\n\x0b\x43ompletions\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x1a\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/completions:\x01*0\x01\x12U\n\nEmbeddings\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x19\x82\xd3\xe4\x93\x02\x13\"\x0e/v1/embeddings:\x01*0\x01\x12M\n\x06Rerank\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x15\x82\xd3\xe4\x93\x02\x0f\"\n/v1/rerank:\x01*0\x01\x12Q\n\x08\x43lassify\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/classify:\x01*0\x01\x12N\n\nListModels\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/models0\x01\x12p\n\rRetrieveModel\x12(.moltbot.gateway.v1.RetrieveModelRequest\x1a\x14.google.api.HttpBody\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/models/{model=**}0\x01\x12K\n\x06Refuse\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x13\x82\xd3\xe4\x93\x02\r:\x01*B\x08\n\x01*\x12\x03/**0\x01\x32\xec\x01\n\x11OperationsService\x12G\n\x07Healthz\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x10\x82\xd3\xe4\x93\x02\n\x12\x08/healthz\x12\x45\n\x06Readyz\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x0f\x82\xd3\xe4\x93\x02\t\x12\x07/readyz\x12G\n\x07Metrics\x12\x14.google.api.HttpBody\x1a\x14.google.api.HttpBody\"\x10\x82\xd3\xe4\x93\x02\n\x12\x08/metricsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,6 +39,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPENAISERVICE'].methods_by_name['Completions']._serialized_options = b'\202\323\344\223\002\024\"\017/v1/completions:\001*'
   _globals['_OPENAISERVICE'].methods_by_name['Embeddings']._loaded_options = None
   _globals['_OPENAISERVICE'].methods_by_name['Embeddings']._serialized_options = b'\202\323\344\223\002\023\"\016/v1/embeddings:\001*'
+  _globals['_OPENAISERVICE'].methods_by_name['Rerank']._loaded_options = None
+  _globals['_OPENAISERVICE'].methods_by_name['Rerank']._serialized_options = b'\202\323\344\223\002\017\"\n/v1/rerank:\001*'
+  _globals['_OPENAISERVICE'].methods_by_name['Classify']._loaded_options = None
+  _globals['_OPENAISERVICE'].methods_by_name['Classify']._serialized_options = b'\202\323\344\223\002\021\"\014/v1/classify:\001*'
   _globals['_OPENAISERVICE'].methods_by_name['ListModels']._loaded_options = None
   _globals['_OPENAISERVICE'].methods_by_name['ListModels']._serialized_options = b'\202\323\344\223\002\014\022\n/v1/models'
   _globals['_OPENAISERVICE'].methods_by_name['RetrieveModel']._loaded_options = None
@@ -54,7 +58,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RETRIEVEMODELREQUEST']._serialized_start=112
   _globals['_RETRIEVEMODELREQUEST']._serialized_end=149
   _globals['_OPENAISERVICE']._serialized_start=152
-  _globals['_OPENAISERVICE']._serialized_end=712
-  _globals['_OPERATIONSSERVICE']._serialized_start=715
-  _globals['_OPERATIONSSERVICE']._serialized_end=951
+  _globals['_OPENAISERVICE']._serialized_end=874
+  _globals['_OPERATIONSSERVICE']._serialized_start=877
+  _globals['_OPERATIONSSERVICE']._serialized_end=1113
 # @@protoc_insertion_point(module_scope)

@@ -46,6 +46,10 @@ class OpenAIServiceStub:
     """Continues a text, as JSON or as server-sent events. Not idempotent."""
     Embeddings: _grpc.UnaryStreamMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]
     """Embeds texts. Without side effects but for the audit log."""
+    Rerank: _grpc.UnaryStreamMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]
+    """Ranks documents for a query, with the bodies of Jina, Cohere and vLLM. Without side effects but for the audit log."""
+    Classify: _grpc.UnaryStreamMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]
+    """Classifies texts, with the bodies of vLLM. Without side effects but for the audit log."""
     ListModels: _grpc.UnaryStreamMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]
     """Lists the models that the caller may use. Without side effects but for the audit log."""
     RetrieveModel: _grpc.UnaryStreamMultiCallable[_openai_pb2.RetrieveModelRequest, _httpbody_pb2.HttpBody]
@@ -70,6 +74,10 @@ class OpenAIServiceAsyncStub(OpenAIServiceStub):
     """Continues a text, as JSON or as server-sent events. Not idempotent."""
     Embeddings: _aio.UnaryStreamMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """Embeds texts. Without side effects but for the audit log."""
+    Rerank: _aio.UnaryStreamMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Ranks documents for a query, with the bodies of Jina, Cohere and vLLM. Without side effects but for the audit log."""
+    Classify: _aio.UnaryStreamMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Classifies texts, with the bodies of vLLM. Without side effects but for the audit log."""
     ListModels: _aio.UnaryStreamMultiCallable[_httpbody_pb2.HttpBody, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """Lists the models that the caller may use. Without side effects but for the audit log."""
     RetrieveModel: _aio.UnaryStreamMultiCallable[_openai_pb2.RetrieveModelRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
@@ -109,6 +117,22 @@ class OpenAIServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
         """Embeds texts. Without side effects but for the audit log."""
+
+    @_abc_1.abstractmethod
+    def Rerank(
+        self,
+        request: _httpbody_pb2.HttpBody,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Ranks documents for a query, with the bodies of Jina, Cohere and vLLM. Without side effects but for the audit log."""
+
+    @_abc_1.abstractmethod
+    def Classify(
+        self,
+        request: _httpbody_pb2.HttpBody,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Classifies texts, with the bodies of vLLM. Without side effects but for the audit log."""
 
     @_abc_1.abstractmethod
     def ListModels(

@@ -31,6 +31,10 @@ class _TaskEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Task.ValueType],
     """Text in, text out."""
     TASK_EMBEDDING: _Task.ValueType  # 2
     """Text in, vectors out."""
+    TASK_RERANK: _Task.ValueType  # 3
+    """A query and documents in, a score for each document out."""
+    TASK_CLASSIFICATION: _Task.ValueType  # 4
+    """Text in, a score for each class of the model out."""
 
 class Task(_Task, metaclass=_TaskEnumTypeWrapper):
     """What a model does."""
@@ -41,6 +45,10 @@ TASK_TEXT_GENERATION: Task.ValueType  # 1
 """Text in, text out."""
 TASK_EMBEDDING: Task.ValueType  # 2
 """Text in, vectors out."""
+TASK_RERANK: Task.ValueType  # 3
+"""A query and documents in, a score for each document out."""
+TASK_CLASSIFICATION: Task.ValueType  # 4
+"""Text in, a score for each class of the model out."""
 Global___Task: _TypeAlias = Task  # noqa: Y015
 
 @_typing.final
@@ -112,7 +120,7 @@ class Manifest(_message.Message):
     id: _builtins.str
     """The name clients ask for."""
     task: Global___Task.ValueType
-    """What it does; `type: "text-generation"` or `type: "embedding"` in YAML."""
+    """What it does; `type` in YAML: text-generation, embedding, rerank or classification."""
     provider: _builtins.str
     """The upstream protocol, an entry point of the group `moltbot.providers`: triton, embedded, openai, generic_http or
     websocket.
