@@ -165,8 +165,8 @@ class NodeModels:
         if not self._local:
             raise FailedPrecondition("this node runs no models: inference.engine is none")
         report = entry.report
-        if report is not None and report.get("passed") is False:
-            raise FailedPrecondition("it did not pass its accuracy gate; `moltbot model show` has the report")
+        if report is not None:
+            report.require()
         await asyncio.to_thread(_check_files, entry)
         if manifest.provider == "embedded" or self._triton is None:
             return dataclasses.replace(manifest, provider="embedded")

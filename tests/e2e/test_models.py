@@ -97,7 +97,7 @@ def test_a_gguf_file_is_served_by_one_command(world, tmp_path):
     weights = random_weights(config)
     file = write_gguf(tmp_path / "Model.Q8.gguf", config, weights, byte_entries(), kind="Q8_0")
     world.mesh.command("model", "add", str(file), "--sha256", "0" * 64, expect=64)
-    world.mesh.command("model", "add", str(file))
+    world.mesh.command("model", "add", str(file), "--no-gate")  # random weights
     until(lambda: ask(world, "model.q8").status_code == 200, "the model does not answer")
     shown = world.mesh.json("model", "show", "model.q8")
     assert shown["labels"]["source"] == "Model.Q8.gguf"
@@ -112,7 +112,9 @@ def test_rerankers_and_classifiers_are_served_too(world, tmp_path):
     write_encoder(tmp_path / "judge", labels=1)
     write_encoder(tmp_path / "moods", "roberta", labels=3)
     for name, task in (("judge", "rerank"), ("moods", "classification")):
-        assert world.mesh.json("model", "add", str(tmp_path / name))["state"] == "serving"
+        # Random weights have no margin between classes: in BF16 they would not pass the gate.
+        added = world.mesh.json("model", "add", str(tmp_path / name), "--set", "precision=f32")
+        assert added["state"] == "serving"
         listed = {row["id"]: row for row in world.mesh.json("model", "list")}
         assert listed[name]["task"] == task
     http = world.http()
@@ -143,3 +145,18 @@ def test_rerankers_and_classifiers_are_served_too(world, tmp_path):
     assert http.post("/v1/rerank", json={"model": "judge", "query": "w5 " * 80, "documents": ["w6"]}).status_code == 400
     for name in ("judge", "moods"):
         world.mesh.command("model", "remove", name)
+
+
+def test_a_model_that_fails_its_gate_is_not_served_and_gives_no_former_one_up(world, tmp_path):
+    hard = ("--bound", "kl_mean=0")
+    refused = world.mesh.command("model", "add", str(TINY), "--id", "judged", *hard, expect=64)
+    assert "kl_mean on 32 held_out texts is" in refused.stderr
+    shown = world.mesh.json("model", "show", "judged")
+    assert shown["gate"]["passed"] is False
+    until(lambda: world.mesh.json("model", "show", "judged")["state"] == "failed", "nobody says that it is not served")
+    assert ask(world, "judged").status_code == 404
+    assert world.mesh.json("model", "add", str(TINY), "--id", "judged", "--replace")["state"] == "serving"
+    assert world.mesh.json("model", "show", "judged")["gate"]["passed"] is True
+    world.mesh.command("model", "add", str(TINY), "--id", "judged", "--replace", *hard, expect=64)
+    assert ask(world, "judged").status_code == 200
+    world.mesh.command("model", "remove", "judged")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import tempfile
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from moltbot_mesh.errors import InvalidArgument, MoltbotError, NotFound
+from moltbot_models.gate.report import GateReport
 from moltbot_models.manifest import Auth, Manifest
 from moltbot_models.manifest_yaml import load_manifests
 from moltbot_models.store.lock import digest_of, lock_text, read_lock
@@ -34,12 +34,19 @@ class Entry:
     folder: Path
 
     @property
-    def report(self) -> dict[str, Any] | None:
-        """The gate's report; None if it was not measured."""
+    def report(self) -> GateReport | None:
+        """The gate's report; None if the model was not judged.
+
+        Raises:
+            InvalidArgument: It cannot be read.
+        """
+        file = self.folder / REPORT
         try:
-            return json.loads((self.folder / REPORT).read_bytes())
-        except (OSError, ValueError):
+            return GateReport.from_json(file.read_text("utf-8"))
+        except FileNotFoundError:
             return None
+        except (OSError, ValueError) as error:
+            raise InvalidArgument(f"{file}: cannot be read: {error}; add the model again") from None
 
     def hashes(self) -> dict[str, str]:
         """The locked hashes; empty for an upstream, which has no files here.
@@ -101,7 +108,7 @@ class ModelStore:
         (manifest,) = load_manifests(file)
         return Entry(manifest, file.parent)
 
-    def put(self, manifest: Manifest, hashes: Mapping[str, str], report: Mapping[str, Any] | None = None) -> Entry:
+    def put(self, manifest: Manifest, hashes: Mapping[str, str], report: GateReport | None = None) -> Entry:
         """Add a model, or replace it. What an import left in its folder stays.
 
         Args:
@@ -112,12 +119,15 @@ class ModelStore:
         folder = self.folder(manifest.id)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if hashes:
-            manifest = dataclasses.replace(manifest, revision=revision_of(hashes, manifest.options))
+            # Judged anew with another verdict it is another revision, so that whoever follows the store looks again.
+            refused = report is not None and not report.passed
+            revision = revision_of({**hashes, **({"gate": "failed"} if refused else {})}, manifest.options)
+            manifest = dataclasses.replace(manifest, revision=revision)
             write_file(folder / LOCK, lock_text(hashes))
         if report is None:
             (folder / REPORT).unlink(missing_ok=True)
         else:
-            write_file(folder / REPORT, json.dumps(report, indent=1) + "\n")
+            write_file(folder / REPORT, report.to_json())
         # Last: a manifest that is seen has its lock beside it.
         write_file(folder / MANIFEST, manifests_text([manifest]))
         return Entry(manifest, folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,10 +63,13 @@ def show_model(shell: Shell) -> int:
     tree["state"] = state.state if state and followed(shell.places.run_dir) else "not running"
     if state and state.detail:
         tree["detail"] = state.detail
-    tree["files"], tree["gate"] = entry.hashes(), entry.report
+    report = entry.report
+    tree["files"] = entry.hashes()
+    tree["gate"] = None if report is None else json.loads(report.to_json())
     lines = [f"{key:<18} {value}" for key, value in tree.items() if key not in {"files", "gate"}]
     lines += [f"{'file':<18} {name}  sha256 {digest[:16]}…" for name, digest in tree["files"].items()]
-    lines.append(f"{'gate':<18} {entry.report or 'not measured'}")
+    lines.append(f"{'gate':<18} {'not judged' if report is None else 'passed' if report.passed else 'failed'}")
+    lines += [f"{'':<18} {check}" for check in (report.checks if report else ())]
     shell.show(tree, "\n".join(lines))
     return OK
 

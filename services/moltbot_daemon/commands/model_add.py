@@ -11,11 +11,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from moltbot_daemon.commands.model_arguments import pairs
+from moltbot_daemon.commands.model_gate import calibrated, judged
 from moltbot_daemon.commands.progress import told_while_hashing
 from moltbot_daemon.commands.shell import FAILED, OK, Shell, tell
 from moltbot_daemon.node_models import STATES, followed, read_states
 from moltbot_mesh.audit.administration import SPILL, administration_event
 from moltbot_mesh.errors import InvalidArgument, Unavailable
+from moltbot_models.gate.report import GateFailed
 from moltbot_models.manifest import Auth, Manifest, Task, problems_of
 from moltbot_models.store.catalogue import WEIGHTS, Entry, ModelStore
 from moltbot_models.store.lock import hash_file, hash_files
@@ -47,13 +50,20 @@ def add(shell: Shell) -> int:
         raise InvalidArgument(f"--{key.replace('_', '-')}: {message}")
     _refuse_second(args, store, manifest.id)
     hashes: dict[str, str] = {}
+    report = None
     if manifest.path:
         hashes = hash_files(Path(manifest.path), told_while_hashing())
+        manifest = calibrated(manifest, store.folder(manifest.id), args)
+        report = judged(manifest, hashes, args)
+        if report is not None and not report.passed and store.has(manifest.id):
+            raise GateFailed(report)  # what serves now is not given up for what cannot
     elif args.check:
         asyncio.run(_answers(manifest, shell.places.cache_dir))
     began_s = time.time()
-    entry = store.put(manifest, hashes)
+    entry = store.put(manifest, hashes, report)
     administration_event(shell.places.data_dir / SPILL, "model add", f"model:{manifest.id}", _TENANT)
+    if report is not None:
+        report.require()
     state = _await_served(shell, entry, began_s) if args.wait else None
     if state is not None and state.state == "serving":
         store.forget_weights(entry)  # not before: until then the former version may have to be loaded again
@@ -66,7 +76,7 @@ def _local(args: argparse.Namespace, path: Path, model_id: str = "") -> Manifest
     found = inspect(path, args.context_length)
     task = cast("Task", args.type or found.task)
     model_id = model_id or args.id or _id_of(path.name)
-    options = _pairs("--set", args.set)
+    options = pairs("--set", args.set)
     checked_options(model_id, task, options)
     manifest = Manifest(
         model_id, task, "triton", path=str(path), context_length=found.context_length, marks=task == "text-generation"
@@ -166,20 +176,10 @@ async def _answers(manifest: Manifest, cache_dir: Path) -> None:
 
 
 def _common(args: argparse.Namespace) -> dict[str, Any]:
-    found: dict[str, Any] = {"labels": _pairs("--label", args.label), "tenants": tuple(args.tenant or ())}
+    found: dict[str, Any] = {"labels": pairs("--label", args.label), "tenants": tuple(args.tenant or ())}
     if args.max_tokens:
         found["max_tokens"] = args.max_tokens
     return found
-
-
-def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for text in given or ():
-        key, sign, value = text.partition("=")
-        if not sign or not key:
-            raise InvalidArgument(f"{option} {text}: write key=value")
-        pairs[key.strip()] = value.strip()
-    return pairs
 
 
 def _await_served(shell: Shell, entry: Entry, began_s: float) -> Any:

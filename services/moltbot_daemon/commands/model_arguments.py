@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from moltbot_mesh.errors import InvalidArgument
 from moltbot_models.manifest import Task
 
 if TYPE_CHECKING:
@@ -33,6 +34,19 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     here.add_argument(
         "--set", action="append", metavar="KEY=VALUE", help="of the engine: weights=u8, step_tokens=128, …"
     )
+    here.add_argument(
+        "--gate-texts",
+        type=Path,
+        metavar="FILE",
+        help="judge and calibrate on these, one a line; every third is held out",
+    )
+    here.add_argument(
+        "--bound",
+        action="append",
+        metavar="CHECK=VALUE",
+        help="what the gate demands: greedy_agreement=0.9, …",
+    )
+    here.add_argument("--no-gate", dest="gate", action="store_false", help="serve it without having judged it")
     here.add_argument("--sha256", metavar="DIGEST", help="what a GGUF file must have")
     there = parser.add_argument_group("upstreams")
     there.add_argument("--provider", choices=("openai", "generic_http", "websocket", "triton"), help="its protocol")
@@ -66,3 +80,18 @@ def add_model_commands(
         one = add(model, name, about)
         one.add_argument("id", metavar="ID", nargs="?" if name == "verify" else None, help="as `model list` shows it")
     add(group("models", "the same as `model list`"), "list", listed)
+
+
+def pairs(option: str, given: list[str] | None) -> dict[str, str]:
+    """Read options of the form KEY=VALUE.
+
+    Raises:
+        InvalidArgument: One is written otherwise.
+    """
+    found: dict[str, str] = {}
+    for text in given or ():
+        key, sign, value = text.partition("=")
+        if not sign or not key:
+            raise InvalidArgument(f"{option} {text}: write key=value")
+        found[key.strip()] = value.strip()
+    return found

@@ -14,6 +14,7 @@ import moltbot_models
 from moltbot_daemon import node_models
 from moltbot_daemon.node_models import NodeModels, followed, read_states
 from moltbot_mesh.errors import FailedPrecondition, Unavailable
+from moltbot_models.gate.report import Check, GateReport
 from moltbot_models.manifest import Manifest
 from moltbot_models.manifest_yaml import load_manifests
 from moltbot_models.store.catalogue import ModelStore
@@ -122,10 +123,11 @@ async def test_a_model_whose_files_changed_is_not_served_until_they_are_restored
 
 
 async def test_a_model_that_failed_its_gate_is_not_served(node, store, weights, triton, tmp_path):
-    put(store, weights, report={"passed": False})
+    check = Check("kl_mean", "held_out", 0.5, 0.25, "at_most", 8)
+    put(store, weights, report=GateReport("m", "0" * 64, "u8", "f32", "1" * 64, (check,)))
     await node.look()
     assert triton.done == []
-    assert "accuracy gate" in read_states(tmp_path)["m"].detail
+    assert "kl_mean on 8 held_out texts is 0.5" in read_states(tmp_path)["m"].detail
 
 
 @pytest.mark.parametrize("error", [FailedPrecondition("broken"), Unavailable("away")])

@@ -8,6 +8,7 @@ from types import MappingProxyType
 import pytest
 
 from moltbot_mesh.errors import InvalidArgument, NotFound
+from moltbot_models.gate.report import Check, GateReport
 from moltbot_models.manifest import Auth, Manifest
 from moltbot_models.store.catalogue import LOCK, ModelStore, manifests_text, revision_of
 from moltbot_models.store.lock import differences, hash_files, read_lock
@@ -24,6 +25,8 @@ FAR = Manifest(
     tenants=("x",),
     labels=MappingProxyType({"site": "Köln"}),
 )
+CHECK = Check("kl_mean", "held_out", 0.5, 0.25, "at_most", 8)
+REPORT = GateReport("a/b", "0" * 64, "u8", "f32", "1" * 64, (CHECK,))
 
 
 @pytest.fixture
@@ -33,15 +36,24 @@ def store(tmp_path):
 
 def test_a_model_comes_back_as_it_was_added(store):
     hashes = {"config.json": "0" * 64}
-    added = store.put(LOCAL, hashes, {"passed": True})
+    added = store.put(LOCAL, hashes, REPORT)
     found = store.get("a/b")
     assert found.manifest == added.manifest
-    assert found.manifest.revision == revision_of(hashes, LOCAL.options)
+    assert found.manifest.revision == revision_of({**hashes, "gate": "failed"}, LOCAL.options)
+    assert store.put(LOCAL, hashes).manifest.revision == revision_of(hashes, LOCAL.options)
+    store.put(LOCAL, hashes, REPORT)
     assert found.hashes() == hashes
-    assert found.report == {"passed": True}
+    assert found.report == REPORT
     assert store.put(FAR, {}).manifest == FAR == store.get("far").manifest
     assert store.get("far").hashes() == {}
     assert [entry.manifest.id for entry in store.entries()[0]] == ["a/b", "far"]
+
+
+def test_a_report_that_cannot_be_read_is_no_pass(store):
+    entry = store.put(LOCAL, {"w": "0" * 64}, REPORT)
+    (entry.folder / "gate.json").write_text('{"passed": true}')
+    with pytest.raises(InvalidArgument, match="add the model again"):
+        store.get("a/b").report  # noqa: B018 - reading it is what is tested
 
 
 def test_other_weights_or_options_are_another_revision(store):

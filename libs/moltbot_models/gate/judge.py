@@ -1,0 +1,172 @@
+"""Judges a model as its manifest would serve it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from moltbot_mesh.errors import InvalidArgument
+from moltbot_models.encoder import EncoderConfig
+from moltbot_models.engine.config import EngineConfig, EngineError
+from moltbot_models.engine.options import config_of
+from moltbot_models.gate.encoder import EncoderBounds, EncoderUnderTest, judge_encoder
+from moltbot_models.gate.scores import ClassifierUnderTest, ScoreBounds, judge_scores
+from moltbot_models.gate.text import TextBounds, TextUnderTest, judge_text
+from moltbot_models.manifest import engine_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from moltbot_models.encoder import Encoder
+    from moltbot_models.gate.report import GateReport
+    from moltbot_models.manifest import Manifest
+
+    Progress = Callable[[str, float], None]
+
+B = TypeVar("B", EncoderBounds, ScoreBounds, TextBounds)
+_BOUNDS: Mapping[str, type[EncoderBounds | ScoreBounds | TextBounds]] = {
+    "embedding": EncoderBounds,
+    "rerank": ScoreBounds,
+    "classification": ScoreBounds,
+    "text-generation": TextBounds,
+}
+_LEAST_TEXTS = 36
+_CACHE_BYTES = 128 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class GateTexts:
+    """What models are judged on."""
+
+    calibration: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+def shipped_texts() -> GateTexts:
+    """The texts that come with the project."""
+    from moltbot_models.encoder.calibrate import texts  # noqa: PLC0415 - brings OpenVINO
+
+    return GateTexts(*texts())
+
+
+def read_texts(file: Path) -> GateTexts:
+    """Texts of the user's own, one a line; every third is held out.
+
+    Raises:
+        InvalidArgument: The file cannot be read, or holds too few.
+    """
+    try:
+        lines = [line for line in file.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"{file}: cannot be read as UTF-8 text: {type(error).__name__}") from None
+    if len(lines) < _LEAST_TEXTS:
+        raise InvalidArgument(f"{file}: {len(lines)} texts; give at least {_LEAST_TEXTS}, one a line")
+    return GateTexts(tuple(line for n, line in enumerate(lines) if n % 3), tuple(lines[::3]))
+
+
+def bounds_of(task: str, given: Mapping[str, str]) -> Any:
+    """The bounds of a task, some of them set.
+
+    Args:
+        task: Of the manifest.
+        given: Numbers as texts, by the names of the checks.
+
+    Raises:
+        InvalidArgument: There is no such bound, or it is no number.
+    """
+    kind = _BOUNDS[task]
+    known = {field.name for field in dataclasses.fields(kind)} - {"k"}
+    values: dict[str, Any] = {}
+    for name, text in given.items():
+        field = "top_k_agreement" if name == "top_10_agreement" else name
+        if field not in known:
+            raise InvalidArgument(f"--bound {name}: no such check; for {task} there are {', '.join(sorted(known))}")
+        try:
+            values[field] = float(text)
+        except ValueError:
+            raise InvalidArgument(f"--bound {name}: {text!r} is not a number") from None
+    return kind(**values)
+
+
+def judge(
+    manifest: Manifest, digest: str, texts: GateTexts, bounds: Any, progress: Progress | None = None
+) -> GateReport | None:
+    """Judge a local model as it would be served. Blocks, and takes the memory of the model in FP32.
+
+    Args:
+        manifest: Names a directory.
+        digest: Of the model's files.
+        texts: What it is judged on.
+        bounds: Of `bounds_of`.
+        progress: Told what is at work and the share that is done.
+
+    Returns:
+        The report; None for a model that is served as its own reference.
+
+    Raises:
+        EngineError: It cannot be loaded, or its reference takes more memory than there is.
+    """
+    path, options = Path(manifest.path), engine_options(manifest)
+    if manifest.task == "text-generation":
+        return _text(manifest, digest, texts, bounds, progress)
+    from moltbot_models.encoder import Classifier, Encoder  # noqa: PLC0415 - brings OpenVINO
+
+    config = EncoderConfig.of(options)
+    if config.precision == "f32":
+        return None
+    exact = dataclasses.replace(config, precision="f32")
+    if manifest.task == "embedding":
+        subject = EncoderUnderTest(
+            manifest.id,
+            digest,
+            config.precision,
+            _vectors(Encoder.load(path, config)),
+            _vectors(Encoder.load(path, exact)),
+        )
+        return judge_encoder(subject, texts.calibration, texts.held_out, bounds, progress)
+    pair = ClassifierUnderTest(
+        manifest.id, digest, config.precision, Classifier.load(path, config), Classifier.load(path, exact)
+    )
+    return judge_scores(pair, texts.calibration, texts.held_out, bounds, progress)
+
+
+def _vectors(encoder: Encoder) -> Callable[[Sequence[str]], NDArray[np.float32]]:
+    return lambda texts: encoder.embed(texts)[0]
+
+
+def _text(
+    manifest: Manifest, digest: str, texts: GateTexts, bounds: TextBounds, progress: Progress | None
+) -> GateReport | None:
+    from moltbot_models.engine import TextEngine  # noqa: PLC0415 - brings OpenVINO
+
+    path = Path(manifest.path)
+    config = dataclasses.replace(config_of(engine_options(manifest)), kv_cache_bytes=_CACHE_BYTES, max_queue=256)
+    if (config.weights, config.compute, config.kv) == ("f32", "f32", "f32"):
+        return None
+    if not [*path.glob("*.safetensors")]:
+        return None  # an IR has its weights' precision already; there is nothing to compare it with
+    exact = EngineConfig(
+        weights="f32", compute="f32", kv="f32", threads=config.threads, kv_cache_bytes=_CACHE_BYTES,
+        context_length=config.context_length,
+    )  # fmt: skip
+
+    def reference() -> TextEngine:
+        try:
+            return TextEngine.load(path, exact)
+        except EngineError as error:
+            if error.reason != "MODEL_TOO_LARGE":
+                raise
+            raise EngineError(
+                "MODEL_TOO_LARGE",
+                f"the accuracy gate needs the model in FP32 beside it: {error}; judge it on a larger machine, or add "
+                "it with --no-gate",
+            ) from None
+
+    described = f"{config.weights} weights, {config.compute} arithmetic, {config.kv} cache"
+    subject = TextUnderTest(manifest.id, digest, described, lambda: TextEngine.load(path, config), reference)
+    return judge_text(subject, texts.calibration, texts.held_out, bounds, progress)

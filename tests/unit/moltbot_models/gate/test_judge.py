@@ -1,0 +1,101 @@
+"""Models are judged as they are served: what is near its reference passes, what is not is told with its figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import moltbot_models
+from moltbot_mesh.errors import InvalidArgument
+from moltbot_models.encoder.quantized import RANGES_FILE
+from moltbot_models.engine.config import EngineError
+from moltbot_models.gate import text
+from moltbot_models.gate.judge import GateTexts, bounds_of, judge, read_texts, shipped_texts
+from moltbot_models.manifest import Manifest
+from moltbot_testkit.random_encoder import write_encoder
+
+if TYPE_CHECKING:
+    from moltbot_models.gate.report import GateReport
+
+TINY = Path(moltbot_models.__file__).parent / "shipped" / "tiny"
+WORDS = [" ".join(f"w{3 + (7 * n + k) % 40}" for k in range(1 + n % 30)) for n in range(60)]
+TEXTS = GateTexts(tuple(WORDS[:40]), tuple(WORDS[40:]))
+
+
+def judged(path: Path, task: str, bounds: dict[str, str] | None = None, **options: str) -> GateReport | None:
+    manifest = Manifest("m", task, "triton", path=str(path), options=options)  # pyright: ignore[reportArgumentType]
+    texts = shipped_texts() if task == "text-generation" else TEXTS
+    return judge(manifest, "0" * 64, texts, bounds_of(task, bounds or {}))
+
+
+def test_the_shipped_model_passes_as_it_is_served() -> None:
+    found = judged(TINY, "text-generation")
+    assert found is not None
+    assert found.passed
+    figures = {(check.name, check.texts): check.value for check in found.checks}
+    assert len(figures) == 4
+    assert 0 < figures["kl_mean", "held_out"] < 0.02
+    assert 0.95 < figures["greedy_agreement", "held_out"] <= 1
+
+
+def test_a_model_in_full_precision_is_its_own_reference() -> None:
+    assert judged(TINY, "text-generation", weights="f32", kv="f32") is None
+
+
+def test_a_bound_that_is_not_kept_fails_by_name() -> None:
+    found = judged(TINY, "text-generation", {"kl_mean": "0"})
+    assert found is not None
+    assert [check.name for check in found.checks if not check.passed] == ["kl_mean", "kl_mean"]
+
+
+def test_figures_are_those_of_the_distributions() -> None:
+    mine, theirs = np.log([0.5, 0.25, 0.25]), np.log([0.25, 0.5, 0.25])
+    reference = text._Watched(None)
+    context = type("C", (), {"request": type("R", (), {"request_id": "0"}), "output_tokens": ()})
+    reference.alter([mine.astype(np.float32) + 3], [context])  # type: ignore[list-item]
+    watched = text._Watched(reference)
+    row = theirs.astype(np.float32) - 2
+    watched.alter([row], [context])  # type: ignore[list-item]
+    assert watched.divergences["0"] == [pytest.approx(0.25 * np.log(2), rel=1e-5)]
+    assert watched.agreed["0"] == [False]
+    assert int(row.argmax()) == 0, "it is made to say what the reference said"
+    assert np.isneginf(row[1:]).all()
+
+
+@pytest.mark.parametrize(("task", "labels"), [("embedding", 0), ("rerank", 1), ("classification", 3)])
+def test_encoders_of_every_task_are_judged(tmp_path: Path, task: str, labels: int) -> None:
+    write_encoder(tmp_path, labels=labels)
+    assert judged(tmp_path, task, precision="f32") is None
+    found = judged(tmp_path, task, precision="bf16")
+    assert found is not None
+    assert {check.texts for check in found.checks} == {"calibration", "held_out"}
+    assert all(np.isfinite(check.value) for check in found.checks)
+
+
+def test_what_cannot_be_loaded_is_told(tmp_path: Path) -> None:
+    write_encoder(tmp_path)
+    (tmp_path / RANGES_FILE).write_text("{}")
+    with pytest.raises(EngineError, match="calibrate the model anew"):
+        judged(tmp_path, "embedding", precision="int8")
+
+
+@pytest.mark.parametrize("bounds", [{"colour": "1"}, {"kl_mean": "much"}, {"k": "3"}])
+def test_a_bound_that_is_none_is_refused(bounds: dict[str, str]) -> None:
+    with pytest.raises(InvalidArgument, match=f"--bound {next(iter(bounds))}"):
+        bounds_of("text-generation", bounds)
+
+
+def test_texts_of_ones_own_are_split_and_too_few_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "texts"
+    file.write_text("\n\n".join(f"text {n}" for n in range(40)))
+    found = read_texts(file)
+    assert (len(found.calibration), len(found.held_out)) == (26, 14)
+    assert not {*found.calibration} & {*found.held_out}
+    file.write_text("one\ntwo")
+    with pytest.raises(InvalidArgument, match="at least 36"):
+        read_texts(file)
+    with pytest.raises(InvalidArgument, match="cannot be read"):
+        read_texts(tmp_path / "none")
