@@ -6,7 +6,8 @@
 
 Text: a Qwen2-like model of 130 M parameters with random weights; openvino-genai's continuous batching has the same
 weights in the same precision, as a stateful OpenVINO IR. The two take turns, so that other work on the machine meets
-both. CPU time is what to compare on a shared machine; `×` is ours divided by theirs.
+both. Encoders: MiniLM-L6 beside ONNX Runtime in FP32. CPU time is what to compare on a shared machine; `×` is ours
+divided by theirs.
 """
 
 from __future__ import annotations
@@ -26,14 +27,16 @@ from typing import Self
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "libs"), str(ROOT / "benchmarks/text")]
+sys.path[:0] = [str(ROOT / "libs"), str(ROOT / "libs/protos"), str(ROOT / "benchmarks"), str(ROOT / "benchmarks/text")]
 
+from encoders.blocks import encoder, encoder_triton
 from workload import Round, line
 
 from moltbot_testkit.random_model import model_config, random_weights, write_model
 from moltbot_testkit.stateful_ir import write_stateful_ir
 
-BLOCKS = ("text", "features", "prefix", "arrivals", "load", "triton", "deterministic")
+TEXT_BLOCKS = ("text", "features", "prefix", "arrivals", "load", "triton", "deterministic")
+BLOCKS = (*TEXT_BLOCKS, "encoder", "encoder_triton")
 TEXT = ROOT / "benchmarks" / "text"
 VENV = ROOT / "build" / "bench-venv"
 BASELINE = VENV / "bin" / "python"
@@ -221,7 +224,7 @@ def prepare_baseline() -> None:
     wanted = (ROOT / "benchmarks" / "requirements.txt").read_text()
     if stamp.exists() and stamp.read_text() == wanted:
         return
-    print("preparing the baselines' environment (openvino-genai, transformers)", flush=True)
+    print("preparing the baselines' environment (openvino-genai, transformers, onnxruntime)", flush=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
     pip = [str(BASELINE), "-m", "pip", "install", "--quiet", "--requirement"]
     subprocess.run([*pip, str(ROOT / "benchmarks" / "requirements.txt")], check=True)
@@ -239,10 +242,14 @@ def main() -> None:
     prepare_baseline()
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         model, ir = Path(scratch) / "model", Path(scratch) / "ir"
-        random_130m(model, ir)
+        if set(wanted) & set(TEXT_BLOCKS):
+            random_130m(model, ir)
         for block in wanted:
             with contextlib.suppress(KeyboardInterrupt):
-                globals()[block](model, ir, arguments.repeats)
+                if block in TEXT_BLOCKS:
+                    globals()[block](model, ir, arguments.repeats)
+                else:
+                    {"encoder": encoder, "encoder_triton": encoder_triton}[block](arguments.repeats)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "libs"), str(ROOT / "libs/protos"), str(Path(__file__).parent)]
+sys.path[:0] = [str(ROOT / "libs"), str(ROOT / "libs/protos"), str(ROOT / "benchmarks"), str(Path(__file__).parent)]
 
+from process_tree import tree_cpu_s, tree_rss_mib
 from workload import Round, Watch, serve
 
 from moltbot_mesh.telemetry import configure_logging
@@ -20,26 +21,6 @@ from moltbot_models.triton.client import TritonClient
 from moltbot_models.triton.repository import ModelSpec
 from moltbot_models.triton.server import TritonServer
 from moltbot_testkit.triton import triton_runtime
-
-TICK = os.sysconf("SC_CLK_TCK")
-
-
-def tree_cpu_s(pid: int) -> float:
-    """CPU time of a process and its children, in seconds."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / TICK + sum(tree_cpu_s(int(child)) for child in children)
-
-
-def tree_rss_mib(pid: int) -> int:
-    """Proportional memory of a process and its children: what they share counts once."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    own = next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) >> 10
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return own + sum(tree_rss_mib(int(child)) for child in children)
 
 
 async def round_of(client: TritonClient, wanted: Round) -> dict[str, float]:

@@ -40,8 +40,17 @@ class EncoderCheckpoint:
             raise EncoderError(f"{file}: not a readable safetensors file; copy it again") from error
         self._begin = 8 + length
 
+    def rest(self) -> None:
+        """Give the memory of what was read back; what is read from now on is a row here and there."""
+        self._mapped.madvise(mmap.MADV_DONTNEED)
+        self._mapped.madvise(mmap.MADV_RANDOM)
+
     def tensor(self, name: str, *shape: int) -> NDArray[np.float32]:
-        """Return a tensor of the expected shape.
+        """Return a copy of a tensor of the expected shape; errors are those of `stored`."""
+        return widened(self.stored(name, *shape))
+
+    def stored(self, name: str, *shape: int) -> NDArray[Any]:
+        """Return a view into the file of a tensor of the expected shape; `widened` makes numbers of it.
 
         Raises:
             EncoderError: It is missing, has another shape or is not stored as F32, F16 or BF16.
@@ -51,7 +60,6 @@ class EncoderCheckpoint:
         entry = next((entry for entry in found if entry is not None), None)
         if entry is None:
             raise EncoderError(f"{self._file}: there is no tensor {name}")
-        # BF16 is read as the upper half of the bits of an F32.
         kinds: dict[object, type[np.generic]] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
         kind = kinds.get(entry.get("dtype"))
         if kind is None:
@@ -64,6 +72,11 @@ class EncoderCheckpoint:
             flat = np.frombuffer(self._mapped, kind, math.prod(shape), self._begin + int(entry["data_offsets"][0]))
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise EncoderError(f"{self._file}: {name} lies outside the file; copy it again") from error
-        if kind is np.uint16:
-            flat = (flat.astype(np.uint32) << 16).view(np.float32)
-        return flat.reshape(shape).astype(np.float32)
+        return flat.reshape(shape)
+
+
+def widened(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Numbers of what `EncoderCheckpoint.stored` gives: BF16 is read as the upper half of the bits of an F32."""
+    if values.dtype == np.uint16:
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)

@@ -18,6 +18,7 @@ from moltbot_models.encoder.quantized import INT8_MAX, quantized_linear
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
     from openvino import Node
 
     from moltbot_models.encoder.checkpoint import EncoderCheckpoint
@@ -33,42 +34,48 @@ def build_graph(
     *,
     ranges: Mapping[str, LinearRange] | None = None,
     taps: bool = False,
+    narrow: bool = False,
 ) -> ov.Model:
-    """Return a model from `input_ids` and `attention_mask` (i64 [texts, length]), with `token_type_ids` for pairs.
+    """Return a model from `words` (f32 [texts, length, hidden]) and `attention_mask` (i64 [texts, length]).
 
-    Its output is `embedding` (f32 [texts, hidden], of length 1) or, for a head that classifies, `logits`
-    (f32 [texts, labels]).
+    The words' embeddings are looked up outside (`EncoderRuntime`), so that their table stays in its file: it is half of
+    a small model, and of it a few rows are used. Pairs have `token_type_ids` too. The output is `embedding` (f32
+    [texts, hidden], of length 1) or, for a head that classifies, `logits` (f32 [texts, labels]).
 
     Args:
         shape: The numbers of config.json.
         checkpoint: The tensors.
         ranges: By group of linear layers that share their input, for those that shall run in INT8.
         taps: The inputs of the groups are outputs too, under the groups' names.
+        narrow: Matrices are kept in BF16, for arithmetic that rounds them so in any case: half the memory.
 
     Raises:
         EncoderError: The checkpoint does not hold what config.json describes.
     """
-    return _Builder(shape, checkpoint, ranges or {}).model(taps=taps)
+    return _Builder(shape, checkpoint, ranges or {}, narrow=narrow).model(taps=taps)
 
 
 class _Builder:
-    def __init__(self, shape: EncoderShape, checkpoint: EncoderCheckpoint, ranges: Mapping[str, LinearRange]) -> None:
+    def __init__(
+        self, shape: EncoderShape, checkpoint: EncoderCheckpoint, ranges: Mapping[str, LinearRange], *, narrow: bool
+    ) -> None:
+        self._narrow = narrow
         self._s = shape
         self._checkpoint = checkpoint
         self._ranges = ranges
         self._taps: list[Node] = []
 
     def model(self, *, taps: bool) -> ov.Model:
-        ids = ops.parameter([-1, -1], ov.Type.i64)
+        words = ops.parameter([-1, -1, self._s.hidden], ov.Type.f32)
         mask = ops.parameter([-1, -1], ov.Type.i64)
-        inputs = {"input_ids": ids, "attention_mask": mask}
+        inputs = {"words": words, "attention_mask": mask}
         if self._s.takes_kinds:
             inputs["token_type_ids"] = ops.parameter([-1, -1], ov.Type.i64)
         for name, node in inputs.items():
             node.output(0).get_tensor().set_names({name})
         # [texts, 1, 1, length]: every query sees the keys that are text.
         visible = ops.unsqueeze(ops.convert(mask, ov.Type.boolean), ops.constant(np.array([1, 2])))
-        hidden = self._embedded(ids, inputs.get("token_type_ids"))
+        hidden = self._embedded(words, mask, inputs.get("token_type_ids"))
         for layer in range(self._s.layers):
             hidden = self._layer(f"encoder.layer.{layer}", hidden, visible)
         out = self._logits(hidden) if self._s.labels else self._vector(hidden, mask)
@@ -76,19 +83,18 @@ class _Builder:
         results = [out, *(self._taps if taps else ())]
         return ov.Model(results, list(inputs.values()), "encoder")  # pyright: ignore[reportGeneralTypeIssues] - its stub binds self wrongly
 
-    def _embedded(self, ids: Node, kinds: Node | None) -> Node:
+    def _embedded(self, words: Node, mask: Node, kinds: Node | None) -> Node:
         s, zero = self._s, ops.constant(np.int64(0))
-        words = Constant(self._checkpoint.tensor("embeddings.word_embeddings.weight", s.vocabulary, s.hidden))
         places = self._checkpoint.tensor("embeddings.position_embeddings.weight", s.positions, s.hidden)
         places = places[s.first_position :]
         of_kind = self._checkpoint.tensor("embeddings.token_type_embeddings.weight", s.kinds, s.hidden)
         if kinds is None:
             # One text alone is always of kind 0, so its row is folded into the positions.
             places = places + of_kind[0]
-        length = ops.gather(ops.shape_of(ids), ops.constant(np.array([1])), zero)
+        length = ops.gather(ops.shape_of(mask), ops.constant(np.array([1])), zero)
         begin, step = ops.constant(np.array([0])), ops.constant(np.array([1]))
         position = ops.slice(Constant(places), begin, length, step, ops.constant(np.array([0])))
-        total = ops.add(ops.gather(words, ids, zero), position)
+        total = ops.add(words, position)
         if kinds is not None:
             total = ops.add(total, ops.gather(Constant(of_kind), kinds, zero))
         return self._norm(total, "embeddings.LayerNorm")
@@ -127,7 +133,7 @@ class _Builder:
         biases = [self._checkpoint.tensor(f"{name}.bias", rows) for name in names]
         if span is None:
             return [
-                ops.add(ops.matmul(x, Constant(weight), transpose_a=False, transpose_b=True), Constant(bias))
+                ops.add(ops.matmul(x, self._matrix(weight), transpose_a=False, transpose_b=True), Constant(bias))
                 for weight, bias in zip(weights, biases, strict=True)
             ]
         centred = ops.add(ops.multiply(x, Constant(1 / span.scale)), Constant(-span.shift / span.scale))
@@ -139,6 +145,15 @@ class _Builder:
             matrix = ops.multiply(ops.convert(Constant(codes), ov.Type.f32), Constant(steps))
             made.append(ops.add(ops.matmul(whole, matrix, transpose_a=False, transpose_b=True), Constant(corrected)))
         return made
+
+    def _matrix(self, values: NDArray[np.float32]) -> Node:
+        if not self._narrow:
+            return Constant(values)
+        kept = ov.Tensor(ov.Type.bf16, ov.Shape(list(values.shape)))
+        bits = values.view(np.uint32)
+        # Round to nearest, ties to even.
+        kept.data.view(np.uint16)[:] = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        return ops.convert(Constant(kept), ov.Type.f32)
 
     def _norm(self, x: Node, name: str) -> Node:
         axes = ops.constant(np.array([_LAST_AXIS]))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import openvino as ov
 from tokenizers import Tokenizer
 
-from moltbot_models.encoder.checkpoint import EncoderCheckpoint
+from moltbot_models.encoder.checkpoint import EncoderCheckpoint, widened
 from moltbot_models.encoder.config import EncoderConfig, EncoderError
 from moltbot_models.encoder.graph import build_graph
 from moltbot_models.encoder.quantized import RANGES_FILE, read_ranges
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _RUN_COST_TOKENS = 48
 """What a run costs besides its tokens, in tokens: where padding would cost more, two runs are made of one."""
+_RUN_TOKENS = 2048
+"""Of one run, padding counted, at most: what lies between the layers grows with it, and speed no more."""
 _DEFAULT_MAX_TOKENS = 256
 _CHARACTERS_PER_TOKEN = 64
 """What is read of a text for each token that the model takes: the tokenizer goes through all that it is given, and
@@ -50,12 +52,14 @@ class EncoderRuntime:
         shape: EncoderShape,
         max_tokens: int,
         config: EncoderConfig,
+        words: NDArray[Any],
     ) -> None:
         self.shape = shape
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.characters = _CHARACTERS_PER_TOKEN * max_tokens
         self._config = config
+        self._words = words
         self._request = compiled.create_infer_request()
         self._lock = threading.Lock()
 
@@ -80,9 +84,11 @@ class EncoderRuntime:
         ranges = None
         if config.precision == "int8":
             ranges = read_ranges(config.ranges or path / RANGES_FILE, weights_sha256(weights)).groups
-        model = build_graph(shape, EncoderCheckpoint(weights), ranges=ranges)
+        checkpoint = EncoderCheckpoint(weights)
+        model = build_graph(shape, checkpoint, ranges=ranges, narrow=config.precision != "f32")
         compiled = compile_encoder(model, "f32" if config.precision == "f32" else "bf16", config.threads, path)
-        return cls(compiled, tokenizer, shape, max_tokens, config)
+        checkpoint.rest()
+        return cls(compiled, tokenizer, shape, max_tokens, config, word_table(checkpoint, shape, tokenizer))
 
     def run(self, rows: Sequence[Encoding]) -> NDArray[np.float32]:
         """Run the model over encodings, shortest first.
@@ -109,13 +115,15 @@ class EncoderRuntime:
 
     def _infer(self, rows: list[Encoding]) -> NDArray[np.float32]:
         width = max(self._width(len(row.ids)) for row in rows)
-        names = ["input_ids", "attention_mask", *(["token_type_ids"] if self.shape.takes_kinds else [])]
-        inputs = {name: np.zeros((len(rows), width), np.int64) for name in names}
+        ids = np.zeros((len(rows), width), np.int64)
+        names = ["attention_mask", *(["token_type_ids"] if self.shape.takes_kinds else [])]
+        inputs: dict[str, NDArray[Any]] = {name: np.zeros((len(rows), width), np.int64) for name in names}
         for index, row in enumerate(rows):
-            inputs["input_ids"][index, : len(row.ids)] = row.ids
+            ids[index, : len(row.ids)] = row.ids
             inputs["attention_mask"][index, : len(row.ids)] = 1
             if self.shape.takes_kinds:
                 inputs["token_type_ids"][index, : len(row.ids)] = row.type_ids
+        inputs["words"] = widened(self._words[ids])
         self._request.infer(inputs)
         # The output's memory belongs to the next call: the assignment that follows copies it.
         return self._request.get_output_tensor(0).data
@@ -136,7 +144,7 @@ def partition(widths: Sequence[int], most: int = 16) -> list[int]:
     for end in range(1, len(widths) + 1):
         choices = [
             (least[begin] + _RUN_COST_TOKENS + widths[end - 1] * (end - begin), begin)
-            for begin in range(max(0, end - most), end)
+            for begin in range(max(0, end - min(most, max(1, _RUN_TOKENS // widths[end - 1]))), end)
         ]
         cost, begin = min(choices)
         least.append(cost)
@@ -166,6 +174,20 @@ def compile_encoder(model: ov.Model, precision: Literal["bf16", "f32"], threads:
         return ov.Core().compile_model(model, "CPU", settings)
     except RuntimeError as error:
         raise EncoderError(f"{path}: OpenVINO cannot compile the encoder: {error}") from error
+
+
+def word_table(checkpoint: EncoderCheckpoint, shape: EncoderShape, tokenizer: Tokenizer) -> NDArray[Any]:
+    """The words' embeddings as they lie in the file, [vocabulary, hidden].
+
+    Raises:
+        EncoderError: It is not there, or has no row for a token of the tokenizer.
+    """
+    if tokenizer.get_vocab_size() > shape.vocabulary:
+        raise EncoderError(
+            f"tokenizer.json has {tokenizer.get_vocab_size()} tokens, config.json a vocab_size of {shape.vocabulary}; "
+            "they belong to different models"
+        )
+    return checkpoint.stored("embeddings.word_embeddings.weight", shape.vocabulary, shape.hidden)
 
 
 def weights_sha256(file: Path) -> str:

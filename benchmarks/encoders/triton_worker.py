@@ -1,0 +1,110 @@
+"""Encoders in the real Triton under clients that never pause: `triton_worker.py MODEL ONNX SITE`.
+
+Lines of JSON come in: `{"model": …, "clients": …, "seconds": …}`; texts a second, times and CPU go out. The clients are
+tasks of this process, so their CPU is taken from the same two cores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "libs"), str(ROOT / "libs/protos"), str(ROOT / "benchmarks")]
+
+from encoders.texts import paragraphs
+from process_tree import tree_cpu_s, tree_rss_mib
+
+from moltbot_mesh.telemetry import configure_logging
+from moltbot_models.triton.client import TritonClient
+from moltbot_models.triton.repository import ModelSpec
+from moltbot_models.triton.server import TritonServer
+from moltbot_testkit.triton import triton_runtime
+
+OPTIONS = {
+    "ours": {},
+    "unbatched": {"dynamic_batching": "false"},
+    "delay_500us": {"queue_delay_us": "500"},
+    "ours_f32": {"precision": "f32"},
+}
+_CONFIG = """name: "ort"
+backend: "python"
+max_batch_size: 64
+input [ { name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] } ]
+output [
+  { name: "EMBEDDING" data_type: TYPE_FP32 dims: [ 384 ] },
+  { name: "TOKENS" data_type: TYPE_INT32 dims: [ 1 ] }
+]
+instance_group [ { count: 1 kind: KIND_CPU } ]
+"""
+
+
+def write_ort(root: Path, model: str, file: str, site: str) -> None:
+    (root / "ort" / "1").mkdir(parents=True)
+    (root / "ort" / "1" / "model.py").write_text((Path(__file__).parent / "ort_model.py").read_text())
+    parameters = {"path": model, "file": file, "site": site}
+    tail = [f'parameters {{ key: "{key}" value {{ string_value: {json.dumps(v)} }} }}' for key, v in parameters.items()]
+    (root / "ort" / "config.pbtxt").write_text(_CONFIG + "\n".join(tail) + "\n")
+
+
+def stub_rss_mib(server: int, model: str) -> int:
+    """Memory of the process that holds a model: the Python backend has one for each."""
+    children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+    return sum(
+        tree_rss_mib(int(child))
+        for child in children
+        if f"/{model}/" in Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
+    )
+
+
+async def load(client: TritonClient, server: int, model: str, clients: int, seconds: float) -> dict[str, float]:
+    texts = paragraphs()
+    took: list[float] = []
+    cpu, own, began = tree_cpu_s(server), time.process_time(), time.perf_counter()
+
+    async def ask(number: int) -> None:
+        place = number * 37
+        while time.perf_counter() - began < seconds:
+            at = time.perf_counter()
+            await client.embed(model, [texts[place % len(texts)]], 60)
+            took.append(1e3 * (time.perf_counter() - at))
+            place += 1
+
+    await asyncio.gather(*(ask(number) for number in range(clients)))
+    wall = time.perf_counter() - began
+    return {
+        "per_s": len(took) / wall,
+        "p50_ms": float(np.percentile(took, 50)),
+        "p99_ms": float(np.percentile(took, 99)),
+        "cpu_ms": 1e3 * (tree_cpu_s(server) - cpu) / len(took),
+        "client_ms": 1e3 * (time.process_time() - own) / len(took),
+        "rss_mib": stub_rss_mib(server, model),
+    }
+
+
+async def main() -> None:
+    configure_logging("error")
+    model, file, site = sys.argv[1:]
+    with tempfile.TemporaryDirectory(prefix="triton-") as scratch:
+        server = TritonServer(triton_runtime(), [], Path(scratch))
+        async with server.running():
+            await server.wait_ready(60)
+            for name, options in OPTIONS.items():
+                await server.place(ModelSpec(name, "embedding", Path(model), options))
+            write_ort(Path(scratch) / "models", model, file, site)
+            client = TritonClient(server.endpoint)
+            await client.load("ort", 60)
+            pid = server.supervisor.pid
+            print(json.dumps({"models": [*OPTIONS, "ort"]}), flush=True)
+            for line in iter(sys.stdin.readline, ""):
+                print(json.dumps(await load(client, pid, **json.loads(line))), flush=True)
+            await client.aclose()
+
+
+asyncio.run(main())
