@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -23,12 +24,18 @@ FAMILIES: dict[str, Family] = {
 class Rope:
     """Rotary position embedding and its scaling."""
 
-    kind: Literal["default", "linear", "llama3"]
+    kind: Literal["default", "linear", "llama3", "yarn"]
     theta: float
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_context_length: int = 8192
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    """Whether the ramp of `yarn` begins and ends at whole dimensions."""
+    attention_factor: float = 1.0
+    """What cosine and sine are multiplied with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,11 @@ def read_architecture(config: Mapping[str, Any], context_length: int | None) -> 
     family = FAMILIES.get(name)
     if family is None:
         raise _unsupported(f"architecture {name}", f"built are {', '.join(FAMILIES)}")
+    rope = _rope(config)
     own_length = _number(config, "max_position_embeddings")
+    if rope.kind == "yarn":
+        # Files often state the length before the stretching, which is what the factor is for.
+        own_length = max(own_length, int(rope.factor * rope.original_context_length))
     if context_length is not None and context_length > own_length:
         raise EngineError(
             "INVALID_ARGUMENT", f"context_length {context_length} is beyond the model's limit of {own_length} tokens"
@@ -92,7 +103,7 @@ def read_architecture(config: Mapping[str, Any], context_length: int | None) -> 
         vocabulary=_number(config, "vocab_size"),
         context_length=length,
         norm_epsilon=float(config.get("rms_norm_eps", 1e-6)),
-        rope=_rope(config),
+        rope=rope,
         tied_head=bool(config.get("tie_word_embeddings", False)),
         qkv_bias=family == "qwen2" or (family in {"llama", "qwen3"} and llama_bias),
         output_bias=family in {"llama", "qwen3"} and llama_bias,
@@ -123,8 +134,11 @@ def _rope(config: Mapping[str, Any]) -> Rope:
     theta = float(scaling.get("rope_theta", config.get("rope_theta", 10000.0)))
     kind = str(scaling.get("rope_type", scaling.get("type", "default")))
     try:
-        if kind == "default":
+        # NTK by length is the plain embedding up to the model's own length, and no request may be longer.
+        if kind in {"default", "dynamic"}:
             return Rope("default", theta)
+        if kind == "yarn":
+            return _yarn(config, scaling, theta)
         if kind == "linear":
             return Rope("linear", theta, float(scaling["factor"]))
         if kind == "llama3":
@@ -138,7 +152,40 @@ def _rope(config: Mapping[str, Any]) -> Rope:
             )
     except KeyError as error:
         raise EngineError("MODEL_INVALID", f"config.json: rope scaling {kind} lacks {error}") from error
-    raise _unsupported(f"rope scaling {kind}", "built are default, linear and llama3")
+    raise _unsupported(f"rope scaling {kind}", "built are default, linear, dynamic, llama3 and yarn")
+
+
+def _yarn(config: Mapping[str, Any], scaling: Mapping[str, Any], theta: float) -> Rope:
+    """YaRN as transformers reads it.
+
+    Source: Peng et al. 2023, YaRN, arXiv:2309.00071; `_compute_yarn_parameters` of transformers.
+    """
+    length = _number(config, "max_position_embeddings")
+    original = int(scaling.get("original_max_position_embeddings") or length)
+    factor = float(scaling["factor"] or length / original)
+    if factor < 1 or original < 1:
+        raise EngineError("MODEL_INVALID", "config.json: rope scaling yarn needs a factor of at least 1 and a length")
+    given, mscale, all_dim = (scaling.get(key) for key in ("attention_factor", "mscale", "mscale_all_dim"))
+    if given is not None:
+        attention = float(given)
+    elif mscale and all_dim:
+        attention = _mscale(factor, float(mscale)) / _mscale(factor, float(all_dim))
+    else:
+        attention = _mscale(factor, 1.0)
+    return Rope(
+        "yarn",
+        theta,
+        factor,
+        original_context_length=original,
+        beta_fast=float(scaling.get("beta_fast") or 32),
+        beta_slow=float(scaling.get("beta_slow") or 1),
+        truncate=bool(scaling.get("truncate", True)),
+        attention_factor=attention,
+    )
+
+
+def _mscale(factor: float, scale: float) -> float:
+    return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def _number(config: Mapping[str, Any], key: str) -> int:

@@ -26,8 +26,6 @@ def refusal(call):
     [
         ({"architectures": ["MixtralForCausalLM"]}, "MixtralForCausalLM"),
         ({"architectures": None}, "model_type llama"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope scaling yarn"),
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope scaling dynamic"),
         ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1.0}}, "rope scaling longrope"),
         ({"hidden_act": "gelu"}, "hidden_act gelu"),
         ({"quantization_config": {"quant_method": "awq"}}, "awq"),
