@@ -12,6 +12,7 @@ from typing import Literal
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled"]
 FormatKind = Literal["json_object", "json_schema", "regex", "grammar"]
+TemplateValue = bool | int | float | str | None
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -109,6 +110,8 @@ class GenerationRequest:
     """W3C trace context to pass on; empty if none."""
     response_format: ResponseFormat | None = None
     """`None` leaves the answer free."""
+    template_options: tuple[tuple[str, TemplateValue], ...] = ()
+    """What the chat template is told beside the messages, such as `enable_thinking`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,8 @@ class Delta:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     """On the last delta, where the upstream counts tokens."""
+    reasoning: str = ""
+    """What the model thinks before it answers; it stands before `text`."""
 
 
 @dataclass(frozen=True, slots=True)

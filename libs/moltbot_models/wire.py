@@ -46,6 +46,7 @@ def decode_request(data: bytes) -> tuple[GenerationRequest, bool]:
         sampling["stop"], sampling["stop_token_ids"] = tuple(sampling["stop"]), tuple(sampling["stop_token_ids"])
         wanted = fields.pop("response_format")
         fields["response_format"] = None if wanted is None else ResponseFormat(**wanted)
+        fields["template_options"] = tuple((str(key), value) for key, value in fields["template_options"])
         messages = tuple(_message(message) for message in fields.pop("messages"))
         tools = tuple(ToolSpec(**tool) for tool in fields.pop("tools"))
         request = GenerationRequest(**fields, messages=messages, tools=tools, sampling=Sampling(**sampling))
@@ -88,6 +89,8 @@ def _delta_tree(delta: Delta) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     if delta.text:
         tree["text"] = delta.text
+    if delta.reasoning:
+        tree["reasoning"] = delta.reasoning
     if delta.tool_calls:
         tree["tool_calls"] = [asdict(call) for call in delta.tool_calls]
     if delta.logprobs:
@@ -106,6 +109,7 @@ def _delta(tree: dict[str, Any]) -> Delta:
         logprobs=tuple(_logprob(logprob) for logprob in tree.get("logprobs", ())),
         finish_reason=tree.get("finish_reason"),
         usage=Usage(**tree["usage"]) if "usage" in tree else None,
+        reasoning=tree.get("reasoning", ""),
     )
 
 

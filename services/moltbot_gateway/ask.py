@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from moltbot_models.generation import Message, ResponseFormat, Sampling, ToolSpec
+from moltbot_models.generation import Message, ResponseFormat, Sampling, TemplateValue, ToolSpec
 
 if TYPE_CHECKING:
     from moltbot_mesh.call import Principal, TraceContext
@@ -40,8 +40,9 @@ class Ask:
     tool_choice: str = "auto"
     sampling: Sampling = field(default_factory=Sampling)
     mesh: MeshOptions = field(default_factory=MeshOptions)
-
     response_format: ResponseFormat | None = None
+    template_options: tuple[tuple[str, TemplateValue], ...] = ()
+    """What the chat template is told besides, such as `enable_thinking`."""
 
     def prompt_bytes(self) -> int:
         """Size of the text sent to the model."""

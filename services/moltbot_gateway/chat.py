@@ -195,6 +195,7 @@ class Answerer:
             exchange.tenant,
             exchange.caller.trace.traceparent,
             ask.response_format,
+            ask.template_options,
         )
         for _ in range(self._settings.max_tool_steps):
             step = _Step()
@@ -208,7 +209,11 @@ class Answerer:
                         yield deltas
                         continue
                     # Calls are held back until it is known whose tools they name; text passes.
-                    text = tuple(Delta(d.text, logprobs=d.logprobs) for d in deltas if d.text or d.logprobs)
+                    text = tuple(
+                        Delta(d.text, logprobs=d.logprobs, reasoning=d.reasoning)
+                        for d in deltas
+                        if d.text or d.logprobs or d.reasoning
+                    )
                     if text:
                         yield text
             if not own:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from moltbot_models.generation import Delta, TokenLogprob, ToolCall
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable
+    from collections.abc import AsyncGenerator, Sequence
 
 
 class CallPieces:
@@ -39,6 +39,7 @@ class Collected:
     tool_calls: tuple[ToolCall, ...]
     logprobs: tuple[TokenLogprob, ...]
     finish_reason: str
+    reasoning: str = ""
 
     @classmethod
     async def of(cls, answer: AsyncGenerator[tuple[Delta, ...]]) -> Collected:
@@ -54,7 +55,7 @@ class Collected:
         return cls._joined(pieces)
 
     @classmethod
-    def _joined(cls, pieces: Iterable[Delta]) -> Collected:
+    def _joined(cls, pieces: Sequence[Delta]) -> Collected:
         calls = CallPieces()
         text: list[str] = []
         logprobs: list[TokenLogprob] = []
@@ -64,4 +65,5 @@ class Collected:
             logprobs.extend(delta.logprobs)
             calls.take(delta)
             finish_reason = delta.finish_reason or finish_reason
-        return cls("".join(text), calls.calls(), tuple(logprobs), finish_reason)
+        reasoning = "".join(delta.reasoning for delta in pieces)
+        return cls("".join(text), calls.calls(), tuple(logprobs), finish_reason, reasoning)

@@ -98,7 +98,7 @@ class Failover:
                         raise Unavailable(f"{model}: the answer broke off", reason="UPSTREAM_ERROR")
                     last = deltas[-1]
                     for delta in deltas:
-                        size += len(delta.text)
+                        size += len(delta.text) + len(delta.reasoning)
                     if not attempt.first_token_us:
                         if not size and not any(d.tool_calls or d.finish_reason for d in deltas):
                             continue

@@ -25,6 +25,13 @@ _Probability = Annotated[float, Meta(ge=0, le=1)]
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
 _Tokens = Annotated[int, Meta(ge=1, le=1_000_000)]
 _Grammar = Annotated[str, Meta(min_length=1, max_length=131_072)]
+_TemplateOptions = Annotated[
+    dict[
+        Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]{0,63}$")],
+        bool | int | float | Annotated[str, Meta(max_length=1024)] | None,
+    ],
+    Meta(max_length=16),
+]
 _StopTexts = Annotated[list[_Short], Meta(max_length=16)]
 
 
@@ -118,6 +125,7 @@ class _Chat(_Common, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     tools: Annotated[list[_Tool], Meta(max_length=128)] | None = None
     tool_choice: _Short | _NamedTool | None = None
+    chat_template_kwargs: _TemplateOptions | None = None
 
 
 class _Completion(_Common, kw_only=True):
@@ -171,6 +179,7 @@ def chat(body: bytes) -> tuple[Ask, StreamWish]:
         _sampling(request, request.max_completion_tokens, bool(request.logprobs), request.top_logprobs or 0),
         mesh_options(request.moltbot),
         _format(request),
+        tuple((request.chat_template_kwargs or {}).items()),
     )
     return ask, _wish(request)
 

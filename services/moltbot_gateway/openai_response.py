@@ -78,9 +78,11 @@ class ChatChunks:
 
     def chunk(self, delta: Delta) -> bytes:
         """A piece of the answer; the last piece as its own chunk with the finish reason."""
-        if delta.finish_reason is None and not delta.tool_calls and not delta.logprobs:
+        if delta.finish_reason is None and not delta.tool_calls and not delta.logprobs and not delta.reasoning:
             return self._text + _encode(delta.text) + self._text_end if delta.text else b""
         piece: dict[str, Any] = {}
+        if delta.reasoning:
+            piece["reasoning_content"] = delta.reasoning
         if delta.text:
             piece["content"] = delta.text
         if delta.tool_calls:
@@ -145,9 +147,12 @@ def chat_body(
     logprobs: Sequence[TokenLogprob],
     finish_reason: str,
     usage: Usage,
+    reasoning: str = "",
 ) -> bytes:
-    """A whole chat answer."""
+    """A whole chat answer; thoughts stand beside it, as vLLM has them."""
     message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
+    if reasoning:
+        message["reasoning_content"] = reasoning
     if calls:
         message["tool_calls"] = [
             {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}} for c in calls

@@ -161,6 +161,7 @@ class OpenAIServicer(openai_pb2_grpc.OpenAIServiceServicer):
                 found.logprobs,
                 found.finish_reason,
                 exchange.usage,
+                found.reasoning,
             ),
         )
 

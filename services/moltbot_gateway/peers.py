@@ -174,6 +174,7 @@ class StreamMark:
             tuple(entry for delta in deltas for entry in delta.logprobs),
             last.finish_reason,
             last.usage,
+            "".join(delta.reasoning for delta in deltas),
         )
         return (joined,)
 

@@ -79,7 +79,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             found = await Collected.of(self._answerer.answer(exchange, _chat(request), stream=False))
             calls = [pb.ToolCall(id=c.id, name=c.name, arguments=c.arguments) for c in found.tool_calls]
             return pb.ChatResponse(
-                message=pb.Message(role=pb.ROLE_ASSISTANT, content=found.text, tool_calls=calls),
+                message=pb.Message(
+                    role=pb.ROLE_ASSISTANT, content=found.text, tool_calls=calls, reasoning=found.reasoning
+                ),
                 finish_reason=_FINISH.get(found.finish_reason, pb.FINISH_REASON_STOP),
                 usage=_usage(exchange.usage),
                 logprobs=_logprobs(found.logprobs),
@@ -98,6 +100,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
                     deltas = [delta for piece in batch for delta in piece]
                     response = pb.StreamChatResponse(
                         content="".join(delta.text for delta in deltas),
+                        reasoning="".join(delta.reasoning for delta in deltas),
                         tool_calls=[
                             pb.ToolCallDelta(index=c.index, id=c.id, name=c.name, arguments=c.arguments)
                             for delta in deltas
@@ -207,8 +210,17 @@ def _chat(request: pb.ChatRequest) -> Ask:
     )
     tools = tuple(ToolSpec(tool.name, tool.description, tool.parameters or "{}", tool.strict) for tool in request.tools)
     choice = request.tool_choice or "auto"
-    wanted = _format(request.response_format)
-    return Ask(request.model, messages, None, tools, choice, _sampling(request.sampling), _mesh(request.mesh), wanted)
+    return Ask(
+        request.model,
+        messages,
+        None,
+        tools,
+        choice,
+        _sampling(request.sampling),
+        _mesh(request.mesh),
+        _format(request.response_format),
+        (("enable_thinking", request.enable_thinking),) if request.HasField("enable_thinking") else (),
+    )
 
 
 def _completion(request: pb.CompleteRequest) -> Ask:

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from moltbot_mesh.errors import InvalidArgument, MoltbotError, Unavailable
@@ -16,6 +17,8 @@ from moltbot_models.manifest import Auth, Manifest
 from moltbot_models.providers import generic_http, openai, websocket
 from moltbot_models.providers.base import UpstreamContext
 from moltbot_models.providers.engines import EngineHost
+from moltbot_models.providers.openai_answer import ChunkReader
+from moltbot_models.providers.openai_request import chat_body
 from moltbot_testkit.upstreams import FakeGeneric, FakeOpenAI, Script, vector_of
 from moltbot_testkit.websocket_upstream import FakeWebSocket
 
@@ -294,6 +297,31 @@ async def test_a_closed_upstream_says_so(bench: Bench):
 
 async def test_a_live_upstream_passes_the_probe(bench: Bench):
     await bench.open().probe()
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+async def test_thoughts_of_an_upstream_stay_apart_from_its_answer(tmp_path: Path, socket_enabled: None, name: str):
+    message = {"role": "assistant", "content": "4", name: "2 + 2"}
+    whole = msgspec.json.encode({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+    pieces = [{name: "2 +"}, {name: " 2"}, {"content": "4"}]
+    reader = ChunkReader("m")
+    events = [msgspec.json.encode({"choices": [{"index": 0, "delta": piece}]}) for piece in pieces]
+    one_by_one = [delta for event in events for delta in reader.deltas((event,))]
+    (at_once,) = ChunkReader("m").deltas(events)
+    fake = FakeOpenAI()
+    fake.script = Script(body=whole)
+    async with fake.serve() as endpoint:
+        upstream = openai.open_upstream(
+            Manifest("m", "text-generation", "openai", endpoint), UpstreamContext(tmp_path, {}, EngineHost())
+        )
+        asked = replace(REQUEST, template_options=(("enable_thinking", True),))
+        deltas = [d async for part in upstream.generate(asked, stream=False) for d in part]
+        await upstream.aclose()
+
+    assert [(d.reasoning, d.text) for d in one_by_one] == [("2 +", ""), (" 2", ""), ("", "4")]
+    assert (at_once.reasoning, at_once.text) == ("2 + 2", "4")
+    assert [(d.reasoning, d.text) for d in deltas] == [("2 + 2", "4")]
+    assert chat_body(asked, stream=False)["chat_template_kwargs"] == {"enable_thinking": True}
 
 
 async def test_scores_come_in_the_order_of_the_documents(tmp_path: Path, socket_enabled: None):

@@ -88,4 +88,5 @@ def merged(deltas: Sequence[Delta]) -> Delta:
         logprobs=tuple(logprob for delta in deltas for logprob in delta.logprobs),
         finish_reason=deltas[-1].finish_reason,
         usage=deltas[-1].usage,
+        reasoning="".join(delta.reasoning for delta in deltas),
     )

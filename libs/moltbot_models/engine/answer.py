@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moltbot_models.engine.detokenize import Detokenizer, StopStrings
+from moltbot_models.engine.reasoning import CLOSE, OPEN, ThinkTags
 from moltbot_models.generation import Delta
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Answer:
-    """Detokenises, watches for stop strings, and finds tool calls."""
+    """Detokenises, watches for stop strings, finds thoughts and tool calls."""
 
     def __init__(self, directory: ModelDirectory, request: GenerationRequest, prompt: Prompt) -> None:
         shown: frozenset[int] = frozenset()
@@ -27,6 +28,12 @@ class Answer:
             shown = frozenset(tag for tag in tags if tag is not None)
             self._calls = prompt.dialect.parser()
             _, self._pieces = self._calls.push(prompt.opening)
+        self._thoughts: ThinkTags | None = None
+        self._reasoning = ""
+        if prompt.thoughts != "none" and request.response_format is None:
+            tags = (directory.tokenizer.token_to_id(tag) for tag in (OPEN, CLOSE))
+            shown |= frozenset(tag for tag in tags if tag is not None)
+            self._thoughts = ThinkTags(inside=prompt.thoughts == "opened")
         self._detokenizer = Detokenizer(directory.vocabulary, shown)
         self._stops = StopStrings(request.sampling.stop)
 
@@ -40,7 +47,10 @@ class Answer:
         text = self._parse(self._stops.push(self._detokenizer.push(token)))
         pieces = self._taken()
         logprobs = () if logprob is None else (logprob,)
-        return Delta(text, pieces, logprobs) if text or pieces or logprobs else None
+        reasoning = self._thought()
+        if not (text or pieces or logprobs or reasoning):
+            return None
+        return Delta(text, pieces, logprobs, reasoning=reasoning)
 
     def finish(self, last: Delta | None, reason: FinishReason, usage: Usage) -> Delta:
         """Return the closing delta, with all that was held back.
@@ -54,6 +64,10 @@ class Answer:
         if not self._stops.stopped:
             text = self._parse(self._stops.push(self._detokenizer.finish()))
             text += self._parse(self._stops.finish())
+        if self._thoughts is not None:
+            thoughts, rest = self._thoughts.finish()
+            self._reasoning += thoughts
+            text += self._called(rest)
         if self._calls is not None:
             rest, pieces = self._calls.finish()
             text += rest
@@ -61,9 +75,20 @@ class Answer:
             if self._calls.calls and reason == "stop":
                 reason = "tool_calls"
         last = last or Delta()
-        return Delta(last.text + text, (*last.tool_calls, *self._taken()), last.logprobs, reason, usage)
+        reasoning = last.reasoning + self._thought()
+        return Delta(last.text + text, (*last.tool_calls, *self._taken()), last.logprobs, reason, usage, reasoning)
 
     def _parse(self, text: str) -> str:
+        if self._thoughts is not None and text:
+            thoughts, text = self._thoughts.push(text)
+            self._reasoning += thoughts
+        return self._called(text)
+
+    def _thought(self) -> str:
+        taken, self._reasoning = self._reasoning, ""
+        return taken
+
+    def _called(self, text: str) -> str:
         if self._calls is None or not text:
             return text
         plain, pieces = self._calls.push(text)

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from jinja2 import Template
     from jinja2.parser import Parser
 
-    from moltbot_models.generation import Message, ToolSpec
+    from moltbot_models.generation import Message, TemplateValue, ToolSpec
+
+
+_OWN = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+"""What every template is given."""
 
 
 class _GenerationTag(Extension):
@@ -60,8 +64,15 @@ class ChatTemplate:
         except TemplateError as error:
             raise EngineError("MODEL_INVALID", f"the chat template is not valid Jinja: {error}") from error
 
-    def render(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> str:
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec], options: Mapping[str, TemplateValue] | None = None
+    ) -> str:
         """Return the prompt text, ready for the assistant's answer.
+
+        Args:
+            messages: The conversation.
+            tools: What may be called.
+            options: What the template is told besides; none of the names that it is given anyway.
 
         Raises:
             EngineError: `INVALID_ARGUMENT` if the template refuses the conversation.
@@ -70,6 +81,9 @@ class ChatTemplate:
         template = template or self._templates.get("default") or next(iter(self._templates.values()))
         try:
             return template.render(
+                **{
+                    key: value for key, value in (options or {}).items() if key not in _OWN and key not in self._special
+                },
                 messages=[self._message(message) for message in messages],
                 tools=[_tool(tool) for tool in tools] or None,
                 documents=None,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from moltbot_models.engine.config import EngineError
 from moltbot_models.engine.constraint import JSON_OPTIONS
+from moltbot_models.engine.reasoning import CLOSED, opened, thinks
 from moltbot_models.engine.tool_dialects import dialect_of
 from moltbot_models.generation import ResponseFormat
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from moltbot_models.engine.tool_dialects import ToolDialect
     from moltbot_models.generation import GenerationRequest, Sampling
 
+Thoughts = Literal["none", "some", "opened"]
 _SHRINKING = 2
 """How much shorter a tokenizer's normaliser may make a text."""
 
@@ -31,6 +33,8 @@ class Prompt:
     """How calls are written, if there may be some."""
     grammar: ResponseFormat | None = None
     """What the rest of a demanded tool call must look like."""
+    thoughts: Thoughts = "none"
+    """Whether the answer may begin with thoughts, or the prompt has opened them."""
 
 
 def build_prompt(directory: ModelDirectory, request: GenerationRequest, vocabulary: int, most_tokens: int) -> Prompt:
@@ -86,9 +90,16 @@ def _conversation(directory: ModelDirectory, request: GenerationRequest, most_to
             raise EngineError("INVALID_ARGUMENT", "response_format cannot go with a tool_choice that demands a call")
         opening = _opening(request, dialect)
         grammar = call_grammar(request, directory, dialect)
-    text = template.render(request.messages, tools) + opening
+    text = template.render(request.messages, tools, dict(request.template_options))
+    thoughts: Thoughts = "some" if thinks(template.text) else "none"
+    if opened(text):
+        thoughts = "opened"
+        if opening or request.response_format is not None:
+            # What must be of a form begins with it.
+            text, thoughts = text.rstrip() + CLOSED, "none"
     # The template writes the special tokens itself.
-    return Prompt(_tokens(directory, text, most_tokens, special=False), opening, dialect, grammar)
+    tokens = _tokens(directory, text + opening, most_tokens, special=False)
+    return Prompt(tokens, opening, dialect, grammar, "none" if opening else thoughts)
 
 
 def _opening(request: GenerationRequest, dialect: ToolDialect) -> str:

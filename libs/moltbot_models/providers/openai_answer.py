@@ -48,6 +48,13 @@ class _ToolCall(msgspec.Struct, gc=False):
 class _Piece(msgspec.Struct, gc=False):
     content: str | None = None
     tool_calls: list[_ToolCall] | None = None
+    # vLLM, SGLang and DeepSeek write the first, newer vLLM and others the second.
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+    @property
+    def thoughts(self) -> str:
+        return self.reasoning_content or self.reasoning or ""
 
 
 class _TopLogprob(msgspec.Struct, gc=False):
@@ -162,7 +169,8 @@ class ChunkReader:
                 return ()
             piece = choice.delta
             if piece is not None and piece.tool_calls is None and choice.logprobs is None:
-                return (Delta(piece.content),) if piece.content else ()
+                thoughts = piece.thoughts
+                return (Delta(piece.content or "", reasoning=thoughts),) if piece.content or thoughts else ()
             return self._gathered([choice])
         choices: list[_Choice] = []
         for event in events:
@@ -202,6 +210,7 @@ class ChunkReader:
 
     def _gathered(self, choices: Sequence[_Choice]) -> tuple[Delta, ...]:
         texts: list[str] = []
+        thoughts: list[str] = []
         calls: list[ToolCallDelta] = []
         logprobs: list[TokenLogprob] = []
         for choice in choices:
@@ -209,15 +218,17 @@ class ChunkReader:
             if piece is not None:
                 if piece.content:
                     texts.append(piece.content)
+                thoughts.append(piece.thoughts)
                 if piece.tool_calls:
                     calls += _calls(self._model, piece.tool_calls)
             elif choice.text:
                 texts.append(choice.text)
             if choice.logprobs is not None:
                 logprobs += _logprobs(choice.logprobs)
-        if not (texts or calls or logprobs):
+        reasoning = "".join(thoughts)
+        if not (texts or calls or logprobs or reasoning):
             return ()
-        return (Delta("".join(texts), tuple(calls), tuple(logprobs)),)
+        return (Delta("".join(texts), tuple(calls), tuple(logprobs), reasoning=reasoning),)
 
 
 def whole_answer(model: str, body: bytes) -> Delta:
@@ -231,7 +242,8 @@ def whole_answer(model: str, body: bytes) -> Delta:
     end = reader.last()
     if not deltas:
         return end
-    return Delta(deltas[0].text, deltas[0].tool_calls, deltas[0].logprobs, end.finish_reason, end.usage)
+    first = deltas[0]
+    return Delta(first.text, first.tool_calls, first.logprobs, end.finish_reason, end.usage, first.reasoning)
 
 
 def embeddings(model: str, body: bytes, count: int) -> Embeddings:

@@ -33,6 +33,8 @@ def chat_body(request: GenerationRequest, *, stream: bool) -> Body:
         body["logprobs"] = True
         if sampling.top_logprobs:
             body["top_logprobs"] = sampling.top_logprobs
+    if request.template_options:
+        body["chat_template_kwargs"] = dict(request.template_options)
     if request.tools:
         body["tools"] = [
             {

@@ -30,6 +30,20 @@ def chat_chunks(data: bytes) -> list[ChatCompletionChunk]:
     return [ChatCompletionChunk.model_validate(event, strict=True) for event in events(data)]
 
 
+def test_thoughts_stand_beside_the_text():
+    chunks = response.ChatChunks("r", "m", include_usage=False)
+    (event,) = events(chunks.chunk(Delta(reasoning="hm")))
+    assert event["choices"][0]["delta"] == {"reasoning_content": "hm"}
+    (event,) = events(chunks.chunk(Delta("so", reasoning="hm")))
+    assert event["choices"][0]["delta"] == {"reasoning_content": "hm", "content": "so"}
+    whole = json.loads(response.chat_body("r", "m", "so", (), (), "stop", USAGE, "hm"))
+    assert whole["choices"][0]["message"]["reasoning_content"] == "hm"
+    assert (
+        "reasoning_content"
+        not in json.loads(response.chat_body("r", "m", "so", (), (), "stop", USAGE))["choices"][0]["message"]
+    )
+
+
 @pytest.mark.parametrize(
     "text", ["plain", 'quotes " and \\', "line\nend\r\n\n", "\x00\x1f", "猫 👩‍👩‍👧", "data: [DONE]"]
 )
