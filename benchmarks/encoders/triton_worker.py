@@ -19,12 +19,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "libs"), str(ROOT / "libs/protos"), str(ROOT / "benchmarks")]
 
 from encoders.texts import paragraphs
-from process_tree import tree_cpu_s, tree_rss_mib
 
 from moltbot_mesh.telemetry import configure_logging
 from moltbot_models.triton.client import TritonClient
 from moltbot_models.triton.repository import ModelSpec
 from moltbot_models.triton.server import TritonServer
+from moltbot_models.tuning.process_tree import tree_cpu_s, tree_rss_mib
 from moltbot_testkit.triton import triton_runtime
 
 OPTIONS = {

@@ -12,7 +12,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "libs"), str(ROOT / "libs/protos"), str(ROOT / "benchmarks"), str(Path(__file__).parent)]
 
-from process_tree import tree_cpu_s, tree_rss_mib
 from workload import Round, Watch, serve
 
 from moltbot_mesh.telemetry import configure_logging
@@ -20,6 +19,7 @@ from moltbot_models.generation import GenerationRequest, Sampling
 from moltbot_models.triton.client import TritonClient
 from moltbot_models.triton.repository import ModelSpec
 from moltbot_models.triton.server import TritonServer
+from moltbot_models.tuning.process_tree import tree_cpu_s, tree_rss_mib
 from moltbot_testkit.triton import triton_runtime
 
 

@@ -160,3 +160,26 @@ def test_a_model_that_fails_its_gate_is_not_served_and_gives_no_former_one_up(wo
     world.mesh.command("model", "add", str(TINY), "--id", "judged", "--replace", *hard, expect=64)
     assert ask(world, "judged").status_code == 200
     world.mesh.command("model", "remove", "judged")
+
+
+def test_a_model_is_measured_and_tuned_by_one_command(world, tmp_path):
+    plot = tmp_path / "plot.svg"
+    arguments = ("--clients", "1,4", "--seconds", "0.4", "--tokens-out", "8", "--engine", "embedded")
+    found = world.mesh.json("model", "bench", str(TINY), *arguments, "--plot", str(plot))
+    assert [level["clients"] for level in found["levels"]] == [1, 4]
+    assert all(level["answers"] > 0 and level["failures"] == 0 for level in found["levels"])
+    assert all(level["p50_ms"] <= level["p99_ms"] and level["cpu_ms_per_unit"] > 0 for level in found["levels"])
+    assert plot.read_text().startswith("<svg")
+    assert "clients" in world.mesh.command("model", "bench", str(TINY), *arguments).stdout
+
+    world.mesh.command("model", "add", str(TINY), "--id", "tuned")
+    tune = ("--tune", "throughput", "--seconds", "0.2", "--tokens-out", "4", "--clients", "4", "--minutes", "0.2")
+    found = world.mesh.json("model", "bench", "tuned", *tune, "--engine", "embedded", "--write")
+    assert found["trials"]
+    shown = world.mesh.json("model", "show", "tuned")
+    assert shown.get("options", {}) == found["changed"]
+    assert found["written"] is bool(found["changed"])
+    until(lambda: ask(world, "tuned").status_code == 200, "the tuned model does not answer")
+    assert "--write" in world.mesh.command("model", "bench", str(TINY), "--write", expect=64).stderr
+    world.mesh.command("model", "bench", "tuned", "--clients", "0", expect=64)
+    world.mesh.command("model", "remove", "tuned")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -9,8 +10,9 @@ from moltbot_mesh.errors import InvalidArgument
 from moltbot_models.manifest import Task
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable
+
+_MOST_SECONDS, _MOST_TOKENS = 86_400.0, 1 << 20
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +58,37 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     there.add_argument("--key-file", metavar="FILE", help="file that holds its API key")
 
 
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `model bench`."""
+    parser.add_argument("id", metavar="ID|DIR", help="a model that was added, or a directory")
+    parser.add_argument("--clients", default="1,8,32", metavar="N,N", help="clients that ask at once (1,8,32)")
+    parser.add_argument("--seconds", type=_seconds, default=5.0, metavar="S", help="for each number of clients (5)")
+    parser.add_argument("--tokens-in", type=_count, default=32, metavar="N", help="of a prompt, about (32)")
+    parser.add_argument("--tokens-out", type=_count, default=32, metavar="N", help="of an answer (32)")
+    parser.add_argument("--texts", type=Path, metavar="FILE", help="what is asked, one text a line")
+    parser.add_argument("--engine", choices=("triton", "embedded"), help="where it runs; Triton if it can be had")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write throughput over latency as SVG")
+    tune = parser.add_argument_group("tuning")
+    tune.add_argument("--tune", choices=("latency", "throughput"), help="look for options that make this better")
+    tune.add_argument("--max-p99-ms", type=_seconds, metavar="MS", help="for throughput: what answers may take")
+    tune.add_argument("--minutes", type=_seconds, default=10.0, metavar="M", help="no trial begins after so many (10)")
+    tune.add_argument("--write", action="store_true", help="keep what was found; a running daemon takes it up")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= _MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0, at most {_MOST_SECONDS:g}")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= _MOST_TOKENS:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 to {_MOST_TOKENS}")
+    return value
+
+
 def add_model_commands(
     add: Callable[[Any, str, str], argparse.ArgumentParser], group: Callable[[str, str], Any]
 ) -> None:
@@ -71,6 +104,7 @@ def add_model_commands(
     imports = add(model, "import", "turn a GGUF file into a Hugging Face directory, and leave it at that")
     imports.add_argument("file", type=Path, metavar="FILE", help="a GGUF file")
     imports.add_argument("out", type=Path, metavar="DIR", help="the directory to make")
+    _bench_arguments(add(model, "bench", "measure how fast a model is, or look for options that make it faster"))
     add(model, "list", listed)
     for name, about in (
         ("show", "show all that is known of a model: options, hashes, gate report"),
