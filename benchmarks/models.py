@@ -35,9 +35,11 @@ from workload import Round, line
 from moltbot_testkit.random_model import model_config, random_weights, write_model
 from moltbot_testkit.stateful_ir import write_stateful_ir
 
-TEXT_BLOCKS = ("text", "features", "prefix", "arrivals", "load", "triton", "deterministic")
+TEXT_BLOCKS = ("text", "features", "prefix", "arrivals", "load", "triton", "deterministic", "identity")
 BLOCKS = (*TEXT_BLOCKS, "encoder", "encoder_triton")
 TEXT = ROOT / "benchmarks" / "text"
+TINY = ROOT / "libs/moltbot_models/shipped/tiny"
+DETERMINISTIC = ("deterministic=true", "kv=f32")
 VENV = ROOT / "build" / "bench-venv"
 BASELINE = VENV / "bin" / "python"
 
@@ -192,6 +194,22 @@ def deterministic(model: Path, _ir: Path, repeats: int) -> None:
         head("deterministic mode, beside the default", "default")
         for streams in (1, 8, 32):
             row(f"32/32, {streams} streams", *in_turns(one, two, Round(streams, 32, 32, seed=800 + streams), repeats))
+
+
+def identity(model: Path, _ir: Path, _repeats: int) -> None:
+    """Whether the same seed gives the same text alone and in a full batch; the shipped model has been trained."""
+    print("\nsampled texts of 64 tokens (temperature 0.8, a seed each), alone and 96 at once: how many differ")
+    for label, directory in (("trained, 2.9 M", TINY), ("random, 126 M", model)):
+        for mode, options in (
+            ("default", ("compute=f32",)),
+            ("bf16", ("compute=bf16",)),
+            ("deterministic", DETERMINISTIC),
+        ):
+            argv = [sys.executable, TEXT / "identity_worker.py", directory, "96", *options]
+            done = subprocess.run([str(part) for part in argv], check=True, capture_output=True, text=True)
+            found = json.loads(done.stdout)
+            first = f", the first after {found['after'][0]} tokens" if found["after"] else ""
+            print(f"{label}, {mode:<16}{found['differ']:>4} of {found['requests']}{first}", flush=True)
 
 
 def random_130m(directory: Path, ir: Path) -> None:
