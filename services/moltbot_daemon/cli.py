@@ -32,6 +32,7 @@ _COMMANDS = {
     "models list": "model:model_list",
     "model list": "model:model_list",
     "model add": "model_add:add",
+    "model build": "model_build:build_model",
     "model bench": "model_bench:bench",
     "model import": "model_add:import_model",
     "model show": "model:show_model",

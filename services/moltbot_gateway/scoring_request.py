@@ -22,7 +22,8 @@ class _Document(Struct):
 
 
 class _Ranking(Struct):
-    query: str
+    # It stands before each document on its way to the model.
+    query: Annotated[str, Meta(max_length=32_768)]
     documents: Annotated[list[str | _Document], Meta(min_length=1, max_length=_MOST_TEXTS)]
     model: ModelId = ""
     top_n: Annotated[int, Meta(ge=1)] | None = None

@@ -183,3 +183,12 @@ def test_a_model_is_measured_and_tuned_by_one_command(world, tmp_path):
     assert "--write" in world.mesh.command("model", "bench", str(TINY), "--write", expect=64).stderr
     world.mesh.command("model", "bench", "tuned", "--clients", "0", expect=64)
     world.mesh.command("model", "remove", "tuned")
+
+
+def test_a_model_is_compiled_for_another_engine(world, tmp_path):
+    found = world.mesh.json("model", "build", str(TINY), "--target", "triton-vllm", "--out", str(tmp_path / "out"))
+    assert {"serve.sh", "manifest.yaml"} <= set(found["files"])
+    refused = world.mesh.command(
+        "model", "build", str(TINY), "--target", "triton-trt", "--out", str(tmp_path / "x"), expect=64
+    )
+    assert "targets for it are" in refused.stderr

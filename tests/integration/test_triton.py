@@ -8,12 +8,14 @@ import dataclasses
 import os
 import re
 import signal
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import pytest_asyncio
+from tokenizers import Tokenizer
 
 import moltbot_models
 from moltbot_mesh import supervisor
@@ -33,6 +35,9 @@ from moltbot_models.generation import (
 from moltbot_models.manifest import Manifest
 from moltbot_models.providers.triton import TritonUpstream
 from moltbot_models.store.placing import spec_of
+from moltbot_models.targets.configs import EncoderFacts
+from moltbot_models.targets.configs import tokenizer as tokenizer_config
+from moltbot_models.triton.client import TritonClient, _raw, _request
 from moltbot_models.triton.repository import ModelSpec
 from moltbot_testkit.random_encoder import write_encoder
 from moltbot_testkit.triton import embedder_path, running_triton, triton_runtime
@@ -193,6 +198,32 @@ async def test_scores_equal_those_of_the_classifier_in_process(server: TritonSer
         if query:
             assert isinstance(mixed[2], InvalidArgument)
             assert mixed[2].reason == "CONTEXT_LENGTH_EXCEEDED"
+
+
+async def test_a_tokenizer_before_another_engine_says_what_the_encoder_reads(
+    server: TritonServer, embedder: Path
+) -> None:
+    facts = EncoderFacts("gpu", 384, 256, 16, 0, int8=False)
+    folder = server._repository / "gpu-tokenizer"
+    (folder / "1").mkdir(parents=True)
+    template = resources.files("moltbot_models.triton").joinpath("model.py.template").read_text("utf-8")
+    (folder / "1" / "model.py").write_text(template)
+    (folder / "config.pbtxt").write_text(tokenizer_config(facts, str(TINY.parents[2]), str(embedder)))
+    texts = ["a short text", "a longer text " * 30, "word " * 400]
+    whole = Tokenizer.from_file(str(embedder / "tokenizer.json"))
+    whole.no_padding()
+    whole.enable_truncation(256)
+    async with contextlib.aclosing(TritonClient(server.endpoint)) as client:
+        await client.load("gpu-tokenizer", 30)
+        request = _request("gpu-tokenizer", [3, 1], {"TEXT": [text.encode() for text in texts]})
+        answer = await client._stub.ModelInfer(request, timeout=30)
+        await client.unload("gpu-tokenizer", 30)
+    shapes = {output.name: tuple(output.shape) for output in answer.outputs}
+    rows = [whole.encode(text).ids for text in texts]
+    assert shapes == {"INPUT_IDS": (3, 256), "ATTENTION_MASK": (3, 256), "TOKENS": (3, 1)}
+    ids = np.frombuffer(_raw(answer, "INPUT_IDS"), "<i8").reshape(3, 256)
+    assert [row[: len(own)].tolist() for row, own in zip(ids, rows, strict=True)] == rows
+    assert np.frombuffer(_raw(answer, "TOKENS"), "<i4").tolist() == [len(row) for row in rows]
 
 
 async def test_a_killed_server_comes_back_with_its_models(server: TritonServer, text: TritonUpstream) -> None:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from moltbot_daemon.commands.model_arguments import pairs
+from moltbot_daemon.commands.model_arguments import id_of, pairs
 from moltbot_daemon.commands.model_gate import calibrated, judged
 from moltbot_daemon.commands.progress import told_while_hashing
 from moltbot_daemon.commands.shell import FAILED, OK, Shell, tell
@@ -75,7 +75,7 @@ def _local(args: argparse.Namespace, path: Path, model_id: str = "") -> Manifest
     path = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - links stay links
     found = inspect(path, args.context_length)
     task = cast("Task", args.type or found.task)
-    model_id = model_id or args.id or _id_of(path.name)
+    model_id = model_id or args.id or id_of(path.name)
     options = pairs("--set", args.set)
     checked_options(model_id, task, options)
     manifest = Manifest(
@@ -89,7 +89,7 @@ def _imported(args: argparse.Namespace, store: ModelStore, file: Path) -> Manife
     digest = hash_file(file, told_while_hashing())
     if args.sha256 and digest != args.sha256.lower():
         raise InvalidArgument(f"{file}: its sha256 is {digest}, not {args.sha256}; download it again")
-    model_id = args.id or _id_of(file.stem)
+    model_id = args.id or id_of(file.stem)
     _refuse_second(args, store, model_id)
     weights = store.folder(model_id) / f"{WEIGHTS}-{digest[:16]}"
     if not weights.exists():
@@ -119,10 +119,6 @@ def import_model(shell: Shell) -> int:
     millions = found.parameters / 1e6
     shell.show(about, f"{found.path}: {found.architecture}, {millions:.1f} M parameters, {found.size_bytes >> 20} MiB")
     return OK
-
-
-def _id_of(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.").lower()
 
 
 def _refuse_second(args: argparse.Namespace, store: ModelStore, model_id: str) -> None:

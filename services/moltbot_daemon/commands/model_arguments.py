@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from moltbot_mesh.errors import InvalidArgument
 from moltbot_models.manifest import Task
+from moltbot_models.targets.build import TARGETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,6 +107,13 @@ def add_model_commands(
     imports.add_argument("file", type=Path, metavar="FILE", help="a GGUF file")
     imports.add_argument("out", type=Path, metavar="DIR", help="the directory to make")
     _bench_arguments(add(model, "bench", "measure how fast a model is, or look for options that make it faster"))
+    built = add(model, "build", "compile a model for another engine: TensorRT, vLLM, TensorRT-LLM")
+    built.add_argument("id", metavar="ID|DIR", help="a model that was added, or a directory")
+    built.add_argument("--target", choices=TARGETS, required=True, help="what is to serve it")
+    built.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model repository to make")
+    built.add_argument("--set", action="append", metavar="KEY=VALUE", help="precision=int8, queue_delay_us=200, …")
+    built.add_argument("--gate-texts", type=Path, metavar="FILE", help="calibrate and judge on these, one a line")
+    built.add_argument("--bound", action="append", metavar="CHECK=VALUE", help="what the gate demands")
     add(model, "list", listed)
     for name, about in (
         ("show", "show all that is known of a model: options, hashes, gate report"),
@@ -114,6 +123,11 @@ def add_model_commands(
         one = add(model, name, about)
         one.add_argument("id", metavar="ID", nargs="?" if name == "verify" else None, help="as `model list` shows it")
     add(group("models", "the same as `model list`"), "list", listed)
+
+
+def id_of(name: str) -> str:
+    """The id that a directory's or file's name suggests."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.").lower()
 
 
 def pairs(option: str, given: list[str] | None) -> dict[str, str]:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moltbot_daemon.commands.model_arguments import id_of
 from moltbot_daemon.commands.shell import OK, Shell, tell
 from moltbot_mesh.audit.administration import SPILL, administration_event
 from moltbot_mesh.errors import InvalidArgument, MoltbotError
@@ -18,9 +19,10 @@ from moltbot_models.manifest import Manifest, engine_options
 from moltbot_models.store.catalogue import Entry, ModelStore
 from moltbot_models.store.lock import hash_files
 from moltbot_models.store.source import inspect
+from moltbot_models.triton.repository import checked_options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from moltbot_models.gate.report import GateReport
     from moltbot_models.triton.provision import TritonRuntime
@@ -40,7 +42,7 @@ def bench(shell: Shell) -> int:
     from moltbot_models.tuning.bed import opened  # noqa: PLC0415 - brings numpy and the providers
 
     args = shell.args
-    manifest, entry = _wanted(shell)
+    manifest, entry = wanted(shell)
     clients = _clients(args.clients)
     triton = None if manifest.endpoint or args.engine == "embedded" else _triton(shell)
     if args.tune and not manifest.path:
@@ -60,14 +62,26 @@ def bench(shell: Shell) -> int:
         raise InvalidArgument(f"{manifest.path}: {error}", reason="MODEL_UNSUPPORTED") from None
 
 
-def _wanted(shell: Shell) -> tuple[Manifest, Entry | None]:
-    """The model that is named: one that was added, or a directory."""
+def wanted(shell: Shell, options: Mapping[str, str] | None = None) -> tuple[Manifest, Entry | None]:
+    """The model that is named: one that was added, or a directory, with some options changed.
+
+    Raises:
+        MoltbotError: There is no such model, or no such option.
+    """
+    manifest, entry = _named(shell)
+    if options:
+        checked_options(manifest.id, manifest.task, options)
+        manifest = dataclasses.replace(manifest, options={**manifest.options, **options})
+    return manifest, entry
+
+
+def _named(shell: Shell) -> tuple[Manifest, Entry | None]:
     name = str(shell.args.id)
     path = Path(name)
     if path.is_dir():
         path = path.resolve()
         found = inspect(path)
-        manifest = Manifest("bench", found.task, "triton", path=str(path), context_length=found.context_length)
+        manifest = Manifest(id_of(path.name), found.task, "triton", path=str(path), context_length=found.context_length)
         return manifest, None
     entry = ModelStore(shell.places.models_dir).get(name)
     return entry.manifest, entry
@@ -130,7 +144,6 @@ async def _measured(shell: Shell, bed: Bed, manifest: Manifest, clients: Sequenc
 
 
 async def _tuned(shell: Shell, bed: Bed, manifest: Manifest, entry: Entry | None, clients: Sequence[int]) -> int:
-    from moltbot_models.triton.repository import checked_options  # noqa: PLC0415 - only where it is used
     from moltbot_models.tuning.search import search, space  # noqa: PLC0415
 
     args = shell.args

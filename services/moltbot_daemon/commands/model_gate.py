@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Mapping
 
+    from moltbot_models.gate.judge import GateTexts
     from moltbot_models.gate.report import GateReport
     from moltbot_models.manifest import Manifest
 
@@ -36,9 +37,9 @@ def calibrated(manifest: Manifest, folder: Path, args: argparse.Namespace) -> Ma
     from moltbot_models.encoder.calibrate import calibrate, write_ranges  # noqa: PLC0415 - brings OpenVINO
 
     tell(f"moltbot: calibrating {manifest.id}")
-    texts, threads = _texts(args), int(manifest.options.get("threads", "0"))
+    texts, threads = texts_of(args), int(manifest.options.get("threads", "0"))
     try:
-        ranges = calibrate(Path(manifest.path), texts.calibration, threads=threads, progress=_told())
+        ranges = calibrate(Path(manifest.path), texts.calibration, threads=threads, progress=told_of_gate())
     except EngineError as error:
         raise InvalidArgument(f"{manifest.path}: {error}", reason="MODEL_UNSUPPORTED") from None
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -60,19 +61,20 @@ def judged(manifest: Manifest, hashes: Mapping[str, str], args: argparse.Namespa
 
     bounds = bounds_of(manifest.task, pairs("--bound", args.bound))
     try:
-        return judge(manifest, digest_of(hashes), _texts(args), bounds, _told())
+        return judge(manifest, digest_of(hashes), texts_of(args), bounds, told_of_gate())
     except EngineError as error:
         raise InvalidArgument(f"{manifest.path}: {error}", reason="MODEL_UNSUPPORTED") from None
 
 
-def _texts(args: argparse.Namespace):  # noqa: ANN202 - GateTexts, which is imported on use
+def texts_of(args: argparse.Namespace) -> GateTexts:
+    """The texts that models are calibrated and judged with: the user's, or those that come with the project."""
     from moltbot_models.gate.judge import read_texts, shipped_texts  # noqa: PLC0415 - as above
 
     return read_texts(args.gate_texts) if args.gate_texts else shipped_texts()
 
 
-def _told() -> Callable[[str, float], None]:
-    """Progress on a terminal."""
+def told_of_gate() -> Callable[[str, float], None]:
+    """Progress of the gate on a terminal."""
     last = [0.0]
 
     def told(what: str, share: float) -> None:

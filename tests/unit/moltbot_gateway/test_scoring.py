@@ -44,6 +44,7 @@ def test_one_text_or_several_are_classified(given):
     [
         ({"documents": ["a"]}, "query"),
         ({"query": "", "documents": ["a"]}, "query"),
+        ({"query": "q" * 32_769, "documents": ["a"]}, "query"),
         ({"query": "q", "documents": []}, "documents"),
         ({"query": "q", "documents": ["a", ""]}, r"documents\[1\]"),
         ({"query": "q", "documents": [{"title": "a"}]}, "text"),

@@ -1,0 +1,202 @@
+"""Models become repositories of other engines: Triton reads the configurations, ONNX says what the encoder says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+import moltbot_models
+from moltbot_mesh.errors import InvalidArgument
+from moltbot_models.encoder import Classifier, Encoder, EncoderConfig
+from moltbot_models.encoder.calibrate import calibrate
+from moltbot_models.encoder.checkpoint import EncoderCheckpoint
+from moltbot_models.encoder.shape import EncoderShape
+from moltbot_models.gate import GateFailed
+from moltbot_models.gate.encoder import EncoderBounds
+from moltbot_models.gate.judge import GateTexts
+from moltbot_models.manifest import Manifest
+from moltbot_models.manifest_yaml import load_manifests
+from moltbot_models.targets.build import TARGETS, build
+from moltbot_models.targets.onnx_encoder import build_onnx
+from moltbot_models.targets.onnx_run import embedder
+from moltbot_testkit.random_encoder import write_encoder
+
+GOLDEN = Path(__file__).parent / "golden"
+TINY = Path(moltbot_models.__file__).parent / "shipped" / "tiny"
+WORDS = [" ".join(f"w{3 + (7 * n + k) % 40}" for k in range(1 + n % 30)) for n in range(60)]
+TEXTS = GateTexts(tuple(WORDS[:40]), tuple(WORDS[40:]))
+LOOSE = EncoderBounds(cosine_mean=0.9, cosine_min=0.5, top_k_agreement=0.3)
+
+
+def manifest(path: Path, task: str, **options: str) -> Manifest:
+    return Manifest("acme/model:1", task, "triton", path=str(path), context_length=64, options=options)
+
+
+def made(directory: Path, out: Path, target: str, task: str = "embedding", bounds: object = None, **options: str):
+    return build(manifest(directory, task, **options), target, out, "0" * 64, TEXTS, bounds)
+
+
+def files_of(out: Path) -> set[str]:
+    return {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
+
+
+def parsed(file: Path) -> model_config_pb2.ModelConfig:
+    return text_format.Parse(file.read_text(), model_config_pb2.ModelConfig())
+
+
+@pytest.mark.parametrize(("family", "pooling"), [("bert", "mean_tokens"), ("roberta", "cls_token")])
+def test_onnx_says_what_the_encoder_says(tmp_path: Path, family: str, pooling: str) -> None:
+    write_encoder(tmp_path, family)
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{pooling}": True}))
+    shape, checkpoint = EncoderShape.read(tmp_path), EncoderCheckpoint(tmp_path / "model.safetensors")
+    exact, _ = Encoder.load(tmp_path, EncoderConfig("f32", threads=1)).embed(WORDS)
+    found = embedder(build_onnx(shape, checkpoint), tmp_path, 60)(WORDS)
+    np.testing.assert_allclose(found, exact, atol=2e-5)
+    groups = calibrate(tmp_path, WORDS, budget=1.0, threads=1).groups
+    quantised = build_onnx(shape, checkpoint, groups)
+    kinds = [node.op_type for node in quantised.graph.node]
+    assert kinds.count("QuantizeLinear") == len(groups) == 6
+    near = embedder(quantised, tmp_path, 60)(WORDS)
+    assert (near * exact).sum(1).min() > 0.98
+    assert not np.allclose(near, exact, atol=1e-5), "nothing was quantised"
+
+
+@pytest.mark.parametrize(("family", "labels"), [("bert", 3), ("xlm-roberta", 1)])
+def test_heads_that_classify_are_compiled_too(tmp_path: Path, family: str, labels: int) -> None:
+    write_encoder(tmp_path, family, labels, sentence_transformers={"activation_fn": "torch.nn.Identity()"})
+    model = Classifier.load(tmp_path, EncoderConfig("f32", threads=1))
+    (row,) = model.rows(["w5 w6 w7"])
+    checkpoint = EncoderCheckpoint(tmp_path / "model.safetensors")
+    graph = build_onnx(EncoderShape.read(tmp_path, "classifier"), checkpoint)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    values = {"input_ids": row.ids, "attention_mask": row.attention_mask, "token_type_ids": row.type_ids}
+    taken = {one.name: np.array([values[one.name]], np.int64) for one in session.get_inputs()}
+    np.testing.assert_allclose(session.run(None, taken)[0], model.score([row])[0], atol=2e-5)
+
+
+@pytest.mark.parametrize("target", ["triton-ort-trt", "triton-trt"])
+def test_an_encoder_for_a_gpu_keeps_the_tensors_of_every_encoder(tmp_path: Path, target: str) -> None:
+    write_encoder(tmp_path / "model")
+    report = made(tmp_path / "model", tmp_path / "out", target, bounds=LOOSE, precision="int8", queue_delay_us="200")
+    assert report is not None
+    assert report.passed
+    configs = {file.parent.name: parsed(file) for file in (tmp_path / "out").rglob("config.pbtxt")}
+    assert len(configs) == 3
+    whole = next(config for config in configs.values() if config.platform == "ensemble")
+    assert [one.name for one in whole.input] == ["TEXT"]
+    assert [one.name for one in whole.output] == ["EMBEDDING", "TOKENS"]
+    for step in whole.ensemble_scheduling.step:
+        part = configs[step.model_name]
+        assert set(step.input_map) == {one.name for one in part.input}
+        assert set(step.output_map) == {one.name for one in part.output}
+    engine = next(config for name, config in configs.items() if name.endswith("-encoder"))
+    assert engine.dynamic_batching.max_queue_delay_microseconds == 200
+    assert engine.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
+    if target == "triton-ort-trt":
+        (accelerator,) = engine.optimization.execution_accelerators.gpu_execution_accelerator
+        assert (accelerator.name, accelerator.parameters["precision_mode"]) == ("tensorrt", "INT8")
+        assert (tmp_path / "out" / engine.name / "1" / "model.onnx").is_file()
+    else:
+        script = (tmp_path / "out" / "build.sh").read_text()
+        assert all(plan.removeprefix("model-sm").removesuffix(".plan") for plan in engine.cc_model_filenames.values())
+        assert "--maxShapes=input_ids:64x64,attention_mask:64x64" in script
+        assert (tmp_path / "out" / engine.name / "model.onnx").is_file()
+
+
+@pytest.mark.parametrize("target", ["triton-vllm", "triton-trtllm"])
+def test_a_text_model_is_reached_as_an_upstream(tmp_path: Path, target: str) -> None:
+    assert made(TINY, tmp_path / "out", target, "text-generation") is None
+    (upstream,) = load_manifests(tmp_path / "out" / "manifest.yaml")
+    assert (upstream.id, upstream.provider, upstream.context_length) == ("acme/model:1", "openai", 64)
+    if target == "triton-vllm":
+        (file,) = (tmp_path / "out").rglob("config.pbtxt")
+        assert parsed(file).backend == "vllm"
+        assert parsed(file).name == file.parent.name == upstream.upstream_model
+        arguments = json.loads((file.parent / "1" / "model.json").read_text())
+        assert (arguments["model"], arguments["max_model_len"]) == (str(TINY), 64)
+
+
+def test_the_targets_equal_the_golden_files(tmp_path: Path) -> None:
+    write_encoder(tmp_path / "model")
+    found: dict[str, str] = {}
+    for target in TARGETS:
+        task = "embedding" if target.endswith("-trt") else "text-generation"
+        out = tmp_path / target
+        made(tmp_path / "model" if task == "embedding" else TINY, out, target, task)
+        for name in sorted(files_of(out)):
+            if name.endswith((".pbtxt", ".sh", ".json", ".yaml")):
+                text = (out / name).read_text().replace(str(TINY.parents[2]), "/library").replace(str(tmp_path), "/tmp")
+                found[f"{target}/{name}"] = text
+    for name, text in found.items():
+        file = GOLDEN / name
+        if os.environ.get("UPDATE_GOLDEN") == "1":
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        assert text == file.read_text(), name
+    assert {str(file.relative_to(GOLDEN)) for file in GOLDEN.rglob("*") if file.is_file()} == set(found)
+
+
+def test_scripts_are_shell_and_can_be_run(tmp_path: Path) -> None:
+    for target in ("triton-vllm", "triton-trtllm"):
+        made(TINY, tmp_path / target, target, "text-generation")
+    write_encoder(tmp_path / "model")
+    made(tmp_path / "model", tmp_path / "triton-trt", "triton-trt")
+    scripts = [*tmp_path.rglob("*.sh")]
+    assert len(scripts) == 4
+    for script in scripts:
+        assert os.access(script, os.X_OK)
+        subprocess.run(["sh", "-n", script], check=True)
+    unused = subprocess.run([tmp_path / "triton-trtllm" / "build.sh"], capture_output=True, text=True, check=False)
+    assert (unused.returncode, "usage" in unused.stderr) == (64, True)
+
+
+def test_trtllm_takes_nvidias_model_with_our_settings(tmp_path: Path) -> None:
+    made(TINY, tmp_path / "out", "triton-trtllm", "text-generation")
+    theirs = tmp_path / "source" / "triton_backend/all_models/llmapi/tensorrt_llm"
+    (theirs / "1").mkdir(parents=True)
+    (theirs / "1" / "model.yaml").write_text("model: theirs")
+    (theirs / "config.pbtxt").write_text('name: "tensorrt_llm"\nbackend: "python"\n')
+    subprocess.run([tmp_path / "out" / "build.sh", tmp_path / "source"], check=True)
+    (config,) = (tmp_path / "out").rglob("config.pbtxt")
+    assert parsed(config).name == config.parent.name
+    assert str(TINY) in (config.parent / "1" / "model.yaml").read_text()
+
+
+def test_what_strays_too_far_is_not_written(tmp_path: Path) -> None:
+    write_encoder(tmp_path / "model")
+    strict = EncoderBounds(cosine_mean=1.0, cosine_min=1.0, top_k_agreement=1.0)
+    with pytest.raises(GateFailed, match="int8"):
+        made(tmp_path / "model", tmp_path / "out", "triton-trt", bounds=strict, precision="int8")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "task", "said"),
+    [
+        ("triton-vllm", "embedding", "targets for it are triton-cpu, triton-ort-trt"),
+        ("triton-trt", "text-generation", "triton-vllm"),
+        ("triton-trt", "rerank", "triton-cpu"),
+    ],
+)
+def test_a_target_that_serves_no_such_model_is_refused_with_what_does(
+    tmp_path: Path, target: str, task: str, said: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=said):
+        made(tmp_path, tmp_path / "out", target, task)
+
+
+def test_a_directory_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    with pytest.raises(InvalidArgument, match="not empty"):
+        made(TINY, tmp_path / "out", "triton-vllm", "text-generation")
+    assert files_of(tmp_path / "out") == {"mine"}
