@@ -1,4 +1,4 @@
-"""CPU time and memory of a process and all that it started."""
+"""CPU time and memory of a process and all that it started. Linux alone: from /proc."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ def tree_cpu_s(pid: int) -> float:
 
 def tree_rss_mib(pid: int) -> int:
     """Proportional memory of a process and its children: what they share counts once."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    own = next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) >> 10
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:  # it has just ended
+        return 0
+    own = next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0) >> 10
     return own + sum(tree_rss_mib(int(child)) for child in children)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import random
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -12,6 +15,7 @@ import pytest
 from moltbot_mesh.errors import Unavailable
 from moltbot_models.generation import Delta, Embeddings, Scores, Usage
 from moltbot_models.tuning.load import Figures, Workload, measure
+from moltbot_models.tuning.process_tree import tree_cpu_s, tree_rss_mib
 from moltbot_models.tuning.search import search, space, verdict
 from moltbot_models.tuning.show import svg_plot, table, terminal_plot
 
@@ -171,3 +175,11 @@ def test_every_value_of_the_space_is_one_that_exists(task):
     for option, values in space(task, 8).items():
         for value in values:
             checked_options("m", task, {option: value})
+
+
+def test_a_process_that_has_ended_has_nothing():
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    assert tree_rss_mib(os.getpid()) > 10
+    assert tree_cpu_s(os.getpid()) > 0
+    child.wait()
+    assert (tree_rss_mib(child.pid), tree_cpu_s(child.pid)) == (0, 0.0)
