@@ -125,15 +125,21 @@ def encoder_triton(repeats: int) -> None:
 
 def prepared(scratch: Path) -> tuple[Path, Path]:
     """A MiniLM with calibrated ranges beside it, and the same as ONNX."""
-    from moltbot_models.encoder.calibrate import calibrate, texts, write_ranges  # noqa: PLC0415 - after sys.path
+    import onnx  # noqa: PLC0415 - only where it is used
+
+    from moltbot_models.encoder.calibrate import calibrate, write_ranges  # noqa: PLC0415 - after sys.path
+    from moltbot_models.encoder.checkpoint import EncoderCheckpoint  # noqa: PLC0415
     from moltbot_models.encoder.quantized import RANGES_FILE  # noqa: PLC0415
+    from moltbot_models.encoder.shape import EncoderShape  # noqa: PLC0415
+    from moltbot_models.gate.texts import shipped_texts  # noqa: PLC0415
+    from moltbot_models.targets.onnx_encoder import build_onnx  # noqa: PLC0415
     from moltbot_testkit.triton import embedder_path  # noqa: PLC0415
 
     model = scratch / "model"
     model.mkdir()
     for file in embedder_path().iterdir():
         (model / file.name).symlink_to(file)
-    write_ranges(model / RANGES_FILE, calibrate(model, texts()[0], threads=1))
-    onnx = scratch / "model.onnx"
-    subprocess.run([BASELINE, HERE / "onnx_bert.py", model, onnx], check=True)
-    return model, onnx
+    write_ranges(model / RANGES_FILE, calibrate(model, shipped_texts().calibration, threads=1))
+    file = scratch / "model.onnx"
+    onnx.save(build_onnx(EncoderShape.read(model), EncoderCheckpoint(model / "model.safetensors")), str(file))
+    return model, file

@@ -13,11 +13,11 @@ import threading
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "libs"))
+sys.path[:0] = [str(ROOT / "libs"), str(ROOT / "libs/protos")]
 
-from moltbot_models.encoder.calibrate import texts
 from moltbot_models.engine import TextEngine
 from moltbot_models.engine.options import config_of
+from moltbot_models.gate.texts import shipped_texts
 from moltbot_models.generation import GenerationRequest, Sampling
 
 TOKENS = 64
@@ -52,8 +52,8 @@ def answers(engine: TextEngine, prompts: list[str], at_once: int) -> list[list[s
 def main() -> None:
     options = dict(pair.split("=", 1) for pair in sys.argv[3:])
     engine = TextEngine.load(Path(sys.argv[1]), config_of(options))
-    calibration, held_out = texts()
-    prompts = [*calibration, *held_out][: int(sys.argv[2])]
+    texts = shipped_texts()
+    prompts = [*texts.calibration, *texts.held_out][: int(sys.argv[2])]
     alone, together = answers(engine, prompts, 1), answers(engine, prompts, len(prompts))
     engine.close()
     parted = [

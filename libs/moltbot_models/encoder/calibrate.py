@@ -7,7 +7,6 @@ those that save most arithmetic for their cost are taken until the budget is spe
 from __future__ import annotations
 
 import hashlib
-from importlib import resources
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,12 +30,6 @@ COST_BUDGET = 1.5e-5
 """1 - mean cosine that INT8 may cost together, summed over the groups alone. On MiniLM-L6 it is the largest of six
 tried that kept 99 % of top-10 neighbours; BF16 spends 1.2e-5 beside it."""
 _MAX_TOKENS_SEEN = 60_000
-
-
-def texts() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The shipped texts, written for this project: those to calibrate with, and every third held out."""
-    lines = resources.files("moltbot_models.encoder").joinpath("calibration.txt").read_text("utf-8").splitlines()
-    return tuple(line for n, line in enumerate(lines) if n % 3), tuple(lines[::3])
 
 
 def calibrate(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from moltbot_mesh.errors import InvalidArgument
 from moltbot_models.encoder import EncoderConfig
@@ -24,49 +23,18 @@ if TYPE_CHECKING:
 
     from moltbot_models.encoder import Encoder
     from moltbot_models.gate.report import GateReport
+    from moltbot_models.gate.texts import GateTexts
     from moltbot_models.manifest import Manifest
 
     Progress = Callable[[str, float], None]
 
-B = TypeVar("B", EncoderBounds, ScoreBounds, TextBounds)
 _BOUNDS: Mapping[str, type[EncoderBounds | ScoreBounds | TextBounds]] = {
     "embedding": EncoderBounds,
     "rerank": ScoreBounds,
     "classification": ScoreBounds,
     "text-generation": TextBounds,
 }
-_LEAST_TEXTS = 36
 _CACHE_BYTES = 128 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class GateTexts:
-    """What models are judged on."""
-
-    calibration: tuple[str, ...]
-    held_out: tuple[str, ...]
-
-
-def shipped_texts() -> GateTexts:
-    """The texts that come with the project."""
-    from moltbot_models.encoder.calibrate import texts  # noqa: PLC0415 - brings OpenVINO
-
-    return GateTexts(*texts())
-
-
-def read_texts(file: Path) -> GateTexts:
-    """Texts of the user's own, one a line; every third is held out.
-
-    Raises:
-        InvalidArgument: The file cannot be read, or holds too few.
-    """
-    try:
-        lines = [line for line in file.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"{file}: cannot be read as UTF-8 text: {type(error).__name__}") from None
-    if len(lines) < _LEAST_TEXTS:
-        raise InvalidArgument(f"{file}: {len(lines)} texts; give at least {_LEAST_TEXTS}, one a line")
-    return GateTexts(tuple(line for n, line in enumerate(lines) if n % 3), tuple(lines[::3]))
 
 
 def bounds_of(task: str, given: Mapping[str, str]) -> Any:

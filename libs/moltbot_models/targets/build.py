@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from moltbot_models.gate.encoder import EncoderBounds
-    from moltbot_models.gate.judge import GateTexts
     from moltbot_models.gate.report import GateReport
+    from moltbot_models.gate.texts import GateTexts
     from moltbot_models.manifest import Manifest
 
     Progress = Callable[[str, float], None]
@@ -50,7 +50,7 @@ def build(
         target: What is to serve it.
         out: A directory that does not exist or is empty.
         digest: Of the model's files, for the report.
-        texts: To calibrate with and to judge on.
+        texts: To judge on, and to calibrate with unless that was done when the model was added.
         bounds: What the gate demands.
         progress: Told what is at work and the share that is done.
 
@@ -106,6 +106,8 @@ def _encoder(
     from moltbot_models.encoder import Encoder, EncoderConfig  # noqa: PLC0415 - brings OpenVINO
     from moltbot_models.encoder.calibrate import calibrate  # noqa: PLC0415
     from moltbot_models.encoder.checkpoint import EncoderCheckpoint  # noqa: PLC0415
+    from moltbot_models.encoder.quantized import read_ranges  # noqa: PLC0415
+    from moltbot_models.encoder.runtime import weights_sha256  # noqa: PLC0415
     from moltbot_models.encoder.shape import EncoderShape  # noqa: PLC0415
     from moltbot_models.gate.encoder import EncoderUnderTest, judge_encoder  # noqa: PLC0415
     from moltbot_models.targets.onnx_encoder import build_onnx, onnx_module  # noqa: PLC0415
@@ -117,7 +119,9 @@ def _encoder(
     shape, checkpoint = EncoderShape.read(path), EncoderCheckpoint(path / "model.safetensors")
     exact = Encoder.load(path, EncoderConfig("f32", threads=config.threads))
     report, groups = None, None
-    if config.precision == "int8":
+    if config.precision == "int8" and config.ranges is not None:  # found when the model was added
+        groups = read_ranges(config.ranges, weights_sha256(path / "model.safetensors")).groups
+    elif config.precision == "int8":
         groups = calibrate(path, texts.calibration, threads=config.threads, progress=progress).groups
     model = build_onnx(shape, checkpoint, groups)
     if groups is not None:

@@ -39,7 +39,8 @@ def onnx_module() -> Any:
         import onnx  # noqa: PLC0415 - an extra, and half a second
     except ImportError:
         raise FailedPrecondition(
-            "compiling for TensorRT needs the extra `compile` (onnx, onnxruntime): pip install 'moltbot[compile]'"
+            "compiling for TensorRT needs onnx and onnxruntime, the extra `compile`: in a checkout "
+            "`./moltbot --setup-dev` installs them, else pip install 'moltbot[compile]'"
         ) from None
     return onnx
 

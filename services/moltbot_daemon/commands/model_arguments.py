@@ -67,7 +67,7 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=_seconds, default=5.0, metavar="S", help="for each number of clients (5)")
     parser.add_argument("--tokens-in", type=_count, default=32, metavar="N", help="of a prompt, about (32)")
     parser.add_argument("--tokens-out", type=_count, default=32, metavar="N", help="of an answer (32)")
-    parser.add_argument("--texts", type=Path, metavar="FILE", help="what is asked, one text a line")
+    parser.add_argument("--texts", type=Path, metavar="FILE", help="what is asked, one text a line, at least 36")
     parser.add_argument("--engine", choices=("triton", "embedded"), help="where it runs; Triton if it can be had")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write throughput over latency as SVG")
     tune = parser.add_argument_group("tuning")

@@ -10,21 +10,24 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moltbot_daemon.commands.model_arguments import id_of
+from moltbot_daemon.commands.model_gate import texts_of
+from moltbot_daemon.commands.model_named import named_model
 from moltbot_daemon.commands.shell import OK, Shell, tell
 from moltbot_mesh.audit.administration import SPILL, administration_event
 from moltbot_mesh.errors import InvalidArgument, MoltbotError
 from moltbot_models.engine.config import EngineError
-from moltbot_models.manifest import Manifest, engine_options
-from moltbot_models.store.catalogue import Entry, ModelStore
+from moltbot_models.gate.texts import shipped_texts
+from moltbot_models.manifest import engine_options
+from moltbot_models.store.catalogue import ModelStore
 from moltbot_models.store.lock import hash_files
-from moltbot_models.store.source import inspect
 from moltbot_models.triton.repository import checked_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from moltbot_models.gate.report import GateReport
+    from moltbot_models.manifest import Manifest
+    from moltbot_models.store.catalogue import Entry
     from moltbot_models.triton.provision import TritonRuntime
     from moltbot_models.tuning.bed import Bed
     from moltbot_models.tuning.load import Figures, Workload
@@ -42,7 +45,7 @@ def bench(shell: Shell) -> int:
     from moltbot_models.tuning.bed import opened  # noqa: PLC0415 - brings numpy and the providers
 
     args = shell.args
-    manifest, entry = wanted(shell)
+    manifest, entry = named_model(shell)
     clients = _clients(args.clients)
     triton = None if manifest.endpoint or args.engine == "embedded" else _triton(shell)
     if args.tune and not manifest.path:
@@ -60,31 +63,6 @@ def bench(shell: Shell) -> int:
         return asyncio.run(run())
     except EngineError as error:
         raise InvalidArgument(f"{manifest.path}: {error}", reason="MODEL_UNSUPPORTED") from None
-
-
-def wanted(shell: Shell, options: Mapping[str, str] | None = None) -> tuple[Manifest, Entry | None]:
-    """The model that is named: one that was added, or a directory, with some options changed.
-
-    Raises:
-        MoltbotError: There is no such model, or no such option.
-    """
-    manifest, entry = _named(shell)
-    if options:
-        checked_options(manifest.id, manifest.task, options)
-        manifest = dataclasses.replace(manifest, options={**manifest.options, **options})
-    return manifest, entry
-
-
-def _named(shell: Shell) -> tuple[Manifest, Entry | None]:
-    name = str(shell.args.id)
-    path = Path(name)
-    if path.is_dir():
-        path = path.resolve()
-        found = inspect(path)
-        manifest = Manifest(id_of(path.name), found.task, "triton", path=str(path), context_length=found.context_length)
-        return manifest, None
-    entry = ModelStore(shell.places.models_dir).get(name)
-    return entry.manifest, entry
 
 
 def _clients(text: str) -> list[int]:
@@ -110,11 +88,10 @@ def _triton(shell: Shell) -> TritonRuntime | None:
 
 
 def _workload(shell: Shell, manifest: Manifest, name: str) -> Workload:
-    from moltbot_models.gate.judge import read_texts, shipped_texts  # noqa: PLC0415 - brings numpy
-    from moltbot_models.tuning.load import Workload  # noqa: PLC0415
+    from moltbot_models.tuning.load import Workload  # noqa: PLC0415 - brings numpy
 
     args = shell.args
-    texts = read_texts(args.texts) if args.texts else shipped_texts()
+    texts = texts_of(args.texts)
     lines = (*texts.calibration, *texts.held_out)
     return Workload(manifest.task, name, lines, args.tokens_in, args.tokens_out)
 
@@ -163,14 +140,26 @@ async def _tuned(shell: Shell, bed: Bed, manifest: Manifest, entry: Entry | None
     found = await search(start, values, compare, gate.refusal, lambda: time.monotonic() < until, told)
     changed = {option: value for option, value in found.options.items() if value != start[option]}
     if args.write and entry is not None and changed:
-        options = {**manifest.options, **changed}
-        fresh = dataclasses.replace(manifest, options=options)
-        report = await gate.report(found.options)
-        store = ModelStore(shell.places.models_dir)
-        store.put(fresh, hash_files(Path(manifest.path)), report)
+        report = await gate.report(found.options) if _PRECISION & changed.keys() else entry.report
+        keep(ModelStore(shell.places.models_dir), entry, changed, report)
         administration_event(shell.places.data_dir / SPILL, "model tune", f"model:{manifest.id}", _TENANT)
     _tell_found(shell, manifest, found, changed)
     return OK
+
+
+def keep(store: ModelStore, entry: Entry, changed: Mapping[str, str], report: GateReport | None) -> None:
+    """Write options into the manifest of a model that was added.
+
+    The hashes stay those that were locked: tuning is no way to have changed files served.
+
+    Args:
+        store: Has the model.
+        entry: The model.
+        changed: Options to set.
+        report: Of these options; that of before where they say the same, whatever was demanded of it then.
+    """
+    manifest = dataclasses.replace(entry.manifest, options={**entry.manifest.options, **changed})
+    store.put(manifest, entry.hashes(), report)
 
 
 async def _in_turns(
@@ -234,7 +223,7 @@ class _Gate:
 
     async def report(self, options: dict[str, str]) -> GateReport | None:
         """The gate's report of options; None where the model is its own reference."""
-        from moltbot_models.gate.judge import bounds_of, judge, shipped_texts  # noqa: PLC0415 - brings numpy
+        from moltbot_models.gate.judge import bounds_of, judge  # noqa: PLC0415 - brings numpy
         from moltbot_models.store.lock import digest_of  # noqa: PLC0415
 
         key = self._key(options)

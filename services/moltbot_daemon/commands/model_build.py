@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moltbot_daemon.commands.model_arguments import pairs
-from moltbot_daemon.commands.model_bench import wanted
 from moltbot_daemon.commands.model_gate import texts_of, told_of_gate
+from moltbot_daemon.commands.model_named import named_model
 from moltbot_daemon.commands.shell import OK
 from moltbot_mesh.errors import InvalidArgument
 from moltbot_models.engine.config import EngineError
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 def build_model(shell: Shell) -> int:
     """Write a model repository for a target."""
     args = shell.args
-    manifest, _ = wanted(shell, pairs("--set", args.set))
+    manifest, _ = named_model(shell, pairs("--set", args.set))
     if not manifest.path:
         raise InvalidArgument(f"{manifest.id}: runs elsewhere; there is nothing to build")
     bounds = bounds_of("embedding", pairs("--bound", args.bound)) if manifest.task == "embedding" else None
     out = args.out.absolute()
     try:
         digest = digest_of(hash_files(Path(manifest.path)))
-        report = build(manifest, args.target, out, digest, texts_of(args), bounds, told_of_gate())
+        report = build(manifest, args.target, out, digest, texts_of(args.gate_texts), bounds, told_of_gate())
     except EngineError as error:
         raise InvalidArgument(f"{manifest.path}: {error}", reason="MODEL_UNSUPPORTED") from None
     files = sorted(str(file.relative_to(out)) for file in out.rglob("*") if file.is_file() and file.name != ".keep")

@@ -13,13 +13,13 @@ from moltbot_daemon.commands.model_arguments import pairs
 from moltbot_daemon.commands.shell import tell
 from moltbot_mesh.errors import InvalidArgument
 from moltbot_models.engine.config import EngineError
+from moltbot_models.gate.texts import GateTexts, read_texts, shipped_texts
 from moltbot_models.store.lock import digest_of
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Mapping
 
-    from moltbot_models.gate.judge import GateTexts
     from moltbot_models.gate.report import GateReport
     from moltbot_models.manifest import Manifest
 
@@ -37,7 +37,7 @@ def calibrated(manifest: Manifest, folder: Path, args: argparse.Namespace) -> Ma
     from moltbot_models.encoder.calibrate import calibrate, write_ranges  # noqa: PLC0415 - brings OpenVINO
 
     tell(f"moltbot: calibrating {manifest.id}")
-    texts, threads = texts_of(args), int(manifest.options.get("threads", "0"))
+    texts, threads = texts_of(args.gate_texts), int(manifest.options.get("threads", "0"))
     try:
         ranges = calibrate(Path(manifest.path), texts.calibration, threads=threads, progress=told_of_gate())
     except EngineError as error:
@@ -61,16 +61,14 @@ def judged(manifest: Manifest, hashes: Mapping[str, str], args: argparse.Namespa
 
     bounds = bounds_of(manifest.task, pairs("--bound", args.bound))
     try:
-        return judge(manifest, digest_of(hashes), texts_of(args), bounds, told_of_gate())
+        return judge(manifest, digest_of(hashes), texts_of(args.gate_texts), bounds, told_of_gate())
     except EngineError as error:
         raise InvalidArgument(f"{manifest.path}: {error}", reason="MODEL_UNSUPPORTED") from None
 
 
-def texts_of(args: argparse.Namespace) -> GateTexts:
-    """The texts that models are calibrated and judged with: the user's, or those that come with the project."""
-    from moltbot_models.gate.judge import read_texts, shipped_texts  # noqa: PLC0415 - as above
-
-    return read_texts(args.gate_texts) if args.gate_texts else shipped_texts()
+def texts_of(file: Path | None) -> GateTexts:
+    """The user's texts, or those that come with the project."""
+    return read_texts(file) if file else shipped_texts()
 
 
 def told_of_gate() -> Callable[[str, float], None]:

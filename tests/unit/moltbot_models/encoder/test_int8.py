@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from moltbot_models.encoder import Encoder, EncoderConfig, EncoderError
-from moltbot_models.encoder.calibrate import calibrate, texts, write_ranges
+from moltbot_models.encoder.calibrate import calibrate, write_ranges
 from moltbot_models.encoder.checkpoint import EncoderCheckpoint
 from moltbot_models.encoder.graph import build_graph
 from moltbot_models.encoder.quantized import RANGES_FILE, EncoderRanges, LinearRange, quantized_linear
@@ -87,16 +87,6 @@ def test_the_bias_takes_in_the_shift_and_the_mean_of_the_rounding() -> None:
     exact = seen @ weight.T + bias
     np.testing.assert_allclose(found.mean(0), exact.mean(0), atol=2e-3)
     assert np.abs(found - exact).std() < 0.02 * exact.std()
-
-
-def test_the_shipped_texts_are_many_distinct_and_of_mixed_length() -> None:
-    calibration, held_out = texts()
-    assert len(calibration) > 100
-    assert len(held_out) > 50
-    assert len({*calibration, *held_out}) == len(calibration) + len(held_out)
-    lengths = [len(text.split()) for text in (*calibration, *held_out)]
-    assert min(lengths) < 4
-    assert max(lengths) > 25
 
 
 def test_rows_are_cut_into_runs_where_padding_would_cost_more_than_a_run() -> None:

@@ -13,7 +13,8 @@ from moltbot_mesh.errors import InvalidArgument
 from moltbot_models.encoder.quantized import RANGES_FILE
 from moltbot_models.engine.config import EngineError
 from moltbot_models.gate import text
-from moltbot_models.gate.judge import GateTexts, bounds_of, judge, read_texts, shipped_texts
+from moltbot_models.gate.judge import bounds_of, judge
+from moltbot_models.gate.texts import GateTexts, shipped_texts
 from moltbot_models.manifest import Manifest
 from moltbot_testkit.random_encoder import write_encoder
 
@@ -86,16 +87,3 @@ def test_what_cannot_be_loaded_is_told(tmp_path: Path) -> None:
 def test_a_bound_that_is_none_is_refused(bounds: dict[str, str]) -> None:
     with pytest.raises(InvalidArgument, match=f"--bound {next(iter(bounds))}"):
         bounds_of("text-generation", bounds)
-
-
-def test_texts_of_ones_own_are_split_and_too_few_are_refused(tmp_path: Path) -> None:
-    file = tmp_path / "texts"
-    file.write_text("\n\n".join(f"text {n}" for n in range(40)))
-    found = read_texts(file)
-    assert (len(found.calibration), len(found.held_out)) == (26, 14)
-    assert not {*found.calibration} & {*found.held_out}
-    file.write_text("one\ntwo")
-    with pytest.raises(InvalidArgument, match="at least 36"):
-        read_texts(file)
-    with pytest.raises(InvalidArgument, match="cannot be read"):
-        read_texts(tmp_path / "none")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from google.protobuf import text_format
@@ -16,12 +18,12 @@ from tritonclient.grpc import model_config_pb2
 import moltbot_models
 from moltbot_mesh.errors import InvalidArgument
 from moltbot_models.encoder import Classifier, Encoder, EncoderConfig
-from moltbot_models.encoder.calibrate import calibrate
+from moltbot_models.encoder.calibrate import calibrate, write_ranges
 from moltbot_models.encoder.checkpoint import EncoderCheckpoint
 from moltbot_models.encoder.shape import EncoderShape
 from moltbot_models.gate import GateFailed
 from moltbot_models.gate.encoder import EncoderBounds
-from moltbot_models.gate.judge import GateTexts
+from moltbot_models.gate.texts import GateTexts
 from moltbot_models.manifest import Manifest
 from moltbot_models.manifest_yaml import load_manifests
 from moltbot_models.targets.build import TARGETS, build
@@ -110,6 +112,17 @@ def test_an_encoder_for_a_gpu_keeps_the_tensors_of_every_encoder(tmp_path: Path,
         assert all(plan.removeprefix("model-sm").removesuffix(".plan") for plan in engine.cc_model_filenames.values())
         assert "--maxShapes=input_ids:64x64,attention_mask:64x64" in script
         assert (tmp_path / "out" / engine.name / "model.onnx").is_file()
+
+
+def test_what_was_calibrated_when_the_model_was_added_is_not_calibrated_again(tmp_path: Path) -> None:
+    write_encoder(tmp_path / "model")
+    found = calibrate(tmp_path / "model", WORDS, budget=1.0, threads=1)
+    one = dict(list(found.groups.items())[:1])
+    write_ranges(tmp_path / "ranges.json", dataclasses.replace(found, groups=one))
+    options = {"precision": "int8", "ranges": str(tmp_path / "ranges.json")}
+    made(tmp_path / "model", tmp_path / "out", "triton-ort-trt", bounds=LOOSE, **options)
+    (file,) = (tmp_path / "out").rglob("model.onnx")
+    assert [node.op_type for node in onnx.load(file).graph.node].count("QuantizeLinear") == 1
 
 
 @pytest.mark.parametrize("target", ["triton-vllm", "triton-trtllm"])
