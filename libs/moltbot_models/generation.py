@@ -14,6 +14,7 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancel
 FormatKind = Literal["json_object", "json_schema", "regex", "grammar"]
 TemplateValue = bool | int | float | str | None
 Role = Literal["system", "developer", "user", "assistant", "tool"]
+MediaKind = Literal["image", "audio"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +41,32 @@ class ToolSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Media:
+    """An image or a sound that stands in a message."""
+
+    kind: MediaKind
+    data: bytes = field(repr=False)
+    """The encoded file: PNG, JPEG, WebP; WAV, MP3."""
+    media_type: str
+    """Its type as MIME says it: `image/png`."""
+    detail: str = ""
+    """`auto`, `low` or `high`, for upstreams of the OpenAI protocol; empty if the client says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One message of a conversation."""
 
     role: Role
     content: str = ""
+    """The text; of a message with `parts`, its texts joined."""
     name: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     """Calls the assistant asked for in this message."""
     tool_call_id: str = ""
     """The call that a `tool` message answers."""
+    parts: tuple[str | Media, ...] = ()
+    """Texts and media in their order; empty if the message is text alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from moltbot_models.generation import (
     Delta,
     GenerationRequest,
+    Media,
     Message,
     ResponseFormat,
     Sampling,
@@ -77,12 +78,26 @@ def decode_deltas(data: bytes) -> tuple[Delta, ...]:
 
 
 def _dump(tree: object) -> bytes:
-    return json.dumps(tree, separators=(",", ":")).encode()
+    return json.dumps(tree, separators=(",", ":"), default=_base64).encode()
+
+
+def _base64(data: object) -> str:
+    if isinstance(data, bytes):
+        return base64.b64encode(data).decode()
+    raise TypeError(f"{type(data).__name__} cannot be sent")
 
 
 def _message(tree: dict[str, Any]) -> Message:
-    fields: dict[str, Any] = tree | {"tool_calls": tuple(ToolCall(**call) for call in tree["tool_calls"])}
+    calls = tuple(ToolCall(**call) for call in tree["tool_calls"])
+    fields: dict[str, Any] = tree | {"tool_calls": calls, "parts": tuple(_part(part) for part in tree["parts"])}
     return Message(**fields)
+
+
+def _part(tree: str | dict[str, Any]) -> str | Media:
+    if isinstance(tree, str):
+        return tree
+    fields: dict[str, Any] = tree | {"data": base64.b64decode(tree["data"])}
+    return Media(**fields)
 
 
 def _delta_tree(delta: Delta) -> dict[str, Any]:
