@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from moltbot_models.engine.chat_template import ChatTemplate
 from moltbot_models.engine.config import EngineError
+from moltbot_models.engine.control_tokens import ControlTokens
 from moltbot_models.engine.detokenize import Vocabulary
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class ModelDirectory:
     """generation_config.json; empty if there is none."""
     tokenizer: Tokenizer
     vocabulary: Vocabulary
+    controls: ControlTokens
     template: ChatTemplate | None
     end_tokens: frozenset[int]
     """Tokens that end an answer."""
@@ -51,11 +53,13 @@ def read_model_directory(path: Path) -> ModelDirectory:
     if end_token is not None:
         ends.add(end_token)
     source = _template_source(path, tokenizer_config)
+    vocabulary = Vocabulary(tokenizer)
     return ModelDirectory(
         config=config,
         generation=generation,
         tokenizer=tokenizer,
-        vocabulary=Vocabulary(tokenizer),
+        vocabulary=vocabulary,
+        controls=ControlTokens(vocabulary.bytes_of(token).decode() for token in vocabulary.special),
         template=ChatTemplate(source, special) if source else None,
         end_tokens=frozenset(ends),
         longest_token=max(map(len, tokenizer.get_vocab()), default=1),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from moltbot_models.engine.config import EngineError
 from moltbot_models.engine.constraint import JSON_OPTIONS
+from moltbot_models.engine.control_tokens import pieces
 from moltbot_models.engine.reasoning import CLOSED, opened, thinks
 from moltbot_models.engine.tool_dialects import dialect_of
 from moltbot_models.generation import ResponseFormat
@@ -56,7 +57,7 @@ def build_prompt(directory: ModelDirectory, request: GenerationRequest, vocabula
     if request.prompt is not None:
         if request.messages:
             raise EngineError("INVALID_ARGUMENT", "give either prompt or messages, not both")
-        prompt = Prompt(_tokens(directory, request.prompt, most_tokens, special=True))
+        prompt = Prompt(_tokens(directory, [request.prompt], most_tokens, special=True))
     else:
         prompt = _conversation(directory, request, most_tokens)
     if any(token >= vocabulary for token in request.sampling.stop_token_ids):
@@ -90,7 +91,12 @@ def _conversation(directory: ModelDirectory, request: GenerationRequest, most_to
             raise EngineError("INVALID_ARGUMENT", "response_format cannot go with a tool_choice that demands a call")
         opening = _opening(request, dialect)
         grammar = call_grammar(request, directory, dialect)
-    text = template.render(request.messages, tools, dict(request.template_options))
+    fence = directory.controls
+    text = template.render(
+        [fence.message(message) for message in request.messages],
+        [fence.tool(tool) for tool in tools],
+        dict(request.template_options),
+    )
     thoughts: Thoughts = "some" if thinks(template.text) else "none"
     if opened(text):
         thoughts = "opened"
@@ -98,7 +104,7 @@ def _conversation(directory: ModelDirectory, request: GenerationRequest, most_to
             # What must be of a form begins with it.
             text, thoughts = text.rstrip() + CLOSED, "none"
     # The template writes the special tokens itself.
-    tokens = _tokens(directory, text + opening, most_tokens, special=False)
+    tokens = _tokens(directory, pieces(text + opening), most_tokens, special=False)
     return Prompt(tokens, opening, dialect, grammar, "none" if opening else thoughts)
 
 
@@ -144,20 +150,22 @@ def _schema(parameters: str) -> str:
     return json.dumps({"type": "object", **schema, "x-guidance": JSON_OPTIONS}, ensure_ascii=False)
 
 
-def _tokens(directory: ModelDirectory, text: str, most_tokens: int, *, special: bool) -> list[int]:
+def _tokens(directory: ModelDirectory, texts: list[str], most_tokens: int, *, special: bool) -> list[int]:
     most = most_tokens * directory.longest_token * _SHRINKING
-    if len(text) > most:
+    length = sum(map(len, texts))
+    if length > most:
         raise EngineError(
             "REQUEST_TOO_LARGE",
-            f"the prompt has {len(text)} characters: more than {most_tokens} tokens, which prompt and answer may have",
+            f"the prompt has {length} characters: more than {most_tokens} tokens, which prompt and answer may have",
         )
     try:
         # Of a batch, for a single text is encoded with the interpreter's lock held.
-        return directory.tokenizer.encode_batch_fast([text], add_special_tokens=special)[0].ids
+        encodings = directory.tokenizer.encode_batch_fast(texts, add_special_tokens=special)
     except (TypeError, UnicodeEncodeError) as error:
         raise EngineError(
             "INVALID_ARGUMENT", "the text holds half of a surrogate pair, which is no character"
         ) from error
+    return encodings[0].ids if len(encodings) == 1 else [token for encoding in encodings for token in encoding.ids]
 
 
 def check_sampling(sampling: Sampling) -> None:
