@@ -24,7 +24,7 @@ from moltbot_mesh.durable import replace_durably
 from moltbot_mesh.errors import DataLoss, FailedPrecondition, MoltbotError, NotFound, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from moltbot_audit.commit import Answer, Done
@@ -197,6 +197,11 @@ class Ledger:
         return self._writer.next_sequence
 
     @property
+    def oldest(self) -> int:
+        """The first record that has not expired."""
+        return segments(self._segments)[0][0]
+
+    @property
     def verifier_key(self) -> str:
         """The key to check checkpoints with."""
         return self._signer.verifier_key
@@ -255,6 +260,26 @@ class Ledger:
     def _at(self, place: Place) -> Logged:
         path = self._segments / segment_name(place.segment)
         return Logged(place.sequence, read_at(path, place.sequence, place.offset))
+
+    def records(self, start: int) -> Iterator[bytes]:
+        """The payloads from a sequence on, which is there, a segment in memory at a time.
+
+        Raises:
+            DataLoss: One is damaged or missing.
+        """
+        found = segments(self._segments)
+        begin = max(place for place, (first, _) in enumerate(found) if first <= start)
+        for first, path in found[begin:]:
+            for item in read(path, first):
+                if isinstance(item, Damage):
+                    raise DataLoss(f"the audit log is damaged: {item}; `moltbot audit verify` tells more")
+                if item.number >= start:
+                    yield item.payload
+
+    def node(self, level: int, index: int) -> bytes:
+        """The hash of the complete subtree of 2**level leaves at `index` of that level."""
+        with self._integrator.tree_lock:
+            return self._tree.node(level, index)
 
     def inclusion_proof(self, event: bytes | int) -> Proof:
         """Prove that an event, named by its id or its sequence, is in the newest checkpoint's tree.

@@ -25,7 +25,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return sha256(b"\x01" + left + right).digest()
 
 
-def _split(size: int) -> int:
+def split(size: int) -> int:
     """The largest power of two below `size`."""
     return 1 << ((size - 1).bit_length() - 1)
 
@@ -37,15 +37,16 @@ def root_of(size: int, node: Callable[[int, int], bytes]) -> bytes:
         size: How many leaves.
         node: Gives the hash of the complete subtree of 2**level leaves at an index of that level.
     """
-    return EMPTY_ROOT if size == 0 else _subtree(0, size, node)
+    return EMPTY_ROOT if size == 0 else subtree_hash(0, size, node)
 
 
-def _subtree(start: int, size: int, node: Callable[[int, int], bytes]) -> bytes:
+def subtree_hash(start: int, size: int, node: Callable[[int, int], bytes]) -> bytes:
+    """The hash of the `size` leaves from `start` on, where a tree of RFC 9162 has a subtree."""
     if size & (size - 1) == 0:
         level = size.bit_length() - 1
         return node(level, start >> level)
-    left = _split(size)
-    return node_hash(_subtree(start, left, node), _subtree(start + left, size - left, node))
+    left = split(size)
+    return node_hash(subtree_hash(start, left, node), subtree_hash(start + left, size - left, node))
 
 
 def inclusion_proof(index: int, size: int, node: Callable[[int, int], bytes]) -> list[bytes]:
@@ -54,10 +55,10 @@ def inclusion_proof(index: int, size: int, node: Callable[[int, int], bytes]) ->
     def path(at: int, start: int, length: int) -> list[bytes]:
         if length == 1:
             return []
-        left = _split(length)
+        left = split(length)
         if at < left:
-            return [*path(at, start, left), _subtree(start + left, length - left, node)]
-        return [*path(at - left, start + left, length - left), _subtree(start, left, node)]
+            return [*path(at, start, left), subtree_hash(start + left, length - left, node)]
+        return [*path(at - left, start + left, length - left), subtree_hash(start, left, node)]
 
     if not 0 <= index < size:
         raise ValueError(f"leaf {index} is not in a tree of {size}")
@@ -69,11 +70,11 @@ def consistency_proof(first: int, second: int, node: Callable[[int, int], bytes]
 
     def path(m: int, start: int, length: int, *, complete: bool) -> list[bytes]:
         if m == length:
-            return [] if complete else [_subtree(start, length, node)]
-        left = _split(length)
+            return [] if complete else [subtree_hash(start, length, node)]
+        left = split(length)
         if m <= left:
-            return [*path(m, start, left, complete=complete), _subtree(start + left, length - left, node)]
-        return [*path(m - left, start + left, length - left, complete=False), _subtree(start, left, node)]
+            return [*path(m, start, left, complete=complete), subtree_hash(start + left, length - left, node)]
+        return [*path(m - left, start + left, length - left, complete=False), subtree_hash(start, left, node)]
 
     if not 0 <= first <= second:
         raise ValueError(f"no tree of {second} leaves extends one of {first}")

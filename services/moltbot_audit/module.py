@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("moltbot.audit")
 
-_TENANT_METHODS = ("GetEvent", "Query", "GetTrace", "GetCheckpoint", "GetInclusionProof", "GetConsistencyProof")
-_RECORDED = frozenset({"GetEvent", "Query", "GetTrace", "GetInclusionProof"})
+_TENANT_METHODS = (
+    "GetEvent", "Query", "GetTrace", "GetCheckpoint", "GetInclusionProof", "GetConsistencyProof", "GetReceipt",
+    "Export",
+)  # fmt: skip
+_RECORDED = frozenset({"GetEvent", "Query", "GetTrace", "GetInclusionProof", "GetReceipt", "Export"})
 _DAY_S = 86_400
 _LOOK_S = 0.5
 _THREADS = 4

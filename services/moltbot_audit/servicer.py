@@ -7,10 +7,12 @@ import contextlib
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from google.api.httpbody_pb2 import HttpBody
 from moltbot.audit.v1 import audit_pb2 as pb
 from moltbot.audit.v1 import audit_pb2_grpc
 
 from moltbot_audit.event import decode
+from moltbot_audit.export import bundle, receipt
 from moltbot_audit.records import Filter, Logged
 from moltbot_audit.verify import verify_steps
 from moltbot_mesh.call import acting_tenant, current_call
@@ -18,7 +20,7 @@ from moltbot_mesh.errors import InvalidArgument, MoltbotError, NotFound, Permiss
 from moltbot_mesh.paging import DEFAULT_PAGE_SIZE, offset_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 
     from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -136,16 +138,7 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
     async def GetTrace(self, request: pb.GetTraceRequest, context: Any) -> pb.GetTraceResponse:  # noqa: ARG002, N802
         """Return a trace."""
         async with self._recorded("GetTrace", request.trace_id):
-            try:
-                trace_id = bytes.fromhex(request.trace_id)
-            except ValueError:
-                raise InvalidArgument("trace_id: 32 hex digits are asked for") from None
-            tenant = _only_own("")
-            found = [_shown(logged) for logged in await self._in_thread(self._ledger.trace, trace_id)]
-            found = [logged for logged in found if not tenant or logged.event.tenant == tenant]
-            if not found:
-                raise NotFound(f"no event of trace {request.trace_id}")
-            return pb.GetTraceResponse(events=found)
+            return pb.GetTraceResponse(events=await self._trace(request.trace_id))
 
     async def GetCheckpoint(  # noqa: N802
         self,
@@ -181,6 +174,59 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
         """Prove that the log only grew."""
         second, hashes = await self._in_thread(self._ledger.consistency_proof, request.first, request.second)
         return pb.GetConsistencyProofResponse(second=second, hashes=hashes)
+
+    async def GetReceipt(self, request: pb.GetReceiptRequest, context: Any) -> HttpBody:  # noqa: ARG002, N802
+        """Return the receipt of an event."""
+        async with self._recorded("GetReceipt", request.audit_id):
+            logged = await self._find(request.audit_id)
+            data = await self._in_thread(receipt, self._ledger, logged.sequence)
+            return HttpBody(content_type="application/json", data=data)
+
+    async def Export(  # noqa: N802
+        self,
+        request: pb.ExportRequest,
+        context: Any,  # noqa: ARG002
+    ) -> AsyncIterator[pb.ExportResponse]:
+        """Write a bundle."""
+        what = request.WhichOneof("selection") or ""
+        target = f"range {request.range.first}-{request.range.end}" if what == "range" else getattr(request, what, "")
+        async with self._recorded("Export", target):
+            sequences = await self._selected(request, what)
+            since = request.since if request.HasField("since") else None
+            pieces = bundle(self._ledger, sequences, target if what == "range" else f"{what} {target}", since)
+            first = await self._in_thread(next, pieces, None)
+        while first is not None:
+            yield pb.ExportResponse(data=first)
+            first = await self._in_thread(next, pieces, None)
+
+    async def _selected(self, request: pb.ExportRequest, what: str) -> Sequence[int]:
+        """The sequences that an export names, those of other tenants left out."""
+        if what == "range":
+            if _only_own(""):
+                raise PermissionDenied("a range holds events of all tenants; it needs a key with the role admin")
+            _, head = self._ledger.checkpoint()
+            end = request.range.end or head.size
+            if request.range.first >= end:
+                raise InvalidArgument(f"range: nothing lies between {request.range.first} and {end}")
+            return range(request.range.first, end)
+        if what == "event_id":
+            return [(await self._find(request.event_id)).sequence]
+        if what != "trace_id":
+            raise InvalidArgument("selection: name trace_id, range or event_id")
+        return sorted(logged.sequence for logged in await self._trace(request.trace_id))
+
+    async def _trace(self, trace_id: str) -> list[pb.LoggedEvent]:
+        """The events of a trace that the caller may see, in order of time."""
+        try:
+            found = await self._in_thread(self._ledger.trace, bytes.fromhex(trace_id))
+        except ValueError:
+            raise InvalidArgument("trace_id: 32 hex digits are asked for") from None
+        tenant = _only_own("")
+        shown = [_shown(logged) for logged in found]
+        shown = [logged for logged in shown if not tenant or logged.event.tenant == tenant]
+        if not shown:
+            raise NotFound(f"no event of trace {trace_id}")
+        return shown
 
     async def Verify(  # noqa: N802
         self,

@@ -39,7 +39,9 @@ _COMMANDS = {
     "model remove": "model:remove",
     "model verify": "model:verify",
     "chat": "ask:chat",
-    "audit verify": "ask:audit_verify",
+    "audit verify": "audit:verify",
+    "audit export": "audit:export",
+    "audit verifier": "audit:verifier",
     "watermark detect": "ask:watermark_detect",
 }
 _EPILOG = "exit codes: 0 done, 1 failed, 64 wrong use or configuration, 65 damaged or nothing found, 69 not reachable"
@@ -103,16 +105,33 @@ def parser() -> argparse.ArgumentParser:
     add(config, "check", "check the configuration and all that it names")
     add(config, "show", "show the configuration in force")
     add(config, "diff", "show what differs from the defaults")
-    verify = add(group("audit", "the audit log"), "verify", "check every record, tile and checkpoint of the log")
+    _audit(group("audit", "the audit log"), add)
+    detect = add(group("watermark", "marks and fingerprints of answers"), "detect", "say whether the mesh made a text")
+    detect.add_argument("file", metavar="FILE", help="a text file in UTF-8, or - for standard input")
+    return top
+
+
+def _audit(audit: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
+    verify = add(audit, "verify", "check every record, tile and checkpoint of the log, or a bundle")
     verify.add_argument(
-        "path", nargs="?", type=Path, metavar="DIR", help="directory of the log; DATA-DIR/audit/log without one"
+        "path", nargs="?", type=Path, metavar="DIR|FILE", help="the log's directory (DATA-DIR/audit/log), or a bundle"
     )
     verify.add_argument(
         "--key", help="the key that checkpoints must be signed with, as in log.key.pub (<name>+<id>+<base64>)"
     )
-    detect = add(group("watermark", "marks and fingerprints of answers"), "detect", "say whether the mesh made a text")
-    detect.add_argument("file", metavar="FILE", help="a text file in UTF-8, or - for standard input")
-    return top
+    verify.add_argument(
+        "--since", type=Path, metavar="FILE", help="a checkpoint that was kept; a bundle must extend it"
+    )
+    export = add(audit, "export", "write records with a proof that others check without the mesh")
+    selection = export.add_mutually_exclusive_group(required=True)
+    selection.add_argument("--trace", metavar="ID", help="all events of a trace, 32 hexadecimal digits")
+    selection.add_argument("--range", metavar="FIRST:END", help="records next to each other, by sequence")
+    selection.add_argument("--event", metavar="ID", help="one event, such as the receipt of an answer")
+    export.add_argument(
+        "--since", type=Path, metavar="FILE", help="a checkpoint that was kept: prove that this extends it"
+    )
+    export.add_argument("--out", type=Path, metavar="FILE", help="where to write; standard output without one")
+    add(audit, "verifier", "print the program that checks bundles with Python and `cryptography` alone")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,10 +1,9 @@
-"""`status`, `models`, `chat`, `audit`, `watermark`: questions to a running mesh or to its files."""
+"""`status`, `models`, `chat`, `watermark`: questions to a running mesh."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import re
 import signal
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ from moltbot.gateway.v1 import gateway_pb2, gateway_pb2_grpc, openai_pb2_grpc
 from moltbot.router.v1 import router_pb2, router_pb2_grpc
 from moltbot.watermark.v1 import watermark_pb2, watermark_pb2_grpc
 
-from moltbot_audit.verify import CHECKPOINT_FILE, KEY_FILE, verify_steps
 from moltbot_daemon.commands.local import mesh_channel
 from moltbot_daemon.commands.shell import FAILED, FOUND_DAMAGE, OK, UNAVAILABLE, Shell, tell
 from moltbot_mesh.errors import InvalidArgument, MoltbotError
@@ -25,7 +23,6 @@ from moltbot_router.source import read_table
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-_VERIFIER_KEY = re.compile(r"[^\s+]+\+[0-9a-f]{8}\+[A-Za-z0-9+/]+={0,2}")
 _BREAKERS = {
     router_pb2.BREAKER_STATE_CLOSED: "ready",
     router_pb2.BREAKER_STATE_OPEN: "failing",
@@ -145,29 +142,6 @@ def _lines(at_terminal: bool) -> Iterator[str]:
             signal.signal(signal.SIGINT, before)
         if line.strip():
             yield line
-
-
-def audit_verify(shell: Shell) -> int:
-    """Check the whole audit log, with or without the daemon."""
-    directory = shell.args.path or shell.places.data_dir / "audit" / "log"
-    if not any((directory / name).exists() for name in (CHECKPOINT_FILE, KEY_FILE, "segments")):
-        raise InvalidArgument(f"{directory}: no audit log; name its directory, or the right --data-dir")
-    key = (shell.args.key or "").strip()
-    if key and not _VERIFIER_KEY.fullmatch(key):
-        raise InvalidArgument("--key: not a verifier key; it reads <name>+<id>+<base64>, as in log.key.pub")
-    report = None
-    for report in verify_steps(directory, key):
-        if sys.stderr.isatty():
-            said = "" if report.done else f"{report.records} records"
-            print(f"\r\x1b[K{said}", end="", file=sys.stderr, flush=True)  # noqa: T201 - progress
-    assert report is not None
-    problems = [str(problem) for problem in report.problems]
-    text = f"{report.records} records, {report.covered} under a signed checkpoint: "
-    text += "intact" if not problems else "DAMAGED\n" + "\n".join(problems)
-    shell.show(
-        {"records": report.records, "covered": report.covered, "intact": not problems, "problems": problems}, text
-    )
-    return FOUND_DAMAGE if problems else OK
 
 
 def watermark_detect(shell: Shell) -> int:

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from moltbot.audit.v1 import audit_pb2 as moltbot_dot_audit_dot_v1_dot_audit__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
@@ -70,6 +71,16 @@ class AuditServiceStub:
                 request_serializer=moltbot_dot_audit_dot_v1_dot_audit__pb2.GetConsistencyProofRequest.SerializeToString,
                 response_deserializer=moltbot_dot_audit_dot_v1_dot_audit__pb2.GetConsistencyProofResponse.FromString,
                 _registered_method=True)
+        self.GetReceipt = channel.unary_unary(
+                '/moltbot.audit.v1.AuditService/GetReceipt',
+                request_serializer=moltbot_dot_audit_dot_v1_dot_audit__pb2.GetReceiptRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.Export = channel.unary_stream(
+                '/moltbot.audit.v1.AuditService/Export',
+                request_serializer=moltbot_dot_audit_dot_v1_dot_audit__pb2.ExportRequest.SerializeToString,
+                response_deserializer=moltbot_dot_audit_dot_v1_dot_audit__pb2.ExportResponse.FromString,
+                _registered_method=True)
         self.Verify = channel.unary_stream(
                 '/moltbot.audit.v1.AuditService/Verify',
                 request_serializer=moltbot_dot_audit_dot_v1_dot_audit__pb2.VerifyRequest.SerializeToString,
@@ -132,6 +143,24 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetReceipt(self, request, context):
+        """Returns the receipt of an event: the event with the proof that it is in the log, as one JSON object that
+        `check_bundle.py` checks without the mesh. Reading is itself logged. NOT_FOUND; FAILED_PRECONDITION: not yet
+        integrated; try again in a second.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Export(self, request, context):
+        """Writes a bundle: a trace, a range or single events with one proof that they are in the log, as lines of JSON that
+        `check_bundle.py` checks without the mesh. A key of a tenant gets its own events alone. Reading is itself logged.
+        NOT_FOUND; FAILED_PRECONDITION: not yet integrated; OUT_OF_RANGE: some have expired.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Verify(self, request, context):
         """Reads the whole log and checks every record, tile and checkpoint; sends its progress. Without side effects.
         """
@@ -176,6 +205,16 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.GetConsistencyProof,
                     request_deserializer=moltbot_dot_audit_dot_v1_dot_audit__pb2.GetConsistencyProofRequest.FromString,
                     response_serializer=moltbot_dot_audit_dot_v1_dot_audit__pb2.GetConsistencyProofResponse.SerializeToString,
+            ),
+            'GetReceipt': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReceipt,
+                    request_deserializer=moltbot_dot_audit_dot_v1_dot_audit__pb2.GetReceiptRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'Export': grpc.unary_stream_rpc_method_handler(
+                    servicer.Export,
+                    request_deserializer=moltbot_dot_audit_dot_v1_dot_audit__pb2.ExportRequest.FromString,
+                    response_serializer=moltbot_dot_audit_dot_v1_dot_audit__pb2.ExportResponse.SerializeToString,
             ),
             'Verify': grpc.unary_stream_rpc_method_handler(
                     servicer.Verify,
@@ -373,6 +412,60 @@ class AuditService:
             '/moltbot.audit.v1.AuditService/GetConsistencyProof',
             moltbot_dot_audit_dot_v1_dot_audit__pb2.GetConsistencyProofRequest.SerializeToString,
             moltbot_dot_audit_dot_v1_dot_audit__pb2.GetConsistencyProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReceipt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moltbot.audit.v1.AuditService/GetReceipt',
+            moltbot_dot_audit_dot_v1_dot_audit__pb2.GetReceiptRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Export(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/moltbot.audit.v1.AuditService/Export',
+            moltbot_dot_audit_dot_v1_dot_audit__pb2.ExportRequest.SerializeToString,
+            moltbot_dot_audit_dot_v1_dot_audit__pb2.ExportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.api import httpbody_pb2 as _httpbody_pb2
 from grpc import aio as _aio
 from moltbot.audit.v1 import audit_pb2 as _audit_pb2
 import abc as _abc_1
@@ -50,6 +51,16 @@ class AuditServiceStub:
     """Proves that an event is in the log (RFC 9162 2.1.3). FAILED_PRECONDITION: not yet integrated; try again in a second."""
     GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetConsistencyProofRequest, _audit_pb2.GetConsistencyProofResponse]
     """Proves that a later log extends an earlier one (RFC 9162 2.1.4)."""
+    GetReceipt: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetReceiptRequest, _httpbody_pb2.HttpBody]
+    """Returns the receipt of an event: the event with the proof that it is in the log, as one JSON object that
+    `check_bundle.py` checks without the mesh. Reading is itself logged. NOT_FOUND; FAILED_PRECONDITION: not yet
+    integrated; try again in a second.
+    """
+    Export: _grpc.UnaryStreamMultiCallable[_audit_pb2.ExportRequest, _audit_pb2.ExportResponse]
+    """Writes a bundle: a trace, a range or single events with one proof that they are in the log, as lines of JSON that
+    `check_bundle.py` checks without the mesh. A key of a tenant gets its own events alone. Reading is itself logged.
+    NOT_FOUND; FAILED_PRECONDITION: not yet integrated; OUT_OF_RANGE: some have expired.
+    """
     Verify: _grpc.UnaryStreamMultiCallable[_audit_pb2.VerifyRequest, _audit_pb2.VerifyResponse]
     """Reads the whole log and checks every record, tile and checkpoint; sends its progress. Without side effects."""
 
@@ -75,6 +86,16 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """Proves that an event is in the log (RFC 9162 2.1.3). FAILED_PRECONDITION: not yet integrated; try again in a second."""
     GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetConsistencyProofRequest, _audit_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
     """Proves that a later log extends an earlier one (RFC 9162 2.1.4)."""
+    GetReceipt: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetReceiptRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Returns the receipt of an event: the event with the proof that it is in the log, as one JSON object that
+    `check_bundle.py` checks without the mesh. Reading is itself logged. NOT_FOUND; FAILED_PRECONDITION: not yet
+    integrated; try again in a second.
+    """
+    Export: _aio.UnaryStreamMultiCallable[_audit_pb2.ExportRequest, _audit_pb2.ExportResponse]  # type: ignore[assignment]
+    """Writes a bundle: a trace, a range or single events with one proof that they are in the log, as lines of JSON that
+    `check_bundle.py` checks without the mesh. A key of a tenant gets its own events alone. Reading is itself logged.
+    NOT_FOUND; FAILED_PRECONDITION: not yet integrated; OUT_OF_RANGE: some have expired.
+    """
     Verify: _aio.UnaryStreamMultiCallable[_audit_pb2.VerifyRequest, _audit_pb2.VerifyResponse]  # type: ignore[assignment]
     """Reads the whole log and checks every record, tile and checkpoint; sends its progress. Without side effects."""
 
@@ -139,6 +160,28 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.GetConsistencyProofResponse, _abc.Awaitable[_audit_pb2.GetConsistencyProofResponse]]:
         """Proves that a later log extends an earlier one (RFC 9162 2.1.4)."""
+
+    @_abc_1.abstractmethod
+    def GetReceipt(
+        self,
+        request: _audit_pb2.GetReceiptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
+        """Returns the receipt of an event: the event with the proof that it is in the log, as one JSON object that
+        `check_bundle.py` checks without the mesh. Reading is itself logged. NOT_FOUND; FAILED_PRECONDITION: not yet
+        integrated; try again in a second.
+        """
+
+    @_abc_1.abstractmethod
+    def Export(
+        self,
+        request: _audit_pb2.ExportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_audit_pb2.ExportResponse], _abc.AsyncIterator[_audit_pb2.ExportResponse]]:
+        """Writes a bundle: a trace, a range or single events with one proof that they are in the log, as lines of JSON that
+        `check_bundle.py` checks without the mesh. A key of a tenant gets its own events alone. Reading is itself logged.
+        NOT_FOUND; FAILED_PRECONDITION: not yet integrated; OUT_OF_RANGE: some have expired.
+        """
 
     @_abc_1.abstractmethod
     def Verify(
