@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 import json
 import shutil
+import subprocess
+import sys
 import time
 import uuid
 
@@ -13,7 +16,7 @@ import grpc
 import pytest
 from moltbot.router.v1 import router_pb2, router_pb2_grpc
 
-from moltbot_audit import merkle
+from moltbot_audit import check_bundle, merkle
 from moltbot_audit.checkpoint import verify
 from moltbot_testkit.upstreams import Script
 
@@ -323,3 +326,51 @@ def test_verify_finds_nothing_in_a_sound_log_and_each_flipped_byte_in_another(wo
         assert segment.name in " ".join(found["problems"]), found["problems"]
     segment.write_bytes(content)
     assert json.loads(world.mesh.command("audit", "verify", str(copy), "--json").stdout)["intact"]
+
+
+def receipt_of(world, audit_id, timeout_s=15.0):
+    limit = time.monotonic() + timeout_s
+    while True:
+        answer = world.http().get(f"/v1/receipts/{audit_id}")
+        if answer.status_code == 200:
+            return answer
+        assert answer.status_code in {400, 404, 412, 503}, answer.text
+        assert time.monotonic() < limit, answer.text
+        time.sleep(0.1)
+
+
+def test_the_receipt_of_an_answer_is_checked_without_the_mesh(world):
+    answer = world.http().post(CHAT, json=body())
+    audit_id = answer.headers["x-moltbot-receipt"]
+    found = receipt_of(world, audit_id)
+    assert found.headers["content-type"] == "application/json"
+    key = world.http("auditor", admin=True).get("/moltbot/v1/audit/checkpoint").json()["verifierKey"]
+    receipt = json.dumps(found.json()).encode()
+    assert check_bundle.check(io.BytesIO(receipt), check_bundle.Key.parse(key))[1] == 1
+    (told,) = [item for item in found.json()["items"] if "record" in item]
+    assert check_bundle.event(base64.b64decode(told["record"]))["event_id"] == audit_id
+    other = world.http("stranger").get(f"/v1/receipts/{audit_id}")
+    assert other.status_code == 404, other.text
+
+
+def test_a_trace_is_exported_and_checked_without_the_mesh(world, tmp_path):
+    trace_id = uuid.uuid4().hex
+    parent = {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
+    answer = world.http().post(CHAT, json=body(), headers=parent)
+    receipt_of(world, answer.headers["x-moltbot-receipt"])
+    file = tmp_path / "trace.bundle"
+    written = world.mesh.json("audit", "export", "--trace", trace_id, "--out", str(file))
+    assert written["bytes"] == file.stat().st_size
+    key = world.http("auditor", admin=True).get("/moltbot/v1/audit/checkpoint").json()["verifierKey"]
+    checked = world.mesh.json("audit", "verify", str(file), "--key", key)
+    assert checked["proven"]
+    assert checked["records"] >= 2  # the request, and the call to the model
+    program = tmp_path / "check.py"
+    program.write_text(world.mesh.command("audit", "verifier").stdout)
+    done = subprocess.run(
+        [sys.executable, "-I", program, file, "--key", key], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "model call" in done.stdout
+    assert "PROVEN" in done.stdout
+    assert "Hello" not in file.read_text()
