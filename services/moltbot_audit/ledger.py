@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from moltbot_audit.commit import Answer, Done
+    from moltbot_audit.disk import Disk
 
 _INDEX_WAIT_S = 5.0
 _REBUILD_BATCH = 4096
@@ -57,6 +58,7 @@ class Ledger:
         segment_bytes: Size of a segment.
         checkpoint_interval_s: Least time between two checkpoints, in seconds.
         sync: Whether an acknowledgement waits for the disk.
+        disk: Under the segments; the operating system's, or a test's.
 
     Raises:
         DataLoss: Acknowledged records are damaged or missing.
@@ -73,6 +75,7 @@ class Ledger:
         checkpoint_interval_s: float = 1.0,
         *,
         sync: bool = True,
+        disk: Disk | None = None,
     ) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory = directory
@@ -82,7 +85,7 @@ class Ledger:
         _lock(directory, self._opened)
         try:
             note, covered = self._read_checkpoint()
-            writer = SegmentWriter(self._segments, segment_bytes, sync=sync)
+            writer = SegmentWriter(self._segments, segment_bytes, sync=sync, disk=disk)
             self._writer = self._opened.enter_context(contextlib.closing(writer))
             self._writer.recover(covered)
             self._tree = Tree(directory)

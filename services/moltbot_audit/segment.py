@@ -13,9 +13,9 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from moltbot_audit.disk import Disk
 from moltbot_mesh.audit import frames
 from moltbot_mesh.audit.frames import HEADER_BYTES, Frame
-from moltbot_mesh.durable import sync
 from moltbot_mesh.errors import DataLoss, MoltbotError, NotFound, ResourceExhausted, Unavailable
 
 if TYPE_CHECKING:
@@ -88,9 +88,11 @@ class SegmentWriter:
         directory: Of the segments; made if it is not there.
         segment_bytes: Size of a file.
         sync: Whether `append` waits for the disk. Without it a power failure may cost what was acknowledged.
+        disk: The operating system's, or a test's.
     """
 
-    def __init__(self, directory: Path, segment_bytes: int, *, sync: bool = True) -> None:
+    def __init__(self, directory: Path, segment_bytes: int, *, sync: bool = True, disk: Disk | None = None) -> None:
+        self._disk = disk or Disk()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory = directory
         self._segment_bytes = segment_bytes
@@ -142,21 +144,21 @@ class SegmentWriter:
 
     def _open(self, path: Path, first: int) -> None:
         self._close_file()
-        self._file = os.open(path, os.O_RDWR)
+        self._file = self._disk.open(path)
         self._size = max(os.fstat(self._file).st_size, self._segment_bytes)
-        os.pwrite(self._file, _HEADER.pack(MAGIC, first), 0)
+        self._write(_HEADER.pack(MAGIC, first), 0)
         os.ftruncate(self._file, self._offset)
-        os.posix_fallocate(self._file, 0, self._size)
-        os.fdatasync(self._file)
+        self._disk.allocate(self._file, self._size)
+        self._disk.sync(self._file)
 
     def _start_segment(self, first: int) -> None:
         path = self.directory / segment_name(first)
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        file = self._disk.create(path)
         try:
-            os.posix_fallocate(file, 0, self._segment_bytes)
-            os.pwrite(file, _HEADER.pack(MAGIC, first), 0)
-            os.fdatasync(file)
-            sync(self.directory)
+            self._disk.allocate(file, self._segment_bytes)
+            _write_whole(self._disk, file, _HEADER.pack(MAGIC, first), 0)
+            self._disk.sync(file)
+            self._disk.sync_names(self.directory)
         except OSError:
             os.close(file)
             path.unlink(missing_ok=True)
@@ -200,16 +202,14 @@ class SegmentWriter:
             if end == start:
                 self._start_segment(self.next_sequence + start)
                 continue
-            self._write(b"".join(encoded[start:end]))
+            self._write(b"".join(encoded[start:end]), base)
             if self._sync:
-                os.fdatasync(self._file)
+                self._disk.sync(self._file)
             self._offset, start = offset, end
         return places
 
-    def _write(self, data: bytes) -> None:
-        view, written = memoryview(data), 0
-        while written < len(data):
-            written += os.pwrite(self._file, view[written:], self._offset + written)
+    def _write(self, data: bytes, offset: int) -> None:
+        _write_whole(self._disk, self._file, data, offset)
 
     def _undo(self) -> None:
         """Take back what a failed append wrote: its segments go, its bytes become zeros again."""
@@ -218,18 +218,18 @@ class SegmentWriter:
         first, offset = self._to_undo
         for other, path in segments(self.directory):
             if other > first:
-                path.unlink()
+                self._disk.remove(path)
         path = self.directory / segment_name(first)
         if self._first != first or self._file < 0:
             self._close_file()
-            self._file = os.open(path, os.O_RDWR)
+            self._file = self._disk.open(path)
             self._first, self._size = first, os.fstat(self._file).st_size
         self._offset = offset
         # The space is allocated, so this needs none. It ends with what was written: zeros follow that.
         data = os.pread(self._file, self._size - offset, offset)
         for start in range(0, len(data.rstrip(b"\0")), len(_ZEROS)):
-            os.pwrite(self._file, _ZEROS[: len(data) - start], offset + start)
-        os.fdatasync(self._file)
+            self._write(_ZEROS[: len(data) - start], offset + start)
+        self._disk.sync(self._file)
         self._to_undo = None
 
     def _close_file(self) -> None:
@@ -240,6 +240,12 @@ class SegmentWriter:
     def close(self) -> None:
         """Close the file."""
         self._close_file()
+
+
+def _write_whole(disk: Disk, file: int, data: bytes, offset: int) -> None:
+    view, written = memoryview(data), 0
+    while written < len(data):
+        written += disk.write(file, view[written:], offset + written)
 
 
 def _refusal(error: OSError) -> MoltbotError:

@@ -1,7 +1,7 @@
-"""Real processes, killed with SIGKILL at random points: what was acknowledged is there, once.
+"""Real processes, killed with SIGKILL at random points, on disks that fail: what was acknowledged is there, once.
 
 `MOLTBOT_AUDIT_KILLS` sets how many kills (10 by default); run as a command, this file prints what it found:
-`python tests/integration/test_audit_crash.py 1000`.
+`python tests/integration/test_audit_crash.py 1000`, `make test-audit-crash`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moltbot.audit.v1 import audit_pb2, audit_pb2_grpc
 
@@ -29,13 +30,20 @@ from moltbot_audit.segment import read, segments
 from moltbot_audit.servicer import AuditServicer
 from moltbot_mesh.audit.frames import Frame
 from moltbot_mesh.audit.producer import AuditProducer
+from moltbot_mesh.errors import ResourceExhausted, Unavailable
 from moltbot_mesh.inprocess import InProcessChannel
 from moltbot_mesh.interceptors import HandlerTable
 from moltbot_mesh.uuid7 import uuid7
+from moltbot_testkit.faulty_disk import FaultRates, FaultyDisk
+
+if TYPE_CHECKING:
+    from moltbot_audit.disk import Disk
 
 KILLS = int(os.environ.get("MOLTBOT_AUDIT_KILLS", "10"))
 SEGMENT_BYTES = 1 << 17
 ACKNOWLEDGED = struct.Struct("<16sQ")
+FAULT = ACKNOWLEDGED.pack(b"\xff" * 16, 0)
+"""Told when records were refused because the disk is full or fails."""
 THREADS = 4
 
 
@@ -52,31 +60,42 @@ def event(**fields) -> audit_pb2.AuditEvent:
     )
 
 
-def open_ledger(directory: Path) -> Ledger:
+def open_ledger(directory: Path, disk: Disk | None = None) -> Ledger:
     signer = Signer.load(directory / "log.key", "test/log")
-    return Ledger(directory / "log", signer, decode, SEGMENT_BYTES, checkpoint_interval_s=0.05)
+    return Ledger(directory / "log", signer, decode, SEGMENT_BYTES, checkpoint_interval_s=0.05, disk=disk)
 
 
 # The processes that are killed. Each writes what was acknowledged to its standard output.
 
 
-def tell_open(seconds: float) -> None:
-    os.write(1, ACKNOWLEDGED.pack(bytes(16), int(seconds * 1e6)))
+def tell_open(told: int, seconds: float) -> None:
+    os.write(told, ACKNOWLEDGED.pack(bytes(16), int(seconds * 1e6)))
 
 
-def write_log(directory: Path) -> None:
+def write_log(told: int, directory: Path, disk: Disk | None = None) -> None:
     started_s = time.perf_counter()
-    ledger = open_ledger(directory)
-    tell_open(time.perf_counter() - started_s)
+    while True:
+        try:
+            ledger = open_ledger(directory, disk)
+            break
+        except (ResourceExhausted, Unavailable):
+            assert disk is not None
+    tell_open(told, time.perf_counter() - started_s)
 
     def work() -> None:
         batch: list = []
         while True:
             records = [decode(event().SerializeToString()) for _ in range(random.randrange(1, 40))]
             again = random.sample(batch, len(batch) // 4)  # replays: not to be written twice
-            sequences = ledger.append(records + again)
-            told = zip(records + again, sequences, strict=True)
-            os.write(1, b"".join(ACKNOWLEDGED.pack(record.event_id, sequence) for record, sequence in told))
+            while True:
+                try:
+                    sequences = ledger.append(records + again)
+                    break
+                except (ResourceExhausted, Unavailable):
+                    assert disk is not None
+                    os.write(told, FAULT)
+            pairs = zip(records + again, sequences, strict=True)
+            os.write(told, b"".join(ACKNOWLEDGED.pack(record.event_id, sequence) for record, sequence in pairs))
             batch = records
 
     for _ in range(THREADS):
@@ -98,18 +117,18 @@ async def producing(directory: Path, drain_s: float):
     ledger.close()
 
 
-async def produce(directory: Path) -> None:
+async def produce(told: int, directory: Path) -> None:
     async def work(producer: AuditProducer) -> None:
         while True:
             for _ in range(random.randrange(20)):
                 producer.emit(event())
             durable = event()
             await producer.emit_durable(durable)
-            os.write(1, ACKNOWLEDGED.pack(durable.event_id, 0))
+            os.write(told, ACKNOWLEDGED.pack(durable.event_id, 0))
 
     started_s = time.perf_counter()
     async with producing(directory, 1.0) as producer:
-        tell_open(time.perf_counter() - started_s)
+        tell_open(told, time.perf_counter() - started_s)
         await asyncio.gather(*(work(producer) for _ in range(THREADS)))
 
 
@@ -149,13 +168,19 @@ def stored(directory: Path) -> list[audit_pb2.AuditEvent]:
     return [audit_pb2.AuditEvent.FromString(item.payload) for item in found]
 
 
-def crash_log(directory: Path, kills: int) -> str:
+def crash_log(directory: Path, kills: int, mode: str = "log") -> str:
     acknowledged: dict[bytes, int] = {}
     opened: list[float] = []
+    refused = went_on = 0
     for _ in range(kills):
-        told, opened_s = run_and_kill("log", directory)
+        told, opened_s = run_and_kill(mode, directory)
         opened.append(opened_s)
+        faults = [place for place, (event_id, _) in enumerate(told) if event_id == FAULT[:16]]
+        refused += len(faults)
+        went_on += bool(faults) and faults[-1] < len(told) - 1
         for event_id, sequence in told:
+            if event_id == FAULT[:16]:
+                continue
             assert acknowledged.setdefault(event_id, sequence) == sequence, "an event was told two sequences"
     ledger = open_ledger(directory)
     ledger.close()
@@ -166,9 +191,11 @@ def crash_log(directory: Path, kills: int) -> str:
     lost = [event_id for event_id, at in acknowledged.items() if at >= len(ids) or ids[at] != event_id]
     assert not lost, f"{len(lost)} acknowledged records lost"
     assert acknowledged
+    assert mode == "log" or kills < 5 or went_on, "no writer went on after a fault of the disk"
+    faulty = f", records refused {refused} times by a full or failing disk" if mode != "log" else ""
     return (
         f"{kills} kills, {len(acknowledged)} acknowledged, {len(ids)} stored, 0 lost, 0 duplicates, "
-        f"log open again in {statistics.median(opened):.3f} s (median), {max(opened):.3f} s (at most)"
+        f"log open again in {statistics.median(opened):.3f} s (median), {max(opened):.3f} s (at most){faulty}"
     )
 
 
@@ -201,20 +228,34 @@ def test_a_killed_writer_loses_no_acknowledged_record_and_writes_none_twice(tmp_
     print(crash_log(tmp_path, KILLS))
 
 
+def test_a_log_on_a_disk_that_fails_and_loses_power_loses_no_acknowledged_record(tmp_path):
+    print(crash_log(tmp_path, KILLS, "faulty"))
+
+
 def test_a_killed_producer_loses_no_durable_event_and_leaves_no_gap(tmp_path):
     print(crash_producer(tmp_path, max(1, KILLS // 2)))
 
 
 def main() -> None:
     mode, *rest = sys.argv[1:]
+    told = os.dup(1)
+    if rest:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is logged must not stand among what is told
     if mode == "log":
-        write_log(Path(rest[0]))
+        write_log(told, Path(rest[0]))
+    elif mode == "faulty":
+        write_log(told, Path(rest[0]), FaultyDisk(random.Random(os.urandom(8)), FaultRates()))
     elif mode == "producer":
-        asyncio.run(produce(Path(rest[0])))
+        asyncio.run(produce(told, Path(rest[0])))
     else:
-        for crash in (crash_log, crash_producer):
+        kills = int(mode)
+        for name, crash in (
+            ("killed", crash_log),
+            ("killed on a faulty disk", lambda at, count: crash_log(at, count, "faulty")),
+            ("producer killed", crash_producer),
+        ):
             with tempfile.TemporaryDirectory() as directory:
-                print(f"{crash.__name__}: {crash(Path(directory), int(mode))}")
+                print(f"{name}: {crash(Path(directory), kills)}", flush=True)
 
 
 if __name__ == "__main__":
