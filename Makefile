@@ -7,7 +7,8 @@ GENERATED := libs/protos
 BUILD := build
 SHELL := /bin/bash
 
-.PHONY: help setup lock gen proto-lint breaking lint format types test test-crash test-scheduler test-triton bench bench-audit bench-models tiny-model run ci clean
+.PHONY: help setup lock gen proto-lint breaking lint format types test test-crash test-audit-crash test-audit-tamper \
+  test-scheduler test-triton bench bench-audit bench-models tiny-model run ci clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -68,6 +69,12 @@ test: setup  ## everything, on real parts
 
 test-crash: setup  ## the daemon killed under load, 50 times
 	MOLTBOT_CRASH_KILLS=50 $(PYTHON) -m pytest tests/e2e/test_crash.py $(ARGS)
+
+test-audit-crash: setup  ## the audit log killed 1,000 times, as often again on a disk that fails, and its producer
+	$(PYTHON) tests/integration/test_audit_crash.py 1000
+
+test-audit-tamper: setup  ## every kind of change to an audit log, at 100 places each
+	$(PYTHON) tests/unit/moltbot_audit/test_tampering.py 100
 
 test-scheduler: setup  ## 10,000 random runs of the engine's scheduler
 	MOLTBOT_SCHEDULER_RUNS=10000 $(PYTHON) -m pytest tests/unit/moltbot_models/engine/test_blocks_and_scheduler.py --timeout 3600 $(ARGS)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from moltbot_audit.checkpoint import Checkpoint
+
 CHECKPOINT_FILE = "checkpoint"
 KEY_FILE = "log.key.pub"
 _MOST_PROBLEMS = 1000
@@ -41,31 +43,38 @@ class VerifyReport:
         return self.done and not self.problems
 
 
-def verify_directory(directory: Path, verifier_key: str = "") -> VerifyReport:
+def verify_directory(directory: Path, verifier_key: str = "", since: str = "") -> VerifyReport:
     """Check a log. One that is being written to may be checked.
 
     Args:
         directory: The log's (`…/audit/log`).
         verifier_key: The C2SP verifier key that checkpoints must be signed with; if empty the one beside the log, which
             proves less: whoever could change the log could change that too.
+        since: A checkpoint that was kept elsewhere, which the log must extend: without one, a log that was rolled back
+            to an earlier state of its own, or written anew with its key, looks intact. Empty if there is none.
     """
-    *_, report = verify_steps(directory, verifier_key)
+    *_, report = verify_steps(directory, verifier_key, since)
     return report
 
 
-def verify_steps(directory: Path, verifier_key: str = "") -> Iterator[VerifyReport]:
+def verify_steps(directory: Path, verifier_key: str = "", since: str = "") -> Iterator[VerifyReport]:
     """Check a log as `verify_directory` does, with a report every 20,000 records; the last is `done`."""
     checker = _Checker(directory)
     try:
         key = verifier_key or (directory / KEY_FILE).read_text()
         head = verify_checkpoint((directory / CHECKPOINT_FILE).read_text(), key)
         horizon = read_horizon(directory, key)
+        kept = verify_checkpoint(since, key) if since else None
     except OSError as error:
         checker.report(f"{error.filename}: cannot be read: {error.strerror}")
     except MoltbotError as error:
         checker.report(f"{directory / CHECKPOINT_FILE}: {error.message}")
     else:
-        checker.covered, checker.root = head.size, head.root
+        checker.covered, checker.root, checker.kept = head.size, head.root, kept
+        if kept is not None and kept.size > head.size:
+            checker.report(
+                f"the checkpoint that was kept covers {kept.size} records, the log's {head.size}: it was rolled back"
+            )
         for records in checker.run(horizon):
             yield VerifyReport(records, head.size, tuple(checker.problems))
     yield VerifyReport(checker.records, checker.covered, tuple(checker.problems), done=True)
@@ -82,6 +91,8 @@ class _Checker:
         self._directory = directory
         self.covered = 0
         self.root = merkle.EMPTY_ROOT
+        self.kept: Checkpoint | None = None
+        """A checkpoint that the log must extend."""
         self.records = 0
         self.problems: list[str] = []
         self._next = 0
@@ -165,6 +176,10 @@ class _Checker:
             carried, self._peaks[height] = node_hash(peak, carried), None
         if carried is not None:
             self._peaks.append(carried)
+        if self.kept is not None and self._next == self.kept.size and self._root() != self.kept.root:
+            self.report(
+                f"the first {self._next} records are not those of the checkpoint that was kept: history was forked"
+            )
         if self._next == self.covered:
             self._end()
 
@@ -200,12 +215,15 @@ class _Checker:
         for level, tile in enumerate(self._tiles):
             if tile:
                 self._compare(level)
+        if self._root() != self.root:
+            self.report(f"the first {self.covered} records do not give the root that the checkpoint signs")
+
+    def _root(self) -> bytes:
         root: bytes | None = None
         for peak in self._peaks:
             if peak is not None:
                 root = peak if root is None else node_hash(peak, root)
-        if (root or merkle.EMPTY_ROOT) != self.root:
-            self.report(f"the first {self.covered} records do not give the root that the checkpoint signs")
+        return root or merkle.EMPTY_ROOT
 
 
 def _fold(hashes: list[bytes]) -> bytes:

@@ -120,7 +120,7 @@ def _audit(audit: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
         "--key", help="the key that checkpoints must be signed with, as in log.key.pub (<name>+<id>+<base64>)"
     )
     verify.add_argument(
-        "--since", type=Path, metavar="FILE", help="a checkpoint that was kept; a bundle must extend it"
+        "--since", type=Path, metavar="FILE", help="a checkpoint that was kept elsewhere; it must be extended"
     )
     export = add(audit, "export", "write records with a proof that others check without the mesh")
     selection = export.add_mutually_exclusive_group(required=True)

@@ -35,14 +35,16 @@ def verify(shell: Shell) -> int:
     if key and not _VERIFIER_KEY.fullmatch(key):
         raise InvalidArgument("--key: not a verifier key; it reads <name>+<id>+<base64>, as in log.key.pub")
     directory = shell.args.path or shell.places.data_dir / "audit" / "log"
-    return _verify_bundle(shell, directory, key) if directory.is_file() else _verify_log(shell, directory, key)
+    since = shell.args.since.read_text("utf-8") if shell.args.since else ""
+    check = _verify_bundle if directory.is_file() else _verify_log
+    return check(shell, directory, key, since)
 
 
-def _verify_log(shell: Shell, directory: Path, key: str) -> int:
+def _verify_log(shell: Shell, directory: Path, key: str, since: str) -> int:
     if not any((directory / name).exists() for name in (CHECKPOINT_FILE, KEY_FILE, "segments")):
         raise InvalidArgument(f"{directory}: no audit log; name its directory, or the right --data-dir")
     report = None
-    for report in verify_steps(directory, key):
+    for report in verify_steps(directory, key, since):
         if sys.stderr.isatty():
             said = "" if report.done else f"{report.records} records"
             print(f"\r\x1b[K{said}", end="", file=sys.stderr, flush=True)  # noqa: T201 - progress
@@ -56,15 +58,14 @@ def _verify_log(shell: Shell, directory: Path, key: str) -> int:
     return FOUND_DAMAGE if problems else OK
 
 
-def _verify_bundle(shell: Shell, file: Path, key: str) -> int:
+def _verify_bundle(shell: Shell, file: Path, key: str, since: str) -> int:
     """Check a bundle or receipt, by the code that is handed to others."""
     own = shell.places.data_dir / "audit" / "log" / KEY_FILE
     if not key and not own.is_file():
         raise InvalidArgument("--key: give the verifier key of the bundle's log; the one in the bundle proves nothing")
     try:
-        earlier = shell.args.since.read_text("utf-8") if shell.args.since else ""
         with file.open("rb") as stream:
-            head, count = check_bundle.check(stream, check_bundle.Key.parse(key or own.read_text("utf-8")), (), earlier)
+            head, count = check_bundle.check(stream, check_bundle.Key.parse(key or own.read_text("utf-8")), (), since)
     except (check_bundle.Unreadable, UnicodeDecodeError) as error:
         raise InvalidArgument(f"{file}: {error}") from None
     except check_bundle.NotProven as error:
