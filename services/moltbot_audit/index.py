@@ -144,6 +144,16 @@ class Index:
             ).fetchall()
         return [Place(*row) for row in rows]
 
+    def oldest_of(self, tenant: str, trace_id: bytes) -> int | None:
+        """The first record of a trace or, without one, of a tenant; None if there is none."""
+        statement = (
+            "SELECT min(sequence) FROM events WHERE trace_id = ? AND trace_id <> x''"
+            if trace_id
+            else "SELECT min(sequence) FROM events WHERE tenant = ?"
+        )
+        with self._reader_lock:
+            return self._reader.execute(statement, (trace_id or tenant,)).fetchone()[0]
+
     def query(self, wanted: Filter, before: int, limit: int) -> list[Place]:
         """Places of matching events, newest first, with a sequence below `before`.
 

@@ -319,14 +319,20 @@ class Ledger:
         """Read everything again and check it, against this log's own key."""
         return verify_directory(self.directory, self.verifier_key)
 
-    def expire(self, before_ns: int) -> int:
+    def expire(self, before_ns: int, held: Sequence[tuple[str, bytes]] = ()) -> int:
         """Remove sealed segments last written before a time (nanoseconds since 1970); proofs stay.
+
+        Args:
+            before_ns: The time.
+            held: Tenants and trace ids (either may be empty) whose records must stay, and all behind them.
 
         Returns:
             How many records went.
         """
         _, head = self.checkpoint()
-        horizon, removed = expire(self.directory, self._signer, head.size, before_ns)
+        kept = (self._index.oldest_of(tenant, trace_id) for tenant, trace_id in held)
+        until = min((sequence for sequence in kept if sequence is not None), default=head.size)
+        horizon, removed = expire(self.directory, self._signer, min(head.size, until), before_ns)
         if removed:
             self._index.clear_below(horizon)
         return removed

@@ -9,14 +9,22 @@ import time
 from typing import TYPE_CHECKING
 
 import structlog
-from moltbot.audit.v1 import audit_pb2, audit_pb2_grpc
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from moltbot.audit.v1 import audit_pb2, audit_pb2_grpc, privacy_pb2_grpc
 
 from moltbot_audit.checkpoint import Signer
 from moltbot_audit.event import decode
+from moltbot_audit.holds import Holds
+from moltbot_audit.key_wrapping import MasterKey, load_secret
 from moltbot_audit.ledger import Ledger
+from moltbot_audit.privacy import Privacy
+from moltbot_audit.privacy_servicer import PrivacyServicer
+from moltbot_audit.redaction import rules_of
 from moltbot_audit.servicer import AuditServicer
 from moltbot_audit.settings import AuditSettings
+from moltbot_audit.vault import Vault
 from moltbot_mesh.audit.administration import SPILL, waiting
+from moltbot_mesh.audit.sealing import Opener
 from moltbot_mesh.call import current_call
 from moltbot_mesh.errors import AlreadyExists, InvalidArgument, MoltbotError
 from moltbot_mesh.module import Access, Module, Registration, Runtime, Service
@@ -24,7 +32,7 @@ from moltbot_mesh.threads import Threads
 from moltbot_mesh.uuid7 import uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping
     from pathlib import Path
 
 log = structlog.get_logger("moltbot.audit")
@@ -33,6 +41,8 @@ _TENANT_METHODS = (
     "GetEvent", "Query", "GetTrace", "GetCheckpoint", "GetInclusionProof", "GetConsistencyProof", "GetReceipt",
     "Export",
 )  # fmt: skip
+_PRIVACY_RECORDED = frozenset({"GetBody", "Shred", "PlaceHold", "ReleaseHold"})
+_PRIVACY = (*_PRIVACY_RECORDED, "ListHolds")
 _RECORDED = frozenset({"GetEvent", "Query", "GetTrace", "GetInclusionProof", "GetReceipt", "Export"})
 _DAY_S = 86_400
 _LOOK_S = 0.5
@@ -54,8 +64,11 @@ async def open_audit(runtime: Runtime) -> AsyncGenerator[Service]:
         settings.checkpoint_interval_s,
         sync=settings.sync == "always",
     )
+    privacy = await asyncio.to_thread(_open_privacy, runtime.data_dir, settings)
     journal = _Journal(ledger, runtime)
-    expiring = asyncio.create_task(_expire_daily(ledger, journal, settings.retention_days), name="audit-expiry")
+    expiring = asyncio.create_task(
+        _expire_daily(ledger, privacy, journal, settings.retention_days), name="audit-expiry"
+    )
     spill = runtime.shared_dir / SPILL
     taking = asyncio.create_task(_take_administration(ledger, spill), name="audit-administration")
     try:
@@ -64,12 +77,24 @@ async def open_audit(runtime: Runtime) -> AsyncGenerator[Service]:
             access = dict.fromkeys(_TENANT_METHODS, Access.TENANT) | {"Verify": Access.OPERATOR}
             add = audit_pb2_grpc.add_AuditServiceServicer_to_server
             registration = Registration(add, servicer, access, _RECORDED)
-            yield Service((registration,), lambda: [ledger.problem] if ledger.problem else [])
+            keeps = settings.bodies == "encrypted"
+            keeper = PrivacyServicer(privacy, journal.read_body, journal.act, threads, keeps=keeps)
+            add_privacy = privacy_pb2_grpc.add_PrivacyServiceServicer_to_server
+            of_privacy = Registration(add_privacy, keeper, dict.fromkeys(_PRIVACY, Access.OPERATOR), _PRIVACY_RECORDED)
+            yield Service((registration, of_privacy), lambda: [ledger.problem] if ledger.problem else [])
     finally:
         expiring.cancel()
         taking.cancel()
         await asyncio.wait([expiring, taking])
+        await asyncio.to_thread(privacy.close)
         await asyncio.to_thread(ledger.close)
+
+
+def _open_privacy(directory: Path, settings: AuditSettings) -> Privacy:
+    rules = rules_of(settings.redact, settings.redact_patterns)
+    vault = Vault(directory / "vault.sqlite", MasterKey.load(directory / "vault.key"))
+    private = X25519PrivateKey.from_private_bytes(load_secret(directory / "bodies.key"))
+    return Privacy(vault, Holds(directory / "holds.sqlite"), Opener(private), rules)
 
 
 class _Journal:
@@ -86,15 +111,28 @@ class _Journal:
 
     async def read(self, method: str, target: str, reason: str) -> None:
         """Record a read, or one that was refused."""
-        event = self._event(audit_pb2.EVENT_TYPE_AUDIT_READ, f"/moltbot.audit.v1.AuditService/{method}", target)
+        await self._read(f"/moltbot.audit.v1.AuditService/{method}", target, reason)
+
+    async def read_body(self, method: str, target: str, reason: str) -> None:
+        """Record a read of bodies, or one that was refused."""
+        await self._read(f"/moltbot.audit.v1.PrivacyService/{method}", target, reason)
+
+    async def act(self, action: str, target: str, facts: Mapping[str, str]) -> None:
+        """Record an act before it happens; durable when this returns."""
+        event = self._event(audit_pb2.EVENT_TYPE_ADMINISTRATION, action, target)
+        event.attributes.update(facts)
+        await self._append(event)
+
+    async def _read(self, action: str, target: str, reason: str) -> None:
+        event = self._event(audit_pb2.EVENT_TYPE_AUDIT_READ, action, target)
         if reason:
             event.outcome, event.reason = audit_pb2.OUTCOME_REFUSED, reason
         await self._append(event)
 
-    async def expired(self, records: int) -> None:
-        """Record that segments went."""
+    async def expired(self, records: int, bodies: int) -> None:
+        """Record that segments and bodies went."""
         event = self._event(audit_pb2.EVENT_TYPE_ADMINISTRATION, "expire", "segments")
-        event.attributes["records"] = str(records)
+        event.attributes.update(records=str(records), bodies=str(bodies))
         await self._append(event)
 
     def _event(self, kind: audit_pb2.EventType.ValueType, action: str, target: str) -> audit_pb2.AuditEvent:
@@ -120,14 +158,16 @@ class _Journal:
         await asyncio.to_thread(self._ledger.append, [decode(event.SerializeToString())])
 
 
-async def _expire_daily(ledger: Ledger, journal: _Journal, retention_days: int) -> None:
+async def _expire_daily(ledger: Ledger, privacy: Privacy, journal: _Journal, retention_days: int) -> None:
     while True:
         try:
             before_ns = time.time_ns() - retention_days * _DAY_S * 1_000_000_000
-            records = await asyncio.to_thread(ledger.expire, before_ns)
-            if records:
-                log.info("audit records expired", records=records)
-                await journal.expired(records)
+            held = [(hold.tenant, bytes.fromhex(hold.trace_id)) for hold in privacy.held]
+            records = await asyncio.to_thread(ledger.expire, before_ns, held)
+            bodies = await asyncio.to_thread(privacy.expire, before_ns)
+            if records or bodies:
+                log.info("audit records expired", records=records, bodies=bodies)
+                await journal.expired(records, bodies)
         except (OSError, sqlite3.Error, MoltbotError) as error:
             log.warning("expired segments not removed; trying again tomorrow", error=str(error))
         await asyncio.sleep(_DAY_S)

@@ -24,3 +24,11 @@ class AuditSettings(Section):
     retention_days: Annotated[int, Field(ge=183)] = 400
     """Days that records are kept; the Cybersecurity Law asks for six months at least. Older segments are removed whole,
     their hashes stay."""
+    bodies: Literal["none", "encrypted"] = "none"
+    """Whether what requests say and are answered is kept, encrypted for each data subject, so that it can be read in an
+    inquiry and destroyed on demand. `none`: only keyed commitments to it stand in the log."""
+    redact: tuple[str, ...] = ("api_key",)
+    """Kinds of personal data that are taken out of bodies before they are kept: email, phone, identity_number,
+    bank_card, api_key, ip_address."""
+    redact_patterns: dict[str, str] = {}
+    """Further ones: regular expressions by name. One that needs long for some text delays the keeping of others."""

@@ -26,7 +26,7 @@ EXPOSED: Mapping[str, tuple[str, ...]] = {
     "router": ("moltbot.router.v1.RouterService",),
     "context": ("moltbot.context.v1.ContextService",),
     "tool": ("moltbot.tool.v1.ToolService",),
-    "audit": ("moltbot.audit.v1.AuditService",),
+    "audit": ("moltbot.audit.v1.AuditService", "moltbot.audit.v1.PrivacyService"),
     "watermark": ("moltbot.watermark.v1.WatermarkService",),
 }
 """The gRPC services that clients may call, by the mesh service that has them. Each checks access itself."""

@@ -147,6 +147,8 @@ class AuditServiceServicer:
         """Returns the receipt of an event: the event with the proof that it is in the log, as one JSON object that
         `check_bundle.py` checks without the mesh. Reading is itself logged. NOT_FOUND; FAILED_PRECONDITION: not yet
         integrated; try again in a second.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

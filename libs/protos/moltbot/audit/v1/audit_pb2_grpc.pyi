@@ -55,6 +55,8 @@ class AuditServiceStub:
     """Returns the receipt of an event: the event with the proof that it is in the log, as one JSON object that
     `check_bundle.py` checks without the mesh. Reading is itself logged. NOT_FOUND; FAILED_PRECONDITION: not yet
     integrated; try again in a second.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
     """
     Export: _grpc.UnaryStreamMultiCallable[_audit_pb2.ExportRequest, _audit_pb2.ExportResponse]
     """Writes a bundle: a trace, a range or single events with one proof that they are in the log, as lines of JSON that
@@ -90,6 +92,8 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """Returns the receipt of an event: the event with the proof that it is in the log, as one JSON object that
     `check_bundle.py` checks without the mesh. Reading is itself logged. NOT_FOUND; FAILED_PRECONDITION: not yet
     integrated; try again in a second.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
     """
     Export: _aio.UnaryStreamMultiCallable[_audit_pb2.ExportRequest, _audit_pb2.ExportResponse]  # type: ignore[assignment]
     """Writes a bundle: a trace, a range or single events with one proof that they are in the log, as lines of JSON that
@@ -170,6 +174,8 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the receipt of an event: the event with the proof that it is in the log, as one JSON object that
         `check_bundle.py` checks without the mesh. Reading is itself logged. NOT_FOUND; FAILED_PRECONDITION: not yet
         integrated; try again in a second.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
         """
 
     @_abc_1.abstractmethod
