@@ -20,7 +20,7 @@ from moltbot_mesh.errors import DataLoss, InvalidArgument
 if TYPE_CHECKING:
     from pathlib import Path
 
-_ED25519 = b"\x01"
+_ED25519, _COSIGNATURE = b"\x01", b"\x04"
 _DASH = "\N{EM DASH}"
 
 
@@ -38,8 +38,8 @@ class Checkpoint:
         return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
 
 
-def _key_id(name: str, public: bytes) -> bytes:
-    return hashlib.sha256(name.encode() + b"\n" + _ED25519 + public).digest()[:4]
+def _key_id(name: str, public: bytes, kind: bytes = _ED25519) -> bytes:
+    return hashlib.sha256(name.encode() + b"\n" + kind + public).digest()[:4]
 
 
 class Signer:
@@ -62,20 +62,7 @@ class Signer:
         Raises:
             InvalidArgument: The file is not an Ed25519 key, or others may read it.
         """
-        if not path.exists():
-            pem = Ed25519PrivateKey.generate().private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-            create_durably(path, pem)
-        if path.stat().st_mode & 0o077:
-            raise InvalidArgument(f"{path}: others may read the audit key; run `chmod 600 {path}`")
-        try:
-            key = serialization.load_pem_private_key(path.read_bytes(), None)
-        except ValueError:
-            key = None
-        if not isinstance(key, Ed25519PrivateKey):
-            raise InvalidArgument(f"{path}: not an Ed25519 private key in PEM")
-        return cls(key, origin)
+        return cls(load_key(path), origin)
 
     @property
     def verifier_key(self) -> str:
@@ -91,6 +78,28 @@ class Signer:
         """A signed note of any text that begins with the origin and ends with a line feed."""
         signature = _key_id(self.origin, self._public) + self._key.sign(body.encode())
         return f"{body}\n{_DASH} {self.origin} {base64.b64encode(signature).decode()}\n"
+
+
+def load_key(path: Path) -> Ed25519PrivateKey:
+    """Read a signing key, or make one if the file is not there (PEM, mode 0600).
+
+    Raises:
+        InvalidArgument: The file is not an Ed25519 key, or others may read it.
+    """
+    if not path.exists():
+        pem = Ed25519PrivateKey.generate().private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        create_durably(path, pem)
+    if path.stat().st_mode & 0o077:
+        raise InvalidArgument(f"{path}: others may read the audit key; run `chmod 600 {path}`")
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+    except ValueError:
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise InvalidArgument(f"{path}: not an Ed25519 private key in PEM")
+    return key
 
 
 def parse(note: str) -> Checkpoint:
@@ -116,6 +125,23 @@ def verify(note: str, verifier_key: str) -> Checkpoint:
     return parse(note)
 
 
+def _read_key(verifier_key: str, kind: bytes) -> tuple[str, bytes, Ed25519PublicKey]:
+    """Name, id and key of a C2SP verifier key.
+
+    Raises:
+        InvalidArgument: It is not one of this kind.
+    """
+    try:
+        name, key_id, encoded = verifier_key.strip().split("+", 2)
+        public = base64.b64decode(encoded, validate=True)
+        key = Ed25519PublicKey.from_public_bytes(public[1:])
+    except ValueError:
+        raise InvalidArgument("the verifier key must read <name>+<key id>+<base64>") from None
+    if public[:1] != kind or _key_id(name, public[1:], kind).hex() != key_id:
+        raise InvalidArgument(f"the verifier key's id is not that of an Ed25519 key of type {kind[0]} with this name")
+    return name, bytes.fromhex(key_id), key
+
+
 def verify_text(note: str, verifier_key: str) -> str:
     """Check the signature of a note.
 
@@ -126,14 +152,7 @@ def verify_text(note: str, verifier_key: str) -> str:
         DataLoss: It carries no valid signature of this key.
         InvalidArgument: The key is not a C2SP verifier key of type Ed25519.
     """
-    try:
-        name, key_id, encoded = verifier_key.strip().split("+", 2)
-        public = base64.b64decode(encoded, validate=True)
-        key = Ed25519PublicKey.from_public_bytes(public[1:])
-    except ValueError:
-        raise InvalidArgument("the verifier key must read <name>+<key id>+<base64>") from None
-    if public[:1] != _ED25519 or _key_id(name, public[1:]).hex() != key_id:
-        raise InvalidArgument("the verifier key's id is not that of an Ed25519 key with this name")
+    name, key_id, key = _read_key(verifier_key, _ED25519)
     body, _, signatures = note.partition("\n\n")
     for line in signatures.splitlines():
         parts = line.split(" ")
@@ -141,9 +160,63 @@ def verify_text(note: str, verifier_key: str) -> str:
             continue
         try:
             signature = base64.b64decode(parts[2], validate=True)
-            if signature[:4].hex() == key_id:
+            if signature[:4] == key_id:
                 key.verify(signature[4:], (body + "\n").encode())
                 return body + "\n"
         except (ValueError, InvalidSignature):
             break
     raise DataLoss(f"the note carries no valid signature of {name}")
+
+
+class Cosigner:
+    """Signs as a witness: this was the log's largest consistent head that it saw, at this time.
+
+    Args:
+        key: The private key, which no log uses.
+        name: The witness's.
+
+    Source: C2SP tlog-cosignature (https://c2sp.org/tlog-cosignature), Ed25519.
+    """
+
+    def __init__(self, key: Ed25519PrivateKey, name: str) -> None:
+        self._key = key
+        self.name = name
+        self._public = key.public_key().public_bytes_raw()
+
+    @property
+    def verifier_key(self) -> str:
+        """The public key as a C2SP verifier key."""
+        encoded = base64.b64encode(_COSIGNATURE + self._public).decode()
+        return f"{self.name}+{_key_id(self.name, self._public, _COSIGNATURE).hex()}+{encoded}"
+
+    def cosign(self, body: str, time_s: int) -> str:
+        """A signature line, with its line feed, for a checkpoint's body."""
+        signature = self._key.sign(_cosigned(body, time_s))
+        raw = _key_id(self.name, self._public, _COSIGNATURE) + time_s.to_bytes(8) + signature
+        return f"{_DASH} {self.name} {base64.b64encode(raw).decode()}\n"
+
+
+def valid_cosignatures(lines: str, body: str, verifier_key: str) -> list[str]:
+    """Those of some signature lines that are valid cosignatures of a checkpoint by a witness.
+
+    Raises:
+        InvalidArgument: The key is not a witness's.
+    """
+    name, key_id, key = _read_key(verifier_key, _COSIGNATURE)
+    found: list[str] = []
+    for line in lines.splitlines():
+        parts = line.split(" ")
+        if len(parts) != 3 or parts[0] != _DASH or parts[1] != name:
+            continue
+        try:
+            raw = base64.b64decode(parts[2], validate=True)
+            if raw[:4] == key_id and len(raw) == 4 + 8 + 64:
+                key.verify(raw[12:], _cosigned(body, int.from_bytes(raw[4:12])))
+                found.append(line + "\n")
+        except (ValueError, InvalidSignature):
+            continue
+    return found
+
+
+def _cosigned(body: str, time_s: int) -> bytes:
+    return f"cosignature/v1\ntime {time_s}\n{body}".encode()

@@ -53,6 +53,13 @@ def receipt(ledger: Ledger, sequence: int) -> bytes:
 
 def _header(ledger: Ledger, sequences: Sequence[int], selection: str, since: int | None) -> Header:
     note, head = ledger.checkpoint()
+    cosigned = ledger.cosigned()
+    if (
+        cosigned is not None
+        and (not sequences or sequences[-1] < cosigned[1].size)
+        and (since or 0) <= cosigned[1].size
+    ):
+        note, head = cosigned  # what others vouch for too, if it covers them
     if sequences and sequences[-1] >= head.size:
         raise FailedPrecondition("not yet under a checkpoint; try again in a second")
     if sequences and sequences[0] < ledger.oldest:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from moltbot_audit.commit import Answer, Done
     from moltbot_audit.disk import Disk
 
+COSIGNED_FILE = "checkpoint.cosigned"
 _INDEX_WAIT_S = 5.0
 _REBUILD_BATCH = 4096
 
@@ -106,6 +107,8 @@ class Ledger:
             if isinstance(error, OSError):
                 raise Unavailable(f"{directory}: the audit log cannot be opened: {error}") from error
             raise
+        cosigned = directory / COSIGNED_FILE
+        self._cosigned = cosigned.read_text("utf-8") if cosigned.is_file() else ""
         self._committer = Committer(self._writer, Seen(self._index), self._integrator)
 
     def _read_checkpoint(self) -> tuple[str, int]:
@@ -213,6 +216,20 @@ class Ledger:
         """The newest checkpoint, as it was signed and as it reads."""
         note = self._integrator.note
         return note, parse(note)
+
+    def cosigned(self) -> tuple[str, Checkpoint] | None:
+        """The newest checkpoint that witnesses have cosigned, with their lines; None if there is none."""
+        note = self._cosigned
+        return (note, parse(note)) if note else None
+
+    def keep_cosigned(self, note: str) -> None:
+        """Take over a checkpoint of this log that witnesses have cosigned.
+
+        Raises:
+            OSError: The disk is full or fails.
+        """
+        replace_durably(self.directory / COSIGNED_FILE, note.encode())
+        self._cosigned = note
 
     def get(self, event_id: bytes) -> Logged:
         """One event.

@@ -71,6 +71,7 @@ async def open_audit(runtime: Runtime) -> AsyncGenerator[Service]:
     )
     spill = runtime.shared_dir / SPILL
     taking = asyncio.create_task(_take_administration(ledger, spill), name="audit-administration")
+    witnessing = asyncio.create_task(_have_cosigned(ledger, settings), name="audit-witness")
     try:
         async with Threads("audit-read", _THREADS, _MAX_WAITING) as threads:
             servicer = AuditServicer(ledger, journal.read, threads)
@@ -85,7 +86,8 @@ async def open_audit(runtime: Runtime) -> AsyncGenerator[Service]:
     finally:
         expiring.cancel()
         taking.cancel()
-        await asyncio.wait([expiring, taking])
+        witnessing.cancel()
+        await asyncio.wait([expiring, taking, witnessing])
         await asyncio.to_thread(privacy.close)
         await asyncio.to_thread(ledger.close)
 
@@ -171,6 +173,13 @@ async def _expire_daily(ledger: Ledger, privacy: Privacy, journal: _Journal, ret
         except (OSError, sqlite3.Error, MoltbotError) as error:
             log.warning("expired segments not removed; trying again tomorrow", error=str(error))
         await asyncio.sleep(_DAY_S)
+
+
+async def _have_cosigned(ledger: Ledger, settings: AuditSettings) -> None:
+    if settings.witnesses:
+        from moltbot_audit.adapters.witness_http import WitnessFollower  # noqa: PLC0415 - brings an HTTP client
+
+        await WitnessFollower(ledger, settings.witnesses, settings.witness_interval_s).run()
 
 
 async def _take_administration(ledger: Ledger, directory: Path) -> None:

@@ -24,6 +24,10 @@ class AuditSettings(Section):
     retention_days: Annotated[int, Field(ge=183)] = 400
     """Days that records are kept; the Cybersecurity Law asks for six months at least. Older segments are removed whole,
     their hashes stay."""
+    witnesses: dict[str, str] = {}
+    """Who cosigns checkpoints (C2SP tlog-witness): verifier keys by URL prefix. `moltbot audit witness` is one."""
+    witness_interval_s: Annotated[float, Field(ge=0.1, le=86_400)] = 10.0
+    """Time between two checkpoints that witnesses are asked to cosign, in seconds."""
     bodies: Literal["none", "encrypted"] = "none"
     """Whether what requests say and are answered is kept, encrypted for each data subject, so that it can be read in an
     inquiry and destroyed on demand. `none`: only keyed commitments to it stand in the log."""

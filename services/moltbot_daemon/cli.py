@@ -42,6 +42,7 @@ _COMMANDS = {
     "audit verify": "audit:verify",
     "audit export": "audit:export",
     "audit verifier": "audit:verifier",
+    "audit witness": "witness:witness",
     "watermark detect": "ask:watermark_detect",
 }
 _EPILOG = "exit codes: 0 done, 1 failed, 64 wrong use or configuration, 65 damaged or nothing found, 69 not reachable"
@@ -131,6 +132,14 @@ def _audit(audit: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
         "--since", type=Path, metavar="FILE", help="a checkpoint that was kept: prove that this extends it"
     )
     export.add_argument("--out", type=Path, metavar="FILE", help="where to write; standard output without one")
+    witness = add(audit, "witness", "cosign the checkpoints of other people's logs, as long as these only grow")
+    witness.add_argument("--log", action="append", required=True, metavar="KEY", help="verifier key of a log")
+    witness.add_argument("--name", required=True, help="of the witness: a host name and path, such as example.org/w1")
+    witness.add_argument(
+        "--state", type=Path, required=True, metavar="DIR", help="where it keeps its key and what it saw"
+    )
+    witness.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    witness.add_argument("--port", type=int, default=8090, help="port to listen on (8090)")
     add(audit, "verifier", "print the program that checks bundles with Python and `cryptography` alone")
 
 

@@ -1,0 +1,120 @@
+"""The log asks a real witness over HTTP, and says so when it is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+import pytest
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from moltbot.audit.v1 import audit_pb2
+
+from moltbot_audit.adapters.witness_http import WitnessFollower, witness_application
+from moltbot_audit.check_bundle import Key, read_note
+from moltbot_audit.checkpoint import Cosigner, Signer
+from moltbot_audit.event import decode
+from moltbot_audit.ledger import Ledger
+from moltbot_audit.witness import Witness
+from moltbot_mesh.uuid7 import uuid7
+
+
+def records(count):
+    return [
+        decode(
+            audit_pb2.AuditEvent(
+                event_id=uuid7(),
+                time_unix_ns=time.time_ns(),
+                type=audit_pb2.EVENT_TYPE_REQUEST,
+                outcome=audit_pb2.OUTCOME_SUCCESS,
+                subject="key-1",
+                action="call",
+            ).SerializeToString()
+        )
+        for _ in range(count)
+    ]
+
+
+def open_log(directory, signer):
+    return Ledger(directory, signer, decode, 1 << 16, 0.02)
+
+
+@contextlib.asynccontextmanager
+async def served(witness):
+    runner = web.AppRunner(witness_application(witness), access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def following(ledger, url, cosigner):
+    follower = WitnessFollower(ledger, {url: cosigner.verifier_key}, 0.05)
+    task = asyncio.create_task(follower.run())
+    try:
+        yield follower
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def until(met, timeout_s=15.0):
+    async with asyncio.timeout(timeout_s):
+        while not met():
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def signer(tmp_path):
+    return Signer.load(tmp_path / "log.key", "test/log")
+
+
+@pytest.fixture
+def cosigner():
+    return Cosigner(Ed25519PrivateKey.generate(), "witness.example/w1")
+
+
+async def test_checkpoints_are_cosigned_as_the_log_grows_and_after_the_witness_was_away(tmp_path, signer, cosigner):
+    ledger = open_log(tmp_path / "log", signer)
+    witness = Witness({"test/log": signer.verifier_key}, cosigner, tmp_path / "seen")
+
+    def covered():
+        found = ledger.cosigned()
+        return found[1].size if found else 0
+
+    await asyncio.to_thread(ledger.append, records(10))
+    async with served(witness) as url, following(ledger, url, cosigner):
+        await until(lambda: covered() == 10)
+        await asyncio.to_thread(ledger.append, records(7))
+        await until(lambda: covered() == 17)
+    async with served(witness) as url, following(ledger, url, cosigner):  # knows nothing of what was cosigned
+        await asyncio.to_thread(ledger.append, records(3))
+        await until(lambda: covered() == 20)
+    note, _ = ledger.cosigned()
+    head = read_note(note, Key.parse(signer.verifier_key), [Key.parse(cosigner.verifier_key)])
+    assert head.witnesses[0][0] == "witness.example/w1"
+    ledger.close()
+
+
+async def test_a_log_that_was_written_anew_is_told_to_be_forked(tmp_path, signer, cosigner):
+    witness = Witness({"test/log": signer.verifier_key}, cosigner, tmp_path / "seen")
+    first, second = (open_log(tmp_path / name, signer) for name in ("log", "other"))
+    async with served(witness) as url:
+        await asyncio.to_thread(first.append, records(10))
+        async with following(first, url, cosigner):
+            await until(lambda: first.cosigned() is not None and first.cosigned()[1].size == 10)
+        await asyncio.to_thread(second.append, records(10))
+        await until(lambda: second.checkpoint()[1].size == 10)
+        async with following(second, url, cosigner) as follower:
+            await until(lambda: "forked" in follower.problems.get(url, ""))
+        await asyncio.to_thread(second.append, records(10))
+        async with following(second, url, cosigner) as follower:
+            await until(lambda: "status 422" in follower.problems.get(url, ""))
+    assert second.cosigned() is None
+    first.close()
+    second.close()
