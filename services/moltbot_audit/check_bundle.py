@@ -28,6 +28,7 @@ from itertools import chain
 from typing import IO, TYPE_CHECKING, Any
 
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 if TYPE_CHECKING:
@@ -87,8 +88,8 @@ class Head:
     """Names of witnesses whose cosignatures hold, and when they signed, in seconds since the epoch."""
 
 
-def read_note(note: str, key: Key, witnesses: Sequence[Key] = ()) -> Head:
-    """Check a checkpoint: the log's signature must hold, and the cosignature of each witness that is named."""
+def read_note(note: str, key: Key, witnesses: Sequence[Key] = (), sm2: Sm2Key | None = None) -> Head:
+    """Check a checkpoint: the log's signature must hold, the SM2 one and the cosignature of each witness if named."""
     body, blank, signatures = note.partition("\n\n")
     body += "\n"
     lines = body.split("\n")
@@ -102,6 +103,8 @@ def read_note(note: str, key: Key, witnesses: Sequence[Key] = ()) -> Head:
         raise NotProven(f"the checkpoint is of {origin}, the key of {key.name}")
     if not any(_signs(key, raw, body) for raw in _signatures(signatures, key)):
         raise NotProven(f"the checkpoint carries no valid signature of {key.name}")
+    if sm2 is not None and not any(sm2.signs(raw, body.encode()) for raw in _signatures(signatures, sm2)):
+        raise NotProven(f"the checkpoint carries no valid SM2 signature of {sm2.name}")
     seen: list[tuple[str, int]] = []
     for witness in witnesses:
         times = [raw for raw in _signatures(signatures, witness) if _cosigns(witness, raw, body)]
@@ -111,7 +114,7 @@ def read_note(note: str, key: Key, witnesses: Sequence[Key] = ()) -> Head:
     return Head(origin, size, root, body, tuple(seen))
 
 
-def _signatures(text: str, key: Key) -> Iterator[bytes]:
+def _signatures(text: str, key: Key | Sm2Key) -> Iterator[bytes]:
     for line in text.splitlines():
         parts = line.split(" ")
         if len(parts) == 3 and parts[:2] == ["\N{EM DASH}", key.name]:
@@ -138,6 +141,82 @@ def _valid(key: Key, signature: bytes, message: bytes) -> bool:
     except InvalidSignature:
         return False
     return True
+
+
+# SM2 over the recommended curve of GB/T 32918.5-2017, to check signatures alone: nothing secret is computed with.
+_P = 0xFFFFFFFEFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF00000000FFFFFFFFFFFFFFFF
+_N = 0xFFFFFFFEFFFFFFFFFFFFFFFFFFFFFFFF7203DF6B21C6052B53BBF40939D54123
+_A = _P - 3
+_B = 0x28E9FA9E9D9F5E344D5A9E4BCF6509A7F39789F515AB8F92DDBCBD414D940E93
+_G = (
+    0x32C4AE2C1F1981195F9904466A39C9948FE30BBFF2660BE1715A4589334C74C7,
+    0xBC3736A2F4F6779C59BDCEE36B692153D0A9877CC62A474002DF32E52139F0A0,
+)
+_SM2, _IDENTITY = b"\xffsm2-sm3", b"1234567812345678"
+
+
+@dataclass(frozen=True)
+class Sm2Key:
+    """The key of a co-signature with SM2 (GB/T 32918.2-2016) over SM3."""
+
+    name: str
+    id: bytes
+    point: tuple[int, int]
+
+    @classmethod
+    def parse(cls, text: str) -> Sm2Key:
+        """Read a verifier key whose type is 0xff, `sm2-sm3`."""
+        match = _KEY.fullmatch(text.strip())
+        raw = base64.b64decode(match[3]) if match else b""
+        point = int.from_bytes(raw[-64:-32], "big"), int.from_bytes(raw[-32:], "big")
+        on_curve = (point[1] ** 2 - point[0] ** 3 - _A * point[0] - _B) % _P == 0 and max(point) < _P
+        if match is None or raw[:-64] != _SM2 + b"\x04" or not on_curve:
+            raise Unreadable(
+                "an SM2 verifier key reads <name>+<8 hexadecimal digits>+<base64 of type, sm2-sm3 and point>"
+            )
+        found = hashlib.sha256(match[1].encode() + b"\n" + raw).digest()[:4]
+        if found.hex() != match[2]:
+            raise Unreadable(f"the key of {match[1]} has another id than it says")
+        return cls(match[1], found, point)
+
+    def signs(self, signature: bytes, message: bytes) -> bool:
+        """Whether a signature (r and s, 32 bytes each) is of this key."""
+        r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
+        t = (r + s) % _N
+        if len(signature) != 64 or not 0 < r < _N or not 0 < s < _N or t == 0:
+            return False
+        numbers = (_A, _B, *_G, *self.point)
+        identity = (
+            (8 * len(_IDENTITY)).to_bytes(2, "big") + _IDENTITY + b"".join(n.to_bytes(32, "big") for n in numbers)
+        )
+        found = _added(_times(s, _G), _times(t, self.point))
+        return found is not None and (int.from_bytes(_sm3(_sm3(identity) + message), "big") + found[0]) % _N == r
+
+
+def _sm3(data: bytes) -> bytes:
+    digest = hashes.Hash(hashes.SM3())
+    digest.update(data)
+    return digest.finalize()
+
+
+def _added(one: tuple[int, int] | None, other: tuple[int, int] | None) -> tuple[int, int] | None:
+    if one is None or other is None:
+        return one or other
+    (x, y), (u, v) = one, other
+    if x == u and (y + v) % _P == 0:
+        return None
+    slope = (3 * x * x + _A) * pow(2 * y, -1, _P) if one == other else (v - y) * pow(u - x, -1, _P)
+    w = (slope * slope - x - u) % _P
+    return w, (slope * (x - w) - y) % _P
+
+
+def _times(factor: int, point: tuple[int, int] | None) -> tuple[int, int] | None:
+    found: tuple[int, int] | None = None
+    while factor:
+        if factor & 1:
+            found = _added(found, point)
+        point, factor = _added(point, point), factor >> 1
+    return found
 
 
 def _node(left: bytes, right: bytes) -> bytes:
@@ -387,12 +466,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--witness", action="append", default=[], metavar="KEY", help="a witness that must have cosigned"
     )
+    parser.add_argument("--sm2-key", metavar="KEY", help="the key of an SM2 signature that must stand there too")
     parser.add_argument("--json", action="store_true", help="one JSON object a record, then the result")
     given = parser.parse_args(arguments)
     try:
         key, witnesses = Key.parse(_text_of(given.key)), [Key.parse(_text_of(text)) for text in given.witness]
         with _seekable(given.bundle) as stream:
-            head, count = check(stream, key, witnesses, _text_of(given.earlier) if given.earlier else "")
+            earlier = _text_of(given.earlier) if given.earlier else ""
+            head, count = check(stream, key, witnesses, earlier, Sm2Key.parse(given.sm2_key) if given.sm2_key else None)
             stream.seek(0)  # nothing is shown before all is proven
             _, items = read_lines(_lines(stream))
             for sequence, record in records(items, head):
@@ -407,7 +488,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return PROVEN
 
 
-def check(stream: IO[bytes], key: Key, witnesses: Sequence[Key] = (), earlier: str = "") -> tuple[Head, int]:
+def check(
+    stream: IO[bytes], key: Key, witnesses: Sequence[Key] = (), earlier: str = "", sm2: Sm2Key | None = None
+) -> tuple[Head, int]:
     """Check a bundle or receipt.
 
     Args:
@@ -415,6 +498,7 @@ def check(stream: IO[bytes], key: Key, witnesses: Sequence[Key] = (), earlier: s
         key: The log's.
         witnesses: Who must have cosigned.
         earlier: A checkpoint that was kept; empty if there is none.
+        sm2: The key of the SM2 signature that the checkpoint must carry too, if any.
 
     Returns:
         The checkpoint, and how many records are proven.
@@ -424,7 +508,7 @@ def check(stream: IO[bytes], key: Key, witnesses: Sequence[Key] = (), earlier: s
         Unreadable: It is no bundle.
     """
     header, items = read_lines(_lines(stream))
-    head = read_note(header["checkpoint"], key, witnesses)
+    head = read_note(header["checkpoint"], key, witnesses, sm2)
     if earlier:
         check_earlier(header, head, earlier, key)
     return head, sum(1 for _ in records(items, head))

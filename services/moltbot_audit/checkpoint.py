@@ -18,6 +18,7 @@ from moltbot_mesh.durable import create_durably
 from moltbot_mesh.errors import DataLoss, InvalidArgument
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 _ED25519, _COSIGNATURE = b"\x01", b"\x04"
@@ -48,21 +49,23 @@ class Signer:
     Args:
         key: The private key.
         origin: The log's name, which is also the key's.
+        beside: Make further signature lines, from a checkpoint's body.
     """
 
-    def __init__(self, key: Ed25519PrivateKey, origin: str) -> None:
+    def __init__(self, key: Ed25519PrivateKey, origin: str, beside: Sequence[Callable[[str], str]] = ()) -> None:
         self._key = key
+        self._beside = tuple(beside)
         self.origin = origin
         self._public = key.public_key().public_bytes_raw()
 
     @classmethod
-    def load(cls, path: Path, origin: str) -> Signer:
+    def load(cls, path: Path, origin: str, beside: Sequence[Callable[[str], str]] = ()) -> Signer:
         """Read the key, or make one if the file is not there (PEM, mode 0600).
 
         Raises:
             InvalidArgument: The file is not an Ed25519 key, or others may read it.
         """
-        return cls(load_key(path), origin)
+        return cls(load_key(path), origin, beside)
 
     @property
     def verifier_key(self) -> str:
@@ -72,7 +75,8 @@ class Signer:
 
     def sign(self, size: int, root: bytes) -> str:
         """A signed note of a tree head."""
-        return self.sign_text(Checkpoint(self.origin, size, root).body)
+        body = Checkpoint(self.origin, size, root).body
+        return self.sign_text(body) + "".join(line(body) for line in self._beside)
 
     def sign_text(self, body: str) -> str:
         """A signed note of any text that begins with the origin and ends with a line feed."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from moltbot_audit.checkpoint import verify_text
 from moltbot_audit.segment import segments
+from moltbot_audit.segment_digests import SUFFIX
 from moltbot_audit.tiles import TILE_HASHES, tile_path
 from moltbot_mesh.durable import replace_durably, sync
 from moltbot_mesh.errors import DataLoss
@@ -66,4 +67,5 @@ def expire(directory: Path, signer: Signer, covered: int, before_ns: int) -> tup
     replace_durably(directory / HORIZON_FILE, horizon_note.encode())
     for path in old:
         path.unlink()
+        path.with_name(path.name + SUFFIX).unlink(missing_ok=True)
     return horizon, horizon - found[0][0]

@@ -20,19 +20,21 @@ from moltbot_audit.ledger import Ledger
 from moltbot_audit.privacy import Privacy
 from moltbot_audit.privacy_servicer import PrivacyServicer
 from moltbot_audit.redaction import rules_of
+from moltbot_audit.segment_digests import sm3, undigested, write_digest
 from moltbot_audit.servicer import AuditServicer
 from moltbot_audit.settings import AuditSettings
 from moltbot_audit.vault import Vault
 from moltbot_mesh.audit.administration import SPILL, waiting
 from moltbot_mesh.audit.sealing import Opener
 from moltbot_mesh.call import current_call
+from moltbot_mesh.durable import replace_durably
 from moltbot_mesh.errors import AlreadyExists, InvalidArgument, MoltbotError
 from moltbot_mesh.module import Access, Module, Registration, Runtime, Service
 from moltbot_mesh.threads import Threads
 from moltbot_mesh.uuid7 import uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
     from pathlib import Path
 
 log = structlog.get_logger("moltbot.audit")
@@ -46,6 +48,7 @@ _PRIVACY = (*_PRIVACY_RECORDED, "ListHolds")
 _RECORDED = frozenset({"GetEvent", "Query", "GetTrace", "GetInclusionProof", "GetReceipt", "Export"})
 _DAY_S = 86_400
 _LOOK_S = 0.5
+_SEALED_LOOK_S = 5.0
 _THREADS = 4
 _MAX_WAITING = 256
 
@@ -54,7 +57,7 @@ _MAX_WAITING = 256
 async def open_audit(runtime: Runtime) -> AsyncGenerator[Service]:
     """Recover the log and serve."""
     settings = runtime.settings(AuditSettings)
-    signer = Signer.load(runtime.data_dir / "log.key", settings.origin)
+    signer = _signer(runtime.data_dir, settings)
     ledger = await asyncio.to_thread(
         Ledger,
         runtime.data_dir / "log",
@@ -71,6 +74,7 @@ async def open_audit(runtime: Runtime) -> AsyncGenerator[Service]:
     )
     spill = runtime.shared_dir / SPILL
     taking = asyncio.create_task(_take_administration(ledger, spill), name="audit-administration")
+    digesting = asyncio.create_task(_digest_sealed(ledger, journal, settings), name="audit-digest")
     witnessing = asyncio.create_task(_have_cosigned(ledger, settings), name="audit-witness")
     try:
         async with Threads("audit-read", _THREADS, _MAX_WAITING) as threads:
@@ -87,9 +91,22 @@ async def open_audit(runtime: Runtime) -> AsyncGenerator[Service]:
         expiring.cancel()
         taking.cancel()
         witnessing.cancel()
-        await asyncio.wait([expiring, taking, witnessing])
+        digesting.cancel()
+        await asyncio.wait([expiring, taking, witnessing, digesting])
         await asyncio.to_thread(privacy.close)
         await asyncio.to_thread(ledger.close)
+
+
+def _signer(directory: Path, settings: AuditSettings) -> Signer:
+    beside: list[Callable[[str], str]] = []
+    if settings.gm:
+        from moltbot_audit.adapters.sm2 import Sm2Cosigner  # noqa: PLC0415 - an extra
+
+        sm2 = Sm2Cosigner.load(directory / "log.sm2.key", settings.origin)
+        (directory / "log").mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_durably(directory / "log" / "log.sm2.key.pub", f"{sm2.verifier_key}\n".encode())
+        beside.append(sm2.line)
+    return Signer.load(directory / "log.key", settings.origin, beside)
 
 
 def _open_privacy(directory: Path, settings: AuditSettings) -> Privacy:
@@ -173,6 +190,19 @@ async def _expire_daily(ledger: Ledger, privacy: Privacy, journal: _Journal, ret
         except (OSError, sqlite3.Error, MoltbotError) as error:
             log.warning("expired segments not removed; trying again tomorrow", error=str(error))
         await asyncio.sleep(_DAY_S)
+
+
+async def _digest_sealed(ledger: Ledger, journal: _Journal, settings: AuditSettings) -> None:
+    """Digest segments once they are sealed: in the log first, so a digest beside a segment always has its record."""
+    while settings.gm:
+        for path in await asyncio.to_thread(undigested, ledger.directory / "segments"):
+            try:
+                digest = await asyncio.to_thread(sm3, path)
+                await journal.act("seal segment", path.name, {"sm3": digest})
+                await asyncio.to_thread(write_digest, path, digest)
+            except (OSError, MoltbotError) as error:
+                log.warning("sealed segment not digested; trying again", segment=path.name, error=str(error))
+        await asyncio.sleep(_SEALED_LOOK_S)
 
 
 async def _have_cosigned(ledger: Ledger, settings: AuditSettings) -> None:

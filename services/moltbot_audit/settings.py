@@ -28,6 +28,9 @@ class AuditSettings(Section):
     """Who cosigns checkpoints (C2SP tlog-witness): verifier keys by URL prefix. `moltbot audit witness` is one."""
     witness_interval_s: Annotated[float, Field(ge=0.1, le=86_400)] = 10.0
     """Time between two checkpoints that witnesses are asked to cosign, in seconds."""
+    gm: bool = False
+    """Whether checkpoints are co-signed with SM2 and sealed segments digested with SM3 (GB/T 32918, 32905); needs the
+    extra `gm`."""
     bodies: Literal["none", "encrypted"] = "none"
     """Whether what requests say and are answered is kept, encrypted for each data subject, so that it can be read in an
     inquiry and destroyed on demand. `none`: only keyed commitments to it stand in the log."""

@@ -10,6 +10,7 @@ from moltbot_audit.checkpoint import verify as verify_checkpoint
 from moltbot_audit.expiry import read_horizon
 from moltbot_audit.merkle import leaf_hash, node_hash
 from moltbot_audit.segment import Damage, read, segments
+from moltbot_audit.segment_digests import digest_problem
 from moltbot_audit.tiles import TILE_HASHES, read_tile, tile_path
 from moltbot_mesh.errors import DataLoss, MoltbotError
 
@@ -119,6 +120,8 @@ class _Checker:
             if first > self._next and number > 0:
                 self.report(f"records {self._next} to {first - 1} are missing before {path.name}")
             self._fill(first)
+            if problem := digest_problem(path):
+                self.report(problem)
             yield from self._segment(path, first, newest=number == len(found) - 1)
         if self._next < self.covered:
             self.report(f"the log ends at record {self._next}, but the signed checkpoint covers {self.covered}")
