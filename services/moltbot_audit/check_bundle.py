@@ -467,6 +467,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--witness", action="append", default=[], metavar="KEY", help="a witness that must have cosigned"
     )
     parser.add_argument("--sm2-key", metavar="KEY", help="the key of an SM2 signature that must stand there too")
+    parser.add_argument("--time-stamp", metavar="FILE", help="write the time stamp there, what it is of to FILE.data")
     parser.add_argument("--json", action="store_true", help="one JSON object a record, then the result")
     given = parser.parse_args(arguments)
     try:
@@ -475,7 +476,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             earlier = _text_of(given.earlier) if given.earlier else ""
             head, count = check(stream, key, witnesses, earlier, Sm2Key.parse(given.sm2_key) if given.sm2_key else None)
             stream.seek(0)  # nothing is shown before all is proven
-            _, items = read_lines(_lines(stream))
+            header, items = read_lines(_lines(stream))
+            if given.time_stamp:
+                write_time_stamp(header, head, given.time_stamp)
             for sequence, record in records(items, head):
                 _show(sequence, event(record), as_json=given.json)
     except (Unreadable, OSError, UnicodeDecodeError) as error:
@@ -512,6 +515,16 @@ def check(
     if earlier:
         check_earlier(header, head, earlier, key)
     return head, sum(1 for _ in records(items, head))
+
+
+def write_time_stamp(header: dict[str, Any], head: Head, name: str) -> None:
+    """Write the time stamp (RFC 3161) of a checkpoint out, for `openssl ts -verify`."""
+    if "time_stamp" not in header:
+        raise NotProven("the bundle carries no time stamp")
+    with open(name, "wb") as stamp, open(f"{name}.data", "wb") as data:
+        stamp.write(_bytes(header, "time_stamp"))
+        data.write(head.body.encode())
+    print(f"check it with: openssl ts -verify -in {name} -data {name}.data -CAfile CERTIFICATES", file=sys.stderr)
 
 
 def _lines(stream: IO[bytes]) -> Iterator[bytes]:

@@ -11,6 +11,7 @@ from moltbot_mesh.errors import FailedPrecondition, OutOfRange
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from moltbot_audit.checkpoint import Checkpoint
     from moltbot_audit.ledger import Ledger
 
 _MOST_OF_A_PIECE = 64 << 10
@@ -52,14 +53,7 @@ def receipt(ledger: Ledger, sequence: int) -> bytes:
 
 
 def _header(ledger: Ledger, sequences: Sequence[int], selection: str, since: int | None) -> Header:
-    note, head = ledger.checkpoint()
-    cosigned = ledger.cosigned()
-    if (
-        cosigned is not None
-        and (not sequences or sequences[-1] < cosigned[1].size)
-        and (since or 0) <= cosigned[1].size
-    ):
-        note, head = cosigned  # what others vouch for too, if it covers them
+    note, head, stamp = _best_checkpoint(ledger, sequences[-1] if sequences else 0, since or 0)
     if sequences and sequences[-1] >= head.size:
         raise FailedPrecondition("not yet under a checkpoint; try again in a second")
     if sequences and sequences[0] < ledger.oldest:
@@ -68,7 +62,18 @@ def _header(ledger: Ledger, sequences: Sequence[int], selection: str, since: int
     if since is not None:
         _, hashes = ledger.consistency_proof(since, head.size)
         earlier = (since, tuple(hashes))
-    return Header(note, head.size, selection, ledger.verifier_key, earlier)
+    return Header(note, head.size, selection, ledger.verifier_key, earlier, stamp)
+
+
+def _best_checkpoint(ledger: Ledger, last: int, since: int) -> tuple[str, Checkpoint, bytes]:
+    """A checkpoint that covers a record, and its time stamp: the oldest with a stamp, else one that others cosigned."""
+    stamped = ledger.time_stamped(max(last, since - 1))
+    if stamped is not None:
+        return stamped
+    cosigned = ledger.cosigned()
+    if cosigned is not None and last < cosigned[1].size >= since:
+        return *cosigned, b""
+    return *ledger.checkpoint(), b""
 
 
 def _items(ledger: Ledger, sequences: Sequence[int], size: int) -> Iterator[bytes]:

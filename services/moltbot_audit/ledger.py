@@ -20,7 +20,7 @@ from moltbot_audit.seen import Seen
 from moltbot_audit.segment import Damage, SegmentWriter, read, read_at, segment_name, segments
 from moltbot_audit.tiles import Tree
 from moltbot_audit.verify import CHECKPOINT_FILE, KEY_FILE, VerifyReport, verify_directory
-from moltbot_mesh.durable import replace_durably
+from moltbot_mesh.durable import make_directories, replace_durably
 from moltbot_mesh.errors import DataLoss, FailedPrecondition, MoltbotError, NotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class Ledger:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory = directory
         self._segments = directory / "segments"
+        self._stamps = directory / "time-stamps"
         self._signer = signer
         self._opened = contextlib.ExitStack()
         _lock(directory, self._opened)
@@ -230,6 +231,29 @@ class Ledger:
         """
         replace_durably(self.directory / COSIGNED_FILE, note.encode())
         self._cosigned = note
+
+    def newest_time_stamp(self) -> int:
+        """The size of the newest checkpoint that an authority has stamped; 0 if none."""
+        return max((int(path.stem) for path in self._stamps.glob("*.tsr")), default=0)
+
+    def keep_time_stamp(self, note: str, response: bytes) -> None:
+        """Keep a checkpoint of this log and its time stamp.
+
+        Raises:
+            OSError: The disk is full or fails.
+        """
+        make_directories(self._stamps)
+        name = f"{parse(note).size:020d}"
+        replace_durably(self._stamps / f"{name}.checkpoint", note.encode())
+        replace_durably(self._stamps / f"{name}.tsr", response)  # last: who sees it has the checkpoint too
+
+    def time_stamped(self, sequence: int) -> tuple[str, Checkpoint, bytes] | None:
+        """The oldest stamped checkpoint that covers a record, and its stamp; None if there is none yet."""
+        for path in sorted(self._stamps.glob("*.tsr")):
+            if int(path.stem) > sequence:
+                note = path.with_suffix(".checkpoint").read_text("utf-8")
+                return note, parse(note), path.read_bytes()
+        return None
 
     def get(self, event_id: bytes) -> Logged:
         """One event.

@@ -75,6 +75,7 @@ async def open_audit(runtime: Runtime) -> AsyncGenerator[Service]:
     spill = runtime.shared_dir / SPILL
     taking = asyncio.create_task(_take_administration(ledger, spill), name="audit-administration")
     digesting = asyncio.create_task(_digest_sealed(ledger, journal, settings), name="audit-digest")
+    stamping = asyncio.create_task(_have_stamped(ledger, settings), name="audit-time-stamp")
     witnessing = asyncio.create_task(_have_cosigned(ledger, settings), name="audit-witness")
     try:
         async with Threads("audit-read", _THREADS, _MAX_WAITING) as threads:
@@ -92,7 +93,8 @@ async def open_audit(runtime: Runtime) -> AsyncGenerator[Service]:
         taking.cancel()
         witnessing.cancel()
         digesting.cancel()
-        await asyncio.wait([expiring, taking, witnessing, digesting])
+        stamping.cancel()
+        await asyncio.wait([expiring, taking, witnessing, digesting, stamping])
         await asyncio.to_thread(privacy.close)
         await asyncio.to_thread(ledger.close)
 
@@ -203,6 +205,16 @@ async def _digest_sealed(ledger: Ledger, journal: _Journal, settings: AuditSetti
             except (OSError, MoltbotError) as error:
                 log.warning("sealed segment not digested; trying again", segment=path.name, error=str(error))
         await asyncio.sleep(_SEALED_LOOK_S)
+
+
+async def _have_stamped(ledger: Ledger, settings: AuditSettings) -> None:
+    if settings.time_stamp_url:
+        from moltbot_audit.adapters.time_stamps import TimeStamper  # noqa: PLC0415 - an extra
+
+        if settings.time_stamp_ca_file is None:
+            raise InvalidArgument("audit.time_stamp_ca_file: name the certificates that time stamps must lead to")
+        interval_s = settings.time_stamp_interval_s
+        await TimeStamper(ledger, settings.time_stamp_url, settings.time_stamp_ca_file, interval_s).run()
 
 
 async def _have_cosigned(ledger: Ledger, settings: AuditSettings) -> None:

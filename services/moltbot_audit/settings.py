@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -28,6 +29,12 @@ class AuditSettings(Section):
     """Who cosigns checkpoints (C2SP tlog-witness): verifier keys by URL prefix. `moltbot audit witness` is one."""
     witness_interval_s: Annotated[float, Field(ge=0.1, le=86_400)] = 10.0
     """Time between two checkpoints that witnesses are asked to cosign, in seconds."""
+    time_stamp_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
+    """An authority that stamps checkpoints with the time (RFC 3161); needs the extra `timestamp`. Empty: none."""
+    time_stamp_ca_file: Path | None = None
+    """Certificates (PEM) that its stamps must lead to."""
+    time_stamp_interval_s: Annotated[float, Field(ge=1, le=604_800)] = 3600.0
+    """Time between two stamps, in seconds."""
     gm: bool = False
     """Whether checkpoints are co-signed with SM2 and sealed segments digested with SM3 (GB/T 32918, 32905); needs the
     extra `gm`."""
