@@ -1,0 +1,127 @@
+"""Bodies reach the audit service sealed, also after it was away; none stands on disk in clear, none is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from moltbot.audit.v1 import privacy_pb2
+
+from moltbot_mesh.audit.bodies import BodyKeeper
+from moltbot_mesh.audit.sealing import Opener
+from moltbot_mesh.errors import InvalidArgument, Unavailable
+
+CANARY = b"canary-81c2"
+
+
+class Service:
+    """The audit service as a producer sees it."""
+
+    def __init__(self):
+        self.opener = Opener(X25519PrivateKey.generate())
+        self.key = self.opener.public_key
+        self.away = False
+        self.failure = None
+        self.kept: dict[bytes, privacy_pb2.Body] = {}
+
+    async def GetBodyKey(self, request, timeout):  # noqa: N802
+        if self.away:
+            raise Unavailable("away")
+        return privacy_pb2.GetBodyKeyResponse(public_key=self.key)
+
+    async def PutBodies(self, request, timeout):  # noqa: N802
+        if self.away:
+            raise Unavailable("away")
+        if self.failure:
+            raise self.failure
+        self.kept |= {one.event_id: self.opener.open(one) for one in request.bodies}
+        return privacy_pb2.PutBodiesResponse(kept=len(request.bodies))
+
+
+def keep(keeper, number):
+    body = privacy_pb2.Body(tenant="acme", data_subject="alice", time_unix_ns=1, input=CANARY, output=b"%d" % number)
+    keeper.keep(number.to_bytes(16), body)
+
+
+async def until(met, timeout_s=20.0):
+    async with asyncio.timeout(timeout_s):
+        while not met():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def service():
+    return Service()
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return tmp_path / "bodies"
+
+
+def on_disk(directory):
+    return b"".join(file.read_bytes() for file in directory.iterdir())
+
+
+async def test_bodies_are_handed_over(service, directory):
+    async with BodyKeeper(service, directory).running() as keeper:
+        for number in range(100):
+            keep(keeper, number)
+        await until(lambda: len(service.kept) == 100)
+    assert service.kept[(7).to_bytes(16)].output == b"7"
+
+
+async def test_what_the_service_does_not_take_waits_on_disk_sealed(service, directory):
+    async with BodyKeeper(service, directory).running() as keeper:
+        await until(lambda: keeper._known)
+        service.away = True
+        for number in range(10):
+            keep(keeper, number)
+        await until(lambda: any(directory.glob("*.sealed")))
+        assert CANARY not in on_disk(directory)
+        service.away = False
+        await until(lambda: len(service.kept) == 10)
+        await until(lambda: not any(directory.glob("*.sealed")))
+
+
+async def test_bodies_outlive_a_stop_and_a_start_without_the_service(service, directory):
+    async with BodyKeeper(service, directory).running() as keeper:
+        await until(lambda: keeper._known)
+        service.away = True
+        keep(keeper, 1)
+    async with BodyKeeper(service, directory).running() as keeper:
+        assert keeper.wanted
+        keep(keeper, 2)
+        await asyncio.sleep(0.1)
+        service.away = False
+        await until(lambda: len(service.kept) == 2)
+    assert CANARY not in on_disk(directory)
+
+
+async def test_where_none_are_kept_nothing_is_gathered(service, directory):
+    service.key = b""
+    async with BodyKeeper(service, directory).running() as keeper:
+        keep(keeper, 1)
+        await until(lambda: not keeper.wanted)
+        keep(keeper, 2)
+        assert not keeper._queue
+    assert CANARY not in on_disk(directory)
+
+
+async def test_beyond_its_room_bodies_are_dropped_and_counted(service, directory):
+    service.away = True
+    async with BodyKeeper(service, directory, waiting_bytes=40).running() as keeper:
+        for number in range(5):
+            keep(keeper, number)
+        assert keeper.dropped == 2
+
+
+async def test_bodies_that_can_never_be_kept_are_counted_and_do_not_stop_the_others(service, directory):
+    async with BodyKeeper(service, directory).running() as keeper:
+        service.failure = InvalidArgument("no")
+        keep(keeper, 1)
+        await until(lambda: keeper.dropped == 1)
+        service.failure = None
+        keep(keeper, 2)
+        await until(lambda: len(service.kept) == 1)
