@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 from moltbot_mesh.errors import FailedPrecondition
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 Task = Literal["text-generation", "embedding", "rerank", "classification"]
 AuthType = Literal["none", "api_key", "bearer"]
+Modality = Literal["text", "image", "audio"]
 
 DEFAULT_TIMEOUT_S = 60.0
 DEFAULT_IDLE_TIMEOUT_S = 30.0
@@ -112,6 +113,14 @@ class Manifest:
     """How an engine of the mesh's own runs it: precision, threads, cache and the like, as texts."""
     revision: str = ""
     """Digest of weights and options; an upstream is opened anew when it changes."""
+    input_modalities: tuple[Modality, ...] = ()
+    """What may stand in a conversation beside text; empty means text alone."""
+
+
+def taken(input_modalities: Iterable[str]) -> tuple[Modality, ...]:
+    """All that may stand in a conversation, text first: a model that declares images takes text too."""
+    declared = {"text", *input_modalities}
+    return tuple(modality for modality in get_args(Modality) if modality in declared)
 
 
 def engine_options(manifest: Manifest) -> dict[str, str]:
@@ -138,6 +147,12 @@ def problems_of(manifest: Manifest) -> list[tuple[str, str]]:
         found.append(("endpoint", "the endpoint carries a user or password; put the secret into `auth`"))
     if manifest.provider == "embedded" and not manifest.path:
         found.append(("path", "embedded needs `path`: the directory of the model's weights"))
+    unknown = [repr(name) for name in manifest.input_modalities if name not in get_args(Modality)]
+    if unknown:
+        known = ", ".join(get_args(Modality))
+        found.append(("input_modalities", f"no model takes {', '.join(unknown)}; known are {known}"))
+    elif len(set(manifest.input_modalities)) < len(manifest.input_modalities):
+        found.append(("input_modalities", "names a thing twice; once is enough"))
     auth = manifest.auth
     if auth.type not in get_args(AuthType):
         found.append(("auth.type", f"auth.type must be one of {', '.join(get_args(AuthType))}"))

@@ -15,6 +15,7 @@ from moltbot_gateway.collect import Collected
 from moltbot_gateway.ranking import best, likeliest
 from moltbot_mesh.paging import page_of
 from moltbot_models.generation import Message, ResponseFormat, Sampling, ToolCall, ToolSpec
+from moltbot_models.manifest import taken
 from moltbot_models.manifest_wire import TASKS
 
 if TYPE_CHECKING:
@@ -191,6 +192,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
                     task=TASKS.get(status.manifest.task, ""),
                     context_length=status.manifest.context_length,
                     ready=self._catalogue.ready(status),
+                    input_modalities=taken(status.manifest.input_modalities),
                 )
                 for status in page
             ]
