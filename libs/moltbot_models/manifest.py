@@ -26,6 +26,7 @@ _SCHEMES = {
     "generic_http": ("http://", "https://", "unix:"),
     "websocket": ("ws://", "wss://"),
 }
+_TEXT_ALONE = frozenset({"generic_http", "websocket"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +148,8 @@ def problems_of(manifest: Manifest) -> list[tuple[str, str]]:
         found.append(("endpoint", "the endpoint carries a user or password; put the secret into `auth`"))
     if manifest.provider == "embedded" and not manifest.path:
         found.append(("path", "embedded needs `path`: the directory of the model's weights"))
-    unknown = [repr(name) for name in manifest.input_modalities if name not in get_args(Modality)]
-    if unknown:
-        known = ", ".join(get_args(Modality))
-        found.append(("input_modalities", f"no model takes {', '.join(unknown)}; known are {known}"))
-    elif len(set(manifest.input_modalities)) < len(manifest.input_modalities):
-        found.append(("input_modalities", "names a thing twice; once is enough"))
+    if said := _modality_problem(manifest):
+        found.append(("input_modalities", said))
     auth = manifest.auth
     if auth.type not in get_args(AuthType):
         found.append(("auth.type", f"auth.type must be one of {', '.join(get_args(AuthType))}"))
@@ -162,3 +159,14 @@ def problems_of(manifest: Manifest) -> list[tuple[str, str]]:
     if auth.header and not _HEADER.match(auth.header):
         found.append(("auth.header", "auth.header must be the name of an HTTP header, such as X-Api-Key"))
     return found
+
+
+def _modality_problem(manifest: Manifest) -> str:
+    unknown = [repr(name) for name in manifest.input_modalities if name not in get_args(Modality)]
+    if unknown:
+        return f"no model takes {', '.join(unknown)}; known are {', '.join(get_args(Modality))}"
+    if len(set(manifest.input_modalities)) < len(manifest.input_modalities):
+        return "names a thing twice; once is enough"
+    if manifest.provider in _TEXT_ALONE and len(taken(manifest.input_modalities)) > 1:
+        return f"the protocol {manifest.provider} carries text alone; images and sounds need another, such as openai"
+    return ""

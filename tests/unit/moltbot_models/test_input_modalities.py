@@ -8,7 +8,7 @@ import pytest
 from moltbot.model.v1 import manifest_pb2
 
 from moltbot_mesh.errors import InvalidArgument
-from moltbot_models.manifest import Manifest, taken
+from moltbot_models.manifest import Manifest, problems_of, taken
 from moltbot_models.manifest_wire import from_proto, to_proto
 from moltbot_models.manifest_yaml import load_manifests
 from moltbot_models.store.catalogue import manifests_text
@@ -60,8 +60,18 @@ def test_a_word_that_is_not_known_is_refused_with_its_line_and_how_to_mend_it(tm
 
 
 def test_a_manifest_on_the_wire_that_takes_something_unknown_is_refused_by_field():
-    proto = to_proto(dataclasses.replace(PLAIN))
+    proto = to_proto(PLAIN)
     proto.input_modalities.append("smell")
     with pytest.raises(InvalidArgument) as refused:
         from_proto(proto)
     assert [violation.field for violation in refused.value.violations] == ["input_modalities"]
+
+
+@pytest.mark.parametrize(
+    ("provider", "endpoint"), [("generic_http", "http://127.0.0.1:1/answer"), ("websocket", "ws://127.0.0.1:1/ws")]
+)
+def test_a_protocol_of_text_alone_cannot_declare_more(provider, endpoint):
+    manifest = dataclasses.replace(PLAIN, provider=provider, endpoint=endpoint)
+    assert problems_of(dataclasses.replace(manifest, input_modalities=("text",))) == []
+    ((key, said),) = problems_of(dataclasses.replace(manifest, input_modalities=("image",)))
+    assert (key, f"{provider} carries text alone" in said) == ("input_modalities", True)
