@@ -10,7 +10,7 @@ from moltbot.router.v1 import router_pb2, router_pb2_grpc
 from moltbot.tool.v1 import tool_pb2, tool_pb2_grpc
 from moltbot.watermark.v1 import watermark_pb2, watermark_pb2_grpc
 
-from moltbot_gateway.media_notes import media_tokens, remembered
+from moltbot_gateway.media_notes import remembered
 from moltbot_mesh.errors import NotFound, Unavailable
 from moltbot_mesh.uuid7 import uuid7, uuid_text
 from moltbot_models.generation import Delta, Message, ToolCall, ToolSpec
@@ -88,8 +88,6 @@ class Peers:
 
     async def assemble(self, exchange: Exchange, ask: Ask, budget_tokens: int) -> tuple[Message, ...]:
         """The session's turns that fit, then the new messages."""
-        # Media leave less for turns of the past, but what they cost is a guess: never less than half.
-        budget_tokens = max(budget_tokens - media_tokens(ask.messages), budget_tokens // 2)
         request = context_pb2.AssemblePromptRequest(
             session=ask.mesh.session,
             tenant=exchange.tenant,

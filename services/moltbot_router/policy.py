@@ -80,7 +80,7 @@ class Policy:
             Unavailable: Every candidate's breaker is open; `retry_after_s` says when one will try again.
         """
         known = [m for m in table.models.values() if m.task == wanted.task and _allows(m, wanted.tenant)]
-        open_to = [m for m in known if takes(m, wanted.modalities)]
+        open_to = [m for m in known if takes(m, wanted.modalities)] if wanted.modalities else known
         ids = {manifest.id: manifest for manifest in open_to}
         task_type = wanted.task_type or classify(wanted.excerpt, wanted.prompt_bytes, has_tools=wanted.has_tools)
         if wanted.model and wanted.model != AUTO:

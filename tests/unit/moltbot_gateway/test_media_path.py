@@ -85,16 +85,6 @@ async def test_the_new_messages_keep_their_media_in_a_session(peers, exchange):
     assert await peers.assemble(exchange, asked, 3000) == (system, past, LOOK)
 
 
-async def test_media_take_their_share_of_a_prompts_budget_but_never_more_than_half(peers, exchange):
-    peers._context.AssemblePrompt.return_value = context_pb2.AssemblePromptResponse()
-    budgets = []
-    for count in (0, 1, 16):
-        asked = Ask(messages=(Message("system", "", parts=(IMAGE,) * count),), mesh=MeshOptions(session="s"))
-        await peers.assemble(exchange, asked, 3000)
-        budgets.append(peers._context.AssemblePrompt.await_args.args[0].token_budget)
-    assert budgets == [3000, 2745, 1500]
-
-
 def test_tokens_of_media_are_guessed_by_detail_and_by_seconds():
     low = Media("image", PNG, "image/png", "low")
     assert media_tokens([Message("user", parts=(IMAGE,))]) == 255
