@@ -106,6 +106,7 @@ class OpenAIServicer(openai_pb2_grpc.OpenAIServiceServicer):
                 self._check_size(body)
                 await self._intake.commit(exchange, body)
                 answers = respond(exchange, body, context)
+                del body  # an answer may take minutes, and a body with images has megabytes
                 async with contextlib.aclosing(answers):
                     async for answer in answers:
                         started = True
@@ -145,6 +146,7 @@ class OpenAIServicer(openai_pb2_grpc.OpenAIServiceServicer):
 
     async def _chat(self, exchange: Exchange, body: bytes, context: Any) -> Answer:
         ask, wish = await self._intake.read(len(body), openai_request.chat, body, self._settings.media_limits)
+        del body
         await self._intake.note(exchange, ask.messages)
         if wish.stream:
             async for event in self._stream(exchange, ask, wish, ChatChunks, context):

@@ -8,6 +8,7 @@ import subprocess
 import time
 import uuid
 
+import grpc
 import openai
 import pytest
 from moltbot.gateway.v1 import gateway_pb2 as pb
@@ -135,6 +136,23 @@ def test_a_large_image_passes_whole_and_a_larger_one_is_refused(world):
         answer = world.http().post(CHAT, json=body(messages=[*look(url(large)), *look(url(large))]))
         assert answer.status_code == 413
         assert len(upstream.seen) == 1
+
+
+def test_grpc_has_the_same_limits(world):
+    def asked(data: bytes) -> pb.ChatRequest:
+        parts = [pb.Part(image=pb.Image(data=data, media_type="image/png"))]
+        return pb.ChatRequest(model="seer", messages=[pb.Message(role=pb.ROLE_USER, parts=parts)])
+
+    large = PNG + bytes((10 << 20) - len(PNG))
+    with world.playing(Script()) as upstream, world.grpc() as (channel, key):
+        stub = gateway_pb2_grpc.GatewayServiceStub(channel)
+        assert stub.Chat(asked(large), metadata=key, timeout=60).message.content == "Hello there."
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.Chat(asked(large + b"\0"), metadata=key, timeout=60)
+        ((seen,),) = (one.body["messages"][0]["content"] for one in upstream.seen)
+    assert seen["image_url"]["url"] == url(large)
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "messages[0].parts[0].image" in refused.value.details()
 
 
 def test_a_session_remembers_that_there_was_an_image(world):

@@ -52,14 +52,9 @@ class OpenAIUpstream:
         self, request: GenerationRequest, *, stream: bool = True
     ) -> AsyncGenerator[tuple[Delta, ...], None]:
         """Generate text; see `Upstream.generate`."""
-        url = self._chat if request.prompt is None else self._completions
-        if any(message.parts for message in request.messages):
-            body = await asyncio.to_thread(_body, request, stream=stream)  # megabytes, which would hold up the loop
-        else:
-            body = _body(request, stream=stream)
         answer = await self._http.post(
-            url,
-            body,
+            self._chat if request.prompt is None else self._completions,
+            await _encoded(request, stream=stream),  # kept by nobody while the answer comes
             trace_headers(request, _SSE if stream else "application/json"),
             timeout_s=self._manifest.timeout_s if stream else answer_timeout_s(self._manifest, request),
         )
@@ -108,6 +103,12 @@ class OpenAIUpstream:
     async def aclose(self) -> None:
         """Close connections."""
         await self._http.aclose()
+
+
+async def _encoded(request: GenerationRequest, *, stream: bool) -> bytes:
+    if any(message.parts for message in request.messages):  # megabytes, which would hold up the loop
+        return await asyncio.to_thread(_body, request, stream=stream)
+    return _body(request, stream=stream)
 
 
 def _body(request: GenerationRequest, *, stream: bool) -> bytes:
