@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 from moltbot_mesh.errors import FailedPrecondition
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 Task = Literal["text-generation", "embedding", "rerank", "classification"]
 AuthType = Literal["none", "api_key", "bearer"]
+Modality = Literal["text", "image", "audio"]
 
 DEFAULT_TIMEOUT_S = 60.0
 DEFAULT_IDLE_TIMEOUT_S = 30.0
@@ -25,6 +26,7 @@ _SCHEMES = {
     "generic_http": ("http://", "https://", "unix:"),
     "websocket": ("ws://", "wss://"),
 }
+_TEXT_ALONE = frozenset({"generic_http", "websocket"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,14 @@ class Manifest:
     """How an engine of the mesh's own runs it: precision, threads, cache and the like, as texts."""
     revision: str = ""
     """Digest of weights and options; an upstream is opened anew when it changes."""
+    input_modalities: tuple[Modality, ...] = ()
+    """What may stand in a conversation beside text; empty means text alone."""
+
+
+def taken(input_modalities: Iterable[str]) -> tuple[Modality, ...]:
+    """All that may stand in a conversation, text first: a model that declares images takes text too."""
+    declared = {"text", *input_modalities}
+    return tuple(modality for modality in get_args(Modality) if modality in declared)
 
 
 def engine_options(manifest: Manifest) -> dict[str, str]:
@@ -138,6 +148,8 @@ def problems_of(manifest: Manifest) -> list[tuple[str, str]]:
         found.append(("endpoint", "the endpoint carries a user or password; put the secret into `auth`"))
     if manifest.provider == "embedded" and not manifest.path:
         found.append(("path", "embedded needs `path`: the directory of the model's weights"))
+    if said := _modality_problem(manifest):
+        found.append(("input_modalities", said))
     auth = manifest.auth
     if auth.type not in get_args(AuthType):
         found.append(("auth.type", f"auth.type must be one of {', '.join(get_args(AuthType))}"))
@@ -147,3 +159,14 @@ def problems_of(manifest: Manifest) -> list[tuple[str, str]]:
     if auth.header and not _HEADER.match(auth.header):
         found.append(("auth.header", "auth.header must be the name of an HTTP header, such as X-Api-Key"))
     return found
+
+
+def _modality_problem(manifest: Manifest) -> str:
+    unknown = [repr(name) for name in manifest.input_modalities if name not in get_args(Modality)]
+    if unknown:
+        return f"no model takes {', '.join(unknown)}; known are {', '.join(get_args(Modality))}"
+    if len(set(manifest.input_modalities)) < len(manifest.input_modalities):
+        return "names a thing twice; once is enough"
+    if manifest.provider in _TEXT_ALONE and len(taken(manifest.input_modalities)) > 1:
+        return f"the protocol {manifest.provider} carries text alone; images and sounds need another, such as openai"
+    return ""

@@ -54,6 +54,7 @@ def from_proto(proto: manifest_pb2.Manifest) -> Manifest:
         marks=proto.marks,
         options=MappingProxyType(dict(proto.options)),
         revision=proto.revision,
+        input_modalities=tuple(proto.input_modalities),  # pyright: ignore[reportArgumentType] - refused below
     )
     if problems := problems_of(manifest):
         violations = [FieldViolation("task" if key == "type" else key, message) for key, message in problems]
@@ -88,4 +89,5 @@ def to_proto(manifest: Manifest) -> manifest_pb2.Manifest:
         marks=manifest.marks,
         options=manifest.options,
         revision=manifest.revision,
+        input_modalities=manifest.input_modalities,
     )

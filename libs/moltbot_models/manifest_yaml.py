@@ -134,6 +134,7 @@ _MANIFEST_KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "marks": ("true or false", _flag),
     "options": ("a mapping of names to texts, whole numbers, true or false", _options),
     "revision": _TEXT,
+    "input_modalities": _TEXTS,
 }
 _AUTH_KEYS: dict[str, tuple[str, Callable[[object], Any]]] = dict.fromkeys(
     ("type", "key", "key_env", "key_file", "header"), _TEXT

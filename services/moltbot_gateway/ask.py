@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from moltbot_gateway.media_notes import media_of
 from moltbot_models.generation import Message, ResponseFormat, Sampling, TemplateValue, ToolSpec
 
 if TYPE_CHECKING:
     from moltbot_mesh.call import Principal, TraceContext
+    from moltbot_models.generation import MediaKind
 
 ANY_TOOL = "*"
 
@@ -49,6 +51,10 @@ class Ask:
         if self.prompt is not None:
             return len(self.prompt)
         return sum(len(message.content) for message in self.messages)
+
+    def modalities(self) -> tuple[MediaKind, ...]:
+        """What stands in the conversation beside text."""
+        return tuple(sorted({media.kind for media in media_of(self.messages)}))
 
     def last_user_text(self) -> str:
         """What the person said last; the prompt if there are no messages."""

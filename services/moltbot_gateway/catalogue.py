@@ -8,6 +8,7 @@ from moltbot.router.v1 import router_pb2
 
 from moltbot_gateway.openai_response import model_object
 from moltbot_mesh.errors import NotFound
+from moltbot_models.manifest import taken
 
 if TYPE_CHECKING:
     from moltbot.router.v1 import router_pb2_grpc
@@ -58,4 +59,5 @@ class Catalogue:
         return status.breaker != router_pb2.BREAKER_STATE_OPEN
 
     def _object(self, status: router_pb2.ModelStatus) -> dict[str, Any]:
-        return model_object(status.manifest.id, self._start_s, status.manifest.context_length)
+        manifest = status.manifest
+        return model_object(manifest.id, self._start_s, manifest.context_length, taken(manifest.input_modalities))

@@ -14,6 +14,7 @@ from moltbot_gateway.ask import ANY_TOOL
 from moltbot_gateway.collect import CallPieces
 from moltbot_gateway.exchange import ToolRun
 from moltbot_gateway.failover import estimate_tokens, monotonic_deadline
+from moltbot_gateway.media_notes import media_tokens
 from moltbot_mesh.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, MoltbotError, NotFound
 from moltbot_mesh.telemetry import Stopwatch
 from moltbot_mesh.together import all_of, together
@@ -90,7 +91,7 @@ class Answerer:
         Raises:
             MoltbotError: Before the first piece if nothing could be answered; after it, the answer stays cut off.
         """
-        async with self._admitted(exchange, ask.prompt_bytes()) as limits:
+        async with self._admitted(exchange, ask.prompt_bytes(), media_tokens(ask.messages)) as limits:
             prepared = await self._prepare(exchange, ask, mark=limits.mark)
             new_messages: list[Message] = []
             steps = self._steps(exchange, ask, prepared, new_messages, stream=stream)
@@ -134,10 +135,11 @@ class Answerer:
             return await self._failover.score(exchange, models, request, size_bytes)
 
     @contextlib.asynccontextmanager
-    async def _admitted(self, exchange: Exchange, prompt_bytes: int) -> AsyncGenerator[TenantLimits]:
+    async def _admitted(self, exchange: Exchange, prompt_bytes: int, more: int = 0) -> AsyncGenerator[TenantLimits]:
+        """`more` tokens are charged beside those of the text."""
         tenant = exchange.tenant
         limits = self._settings.limits(tenant)
-        charged = estimate_tokens(prompt_bytes)
+        charged = estimate_tokens(prompt_bytes) + more
         exchange.deadline_s = monotonic_deadline(exchange.caller.deadline_monotonic_s, self._settings.request_timeout_s)
         await self._quotas.admit(tenant, limits, charged)
         try:

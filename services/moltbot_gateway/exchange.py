@@ -12,6 +12,7 @@ from moltbot_models.generation import Usage
 
 if TYPE_CHECKING:
     from moltbot_gateway.ask import Caller
+    from moltbot_gateway.media_notes import MediaNote
     from moltbot_mesh.audit.event_words import Outcome
 
 UNKNOWN_ROUTE = "unknown"
@@ -81,6 +82,8 @@ class Exchange:
     session: str = ""
     input_digest: bytes = b""
     """Keyed commitment to what was asked."""
+    media: tuple[MediaNote, ...] = ()
+    """Of the images and sounds in it."""
     text: list[str] = field(default_factory=list)
     """The answer's text as it was sent, without the mark."""
     attempts: list[Attempt] = field(default_factory=list)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from moltbot_gateway.exchange import Attempt
+from moltbot_gateway.media_notes import media_tokens
 from moltbot_mesh.errors import (
     DeadlineExceeded,
     Internal,
@@ -264,7 +265,7 @@ class _Running:
 def _prompt_tokens(request: GenerationRequest) -> int:
     if request.prompt is not None:
         return estimate_tokens(len(request.prompt))
-    return estimate_tokens(sum(len(message.content) for message in request.messages))
+    return estimate_tokens(sum(len(message.content) for message in request.messages)) + media_tokens(request.messages)
 
 
 def _sum(a: Usage, b: Usage) -> Usage:

@@ -17,6 +17,7 @@ from moltbot_gateway.chat import Answerer
 from moltbot_gateway.engine_metrics import EngineMetrics
 from moltbot_gateway.failover import Failover
 from moltbot_gateway.fair_queue import FairQueue
+from moltbot_gateway.intake import Intake
 from moltbot_gateway.openai_servicer import OpenAIServicer
 from moltbot_gateway.operations_servicer import OperationsServicer
 from moltbot_gateway.outputs import Outputs
@@ -31,6 +32,7 @@ from moltbot_mesh.audit.producer import AuditProducer
 from moltbot_mesh.http_routes import SERVED
 from moltbot_mesh.http_server import HttpRoutes
 from moltbot_mesh.module import Access, Module, Registration, Runtime, Service
+from moltbot_mesh.threads import Threads
 from moltbot_models.providers.base import UpstreamContext
 from moltbot_models.providers.engines import EngineHost
 from moltbot_models.settings import EngineSettings
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 _OPTIONAL = ("audit", "context", "tool", "watermark")
 """Without these, plain requests are answered: what is to be recorded waits; sessions, tools and marks fail."""
+_INTAKE_THREADS, _INTAKE_WAITING = 2, 256
+"""For large requests; more wait for one of these threads or are refused."""
 _OPENAI_METHODS = (
     "ChatCompletions",
     "Completions",
@@ -105,7 +109,9 @@ async def open_gateway(runtime: Runtime) -> AsyncGenerator[Service]:
             return [found for service in _OPTIONAL if (found := runtime.absent(service))]
 
         public = Access.PUBLIC
-        openai = OpenAIServicer(settings, callers, recorder, answerer, catalogue)
+        threads = await stack.enter_async_context(Threads("gateway-intake", _INTAKE_THREADS, _INTAKE_WAITING))
+        intake = Intake(recorder, threads)
+        openai = OpenAIServicer(settings, callers, intake, answerer, catalogue)
         yield Service(
             (
                 Registration(
@@ -118,7 +124,7 @@ async def open_gateway(runtime: Runtime) -> AsyncGenerator[Service]:
                 ),
                 Registration(
                     gateway_pb2_grpc.add_GatewayServiceServicer_to_server,
-                    GatewayServicer(settings, callers, recorder, answerer, catalogue),
+                    GatewayServicer(settings, callers, intake, answerer, catalogue),
                     dict.fromkeys(_GATEWAY_METHODS, public),
                 ),
                 Registration(

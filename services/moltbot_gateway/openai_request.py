@@ -14,7 +14,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from moltbot_gateway.ask import Ask, EmbedAsk
+from moltbot_gateway.content_parts import ContentPart, read_parts
 from moltbot_gateway.json_body import MeshFields, ModelId, decode, mesh_options, refused
+from moltbot_gateway.media_check import MediaCheck, MediaLimits, content_of
 from moltbot_models.generation import Message, ResponseFormat, Sampling, ToolCall, ToolSpec
 
 if TYPE_CHECKING:
@@ -35,11 +37,6 @@ _TemplateOptions = Annotated[
 _StopTexts = Annotated[list[_Short], Meta(max_length=16)]
 
 
-class _Part(Struct):
-    type: _Short
-    text: str = ""
-
-
 class _Function(Struct):
     name: _Short
     arguments: str = ""
@@ -52,7 +49,7 @@ class _ToolCall(Struct):
 
 class _Message(Struct):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[_Part] | None = None
+    content: str | list[ContentPart] | None = None
     name: _Short | None = None
     tool_calls: Annotated[list[_ToolCall], Meta(max_length=128)] | None = None
     tool_call_id: _Short | None = None
@@ -147,6 +144,7 @@ _chat = msgspec.json.Decoder(_Chat)
 _completion = msgspec.json.Decoder(_Completion)
 _embeddings = msgspec.json.Decoder(_Embeddings)
 _SCHEMA_CHARACTERS = 128 << 10
+_MEDIA = MediaLimits()
 _CHOICES = frozenset({"auto", "none", "required"})
 
 
@@ -157,15 +155,20 @@ class StreamWish(Struct, frozen=True):
     include_usage: bool
 
 
-def chat(body: bytes) -> tuple[Ask, StreamWish]:
+def chat(body: bytes, limits: MediaLimits = _MEDIA) -> tuple[Ask, StreamWish]:
     """Read the body of `POST /v1/chat/completions`.
+
+    Args:
+        body: JSON.
+        limits: Of its images and sounds.
 
     Raises:
         InvalidArgument: Not JSON, or a field is missing, of a wrong type or out of range; the violation names it.
     """
     request = decode(_chat, body)
     _only_one(request)
-    messages = tuple(_message(message, index) for index, message in enumerate(request.messages))
+    check = MediaCheck(limits)
+    messages = tuple(_message(message, index, check) for index, message in enumerate(request.messages))
     tools = tuple(_tool(tool.function, index) for index, tool in enumerate(request.tools or ()))
     choice = request.tool_choice
     if isinstance(choice, str) and choice not in _CHOICES:
@@ -267,19 +270,17 @@ def _format(request: _Common) -> ResponseFormat | None:
     return ResponseFormat("json_schema", schema, wanted.json_schema.name)
 
 
-def _message(message: _Message, index: int) -> Message:
+def _message(message: _Message, index: int, check: MediaCheck) -> Message:
     role: Role = "tool" if message.role == "function" else message.role
-    if isinstance(message.content, list):
-        for place, part in enumerate(message.content):
-            if part.type not in ("text", "input_text", "output_text", "refusal"):
-                raise refused(f"messages[{index}].content[{place}].type", f"{part.type!r} is not offered; send text")
-        content = "".join(part.text for part in message.content)
-    else:
-        content = message.content or ""
     if message.content is None and role != "assistant":
         raise refused(f"messages[{index}].content", "expected `str`, got `null`")
     calls = tuple(ToolCall(c.id, c.function.name, c.function.arguments) for c in message.tool_calls or ())
-    return Message(role, content, message.name or "", calls, message.tool_call_id or "")
+    content, parts = (
+        content_of(read_parts(message.content, role, f"messages[{index}].content", check))
+        if isinstance(message.content, list)
+        else (message.content or "", ())
+    )
+    return Message(role, content, message.name or "", calls, message.tool_call_id or "", parts)
 
 
 def _sampling(request: _Common, max_tokens: int | None, logprobs: bool, top_logprobs: int) -> Sampling:

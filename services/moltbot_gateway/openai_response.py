@@ -212,11 +212,14 @@ def embeddings_body(model: str, embeddings: Embeddings, *, as_base64: bool) -> b
     return _encode({"object": "list", "data": data, "model": model, "usage": usage})
 
 
-def model_object(model_id: str, created_s: int, context_length: int) -> dict[str, Any]:
-    """One model."""
+def model_object(
+    model_id: str, created_s: int, context_length: int, input_modalities: Sequence[str] = ("text",)
+) -> dict[str, Any]:
+    """One model. `context_length` and `input_modalities` are not OpenAI's, but named as others name them."""
     found: dict[str, Any] = {"id": model_id, "object": "model", "created": created_s, "owned_by": "moltbot"}
     if context_length:
         found["context_length"] = context_length
+    found["input_modalities"] = input_modalities
     return found
 
 

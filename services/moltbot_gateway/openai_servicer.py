@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from moltbot_gateway.catalogue import Catalogue
     from moltbot_gateway.chat import Answerer
     from moltbot_gateway.exchange import Exchange
+    from moltbot_gateway.intake import Intake
     from moltbot_gateway.openai_request import StreamWish
-    from moltbot_gateway.recorder import Recorder
     from moltbot_gateway.settings import GatewaySettings
 
     Answer = AsyncGenerator[HttpBody]
@@ -42,11 +42,11 @@ class OpenAIServicer(openai_pb2_grpc.OpenAIServiceServicer):
     """See `protos/moltbot/gateway/v1/openai.proto`."""
 
     def __init__(
-        self, settings: GatewaySettings, callers: Callers, recorder: Recorder, answerer: Answerer, catalogue: Catalogue
+        self, settings: GatewaySettings, callers: Callers, intake: Intake, answerer: Answerer, catalogue: Catalogue
     ) -> None:
         self._settings = settings
         self._callers = callers
-        self._recorder = recorder
+        self._intake = intake
         self._answerer = answerer
         self._catalogue = catalogue
 
@@ -104,8 +104,9 @@ class OpenAIServicer(openai_pb2_grpc.OpenAIServiceServicer):
                 await self._callers.recognise(exchange, metadata)
                 body = request.data
                 self._check_size(body)
-                exchange.input_digest = self._recorder.commitment(exchange.tenant, body)
+                await self._intake.commit(exchange, body)
                 answers = respond(exchange, body, context)
+                del body  # an answer may take minutes, and a body with images has megabytes
                 async with contextlib.aclosing(answers):
                     async for answer in answers:
                         started = True
@@ -144,7 +145,9 @@ class OpenAIServicer(openai_pb2_grpc.OpenAIServiceServicer):
         return HttpBody(content_type=openai_response.JSON, data=body)
 
     async def _chat(self, exchange: Exchange, body: bytes, context: Any) -> Answer:
-        ask, wish = openai_request.chat(body)
+        ask, wish = await self._intake.read(len(body), openai_request.chat, body, self._settings.media_limits)
+        del body
+        await self._intake.note(exchange, ask.messages)
         if wish.stream:
             async for event in self._stream(exchange, ask, wish, ChatChunks, context):
                 yield event

@@ -10,6 +10,7 @@ from moltbot.router.v1 import router_pb2, router_pb2_grpc
 from moltbot.tool.v1 import tool_pb2, tool_pb2_grpc
 from moltbot.watermark.v1 import watermark_pb2, watermark_pb2_grpc
 
+from moltbot_gateway.media_notes import remembered
 from moltbot_mesh.errors import NotFound, Unavailable
 from moltbot_mesh.uuid7 import uuid7, uuid_text
 from moltbot_models.generation import Delta, Message, ToolCall, ToolSpec
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from moltbot_models.manifest import Task
 
 _EXCERPT_BYTES = 512
+_INSTRUCTIONS = frozenset({"system", "developer"})
 _MARK_TIMEOUT_S = 5.0
 """For a piece of an answer: its stream has no deadline of its own."""
 _MARK_CHARACTERS = 1 << 18
@@ -60,6 +62,7 @@ class Peers:
                 has_tools=bool(ask.tools or ask.mesh.tools),
                 message_count=len(ask.messages),
                 excerpt=excerpt,
+                modalities=ask.modalities(),
             ),
         )
 
@@ -92,7 +95,10 @@ class Peers:
             token_budget=budget_tokens,
         )
         answer = await self._context.AssemblePrompt(request)
-        return tuple(_message(message) for message in answer.messages)
+        found = [_message(message) for message in answer.messages]
+        # The new messages end the prompt, instructions apart, which carry no media; the session has only their text.
+        new = [message for message in ask.messages if message.role not in _INSTRUCTIONS]
+        return (*found[: len(found) - len(new)], *new)
 
     async def append_turn(self, exchange: Exchange, messages: Sequence[Message]) -> None:
         """Add a turn to the exchange's session; durable when it returns."""
@@ -199,7 +205,7 @@ class StreamMark:
 def _stored(message: Message) -> context_pb2.StoredMessage:
     return context_pb2.StoredMessage(
         role=message.role,
-        content=message.content,
+        content=remembered(message),
         name=message.name,
         tool_calls=[
             context_pb2.StoredToolCall(id=call.id, name=call.name, arguments=call.arguments)

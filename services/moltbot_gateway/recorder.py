@@ -108,7 +108,8 @@ class Recorder:
             peer=caller.peer[:64],
             http_status=exchange.http_status,
         )
-        for key, value in (("task_type", exchange.task_type), ("rule", exchange.rule)):
+        media = ", ".join(map(str, exchange.media))
+        for key, value in (("task_type", exchange.task_type), ("rule", exchange.rule), ("media", media)):
             if value:
                 event.attributes[key] = value
         events = [event]

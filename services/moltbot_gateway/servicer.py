@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from moltbot.gateway.v1 import gateway_pb2 as pb
 from moltbot.gateway.v1 import gateway_pb2_grpc
 
-from moltbot_gateway.ask import Ask, EmbedAsk, MeshOptions, ScoreAsk
+from moltbot_gateway import typed_request
+from moltbot_gateway.ask import EmbedAsk, ScoreAsk
 from moltbot_gateway.callers import as_shown, read_metadata
 from moltbot_gateway.coalesce import Coalescer
 from moltbot_gateway.collect import Collected
 from moltbot_gateway.ranking import best, likeliest
 from moltbot_mesh.paging import page_of
-from moltbot_models.generation import Message, ResponseFormat, Sampling, ToolCall, ToolSpec
+from moltbot_models.manifest import taken
 from moltbot_models.manifest_wire import TASKS
 
 if TYPE_CHECKING:
@@ -22,21 +23,15 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message as ProtoMessage
 
+    from moltbot_gateway.ask import Ask
     from moltbot_gateway.callers import Callers
     from moltbot_gateway.catalogue import Catalogue
     from moltbot_gateway.chat import Answerer
     from moltbot_gateway.exchange import Exchange
-    from moltbot_gateway.recorder import Recorder
+    from moltbot_gateway.intake import Intake
     from moltbot_gateway.settings import GatewaySettings
-    from moltbot_models.generation import Delta, Role, TokenLogprob, Usage
+    from moltbot_models.generation import Delta, TokenLogprob, Usage
 
-_ROLES: dict[int, Role] = {
-    pb.ROLE_SYSTEM: "system",
-    pb.ROLE_DEVELOPER: "developer",
-    pb.ROLE_USER: "user",
-    pb.ROLE_ASSISTANT: "assistant",
-    pb.ROLE_TOOL: "tool",
-}
 _FINISH = {
     "stop": pb.FINISH_REASON_STOP,
     "length": pb.FINISH_REASON_LENGTH,
@@ -49,11 +44,12 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     """See `protos/moltbot/gateway/v1/gateway.proto`."""
 
     def __init__(
-        self, settings: GatewaySettings, callers: Callers, recorder: Recorder, answerer: Answerer, catalogue: Catalogue
+        self, settings: GatewaySettings, callers: Callers, intake: Intake, answerer: Answerer, catalogue: Catalogue
     ) -> None:
         self._interval_s = settings.stream_interval_ms / 1000
+        self._media_limits = settings.media_limits
         self._callers = callers
-        self._recorder = recorder
+        self._intake = intake
         self._answerer = answerer
         self._catalogue = catalogue
 
@@ -64,7 +60,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         exchange = self._callers.begin(metadata)
         with self._callers.recording(exchange):
             await self._callers.recognise(exchange, metadata)
-            exchange.input_digest = self._recorder.commitment(exchange.tenant, request.SerializeToString())
+            await self._intake.commit(exchange, request.SerializeToString())
             try:
                 yield exchange
             except Exception as error:
@@ -73,10 +69,16 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
                     raise
                 raise shown from error
 
+    async def _ask(self, exchange: Exchange, request: pb.ChatRequest) -> Ask:
+        ask = typed_request.chat(request, self._media_limits)
+        await self._intake.note(exchange, ask.messages)
+        return ask
+
     async def Chat(self, request: pb.ChatRequest, context: Any) -> pb.ChatResponse:  # noqa: N802 - gRPC's name
         """Answer a conversation."""
         async with self._exchange(request, context) as exchange:
-            found = await Collected.of(self._answerer.answer(exchange, _chat(request), stream=False))
+            ask = await self._ask(exchange, request)
+            found = await Collected.of(self._answerer.answer(exchange, ask, stream=False))
             calls = [pb.ToolCall(id=c.id, name=c.name, arguments=c.arguments) for c in found.tool_calls]
             return pb.ChatResponse(
                 message=pb.Message(
@@ -93,7 +95,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> AsyncGenerator[pb.StreamChatResponse]:
         """Answer a conversation piece by piece."""
         async with self._exchange(request, context) as exchange:
-            answer = self._answerer.answer(exchange, _chat(request.chat), stream=True)
+            answer = self._answerer.answer(exchange, await self._ask(exchange, request.chat), stream=True)
             first = True
             async with contextlib.aclosing(Coalescer(answer, self._interval_s).batches()) as batches:
                 async for batch in batches:
@@ -117,7 +119,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     async def Complete(self, request: pb.CompleteRequest, context: Any) -> pb.CompleteResponse:  # noqa: N802
         """Continue a text."""
         async with self._exchange(request, context) as exchange:
-            found = await Collected.of(self._answerer.answer(exchange, _completion(request), stream=False))
+            found = await Collected.of(self._answerer.answer(exchange, typed_request.completion(request), stream=False))
             return pb.CompleteResponse(
                 text=found.text,
                 finish_reason=_FINISH.get(found.finish_reason, pb.FINISH_REASON_STOP),
@@ -131,7 +133,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> AsyncGenerator[pb.StreamCompleteResponse]:
         """Continue a text piece by piece."""
         async with self._exchange(request, context) as exchange:
-            answer = self._answerer.answer(exchange, _completion(request.complete), stream=True)
+            answer = self._answerer.answer(exchange, typed_request.completion(request.complete), stream=True)
             first = True
             async with contextlib.aclosing(Coalescer(answer, self._interval_s).batches()) as batches:
                 async for batch in batches:
@@ -191,74 +193,11 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
                     task=TASKS.get(status.manifest.task, ""),
                     context_length=status.manifest.context_length,
                     ready=self._catalogue.ready(status),
+                    input_modalities=taken(status.manifest.input_modalities),
                 )
                 for status in page
             ]
             return pb.ListModelsResponse(models=models, next_page_token=token)
-
-
-def _chat(request: pb.ChatRequest) -> Ask:
-    messages = tuple(
-        Message(
-            _ROLES[message.role],
-            message.content,
-            message.name,
-            tuple(ToolCall(call.id, call.name, call.arguments) for call in message.tool_calls),
-            message.tool_call_id,
-        )
-        for message in request.messages
-    )
-    tools = tuple(ToolSpec(tool.name, tool.description, tool.parameters or "{}", tool.strict) for tool in request.tools)
-    choice = request.tool_choice or "auto"
-    return Ask(
-        request.model,
-        messages,
-        None,
-        tools,
-        choice,
-        _sampling(request.sampling),
-        _mesh(request.mesh),
-        _format(request.response_format),
-        (("enable_thinking", request.enable_thinking),) if request.HasField("enable_thinking") else (),
-    )
-
-
-def _completion(request: pb.CompleteRequest) -> Ask:
-    wanted = _format(request.response_format)
-    return Ask(request.model, (), request.prompt, (), "none", _sampling(request.sampling), _mesh(request.mesh), wanted)
-
-
-def _format(wanted: pb.ResponseFormat) -> ResponseFormat | None:
-    kind = wanted.WhichOneof("kind")
-    if kind is None:
-        return None
-    return ResponseFormat(kind) if kind == "json_object" else ResponseFormat(kind, getattr(wanted, kind))
-
-
-def _sampling(sampling: pb.Sampling) -> Sampling:
-    def given(name: str) -> Any:
-        return getattr(sampling, name) if sampling.HasField(name) else None  # type: ignore[arg-type]
-
-    return Sampling(
-        given("max_tokens"),
-        given("temperature"),
-        given("top_p"),
-        given("top_k"),
-        given("min_p"),
-        sampling.frequency_penalty,
-        sampling.presence_penalty,
-        given("seed"),
-        tuple(sampling.stop),
-        sampling.HasField("top_logprobs"),
-        sampling.top_logprobs,
-        tuple(sampling.stop_token_ids),
-        sampling.min_tokens,
-    )
-
-
-def _mesh(mesh: pb.MeshOptions) -> MeshOptions:
-    mark = mesh.mark if mesh.HasField("mark") else None
-    return MeshOptions(mesh.session, mesh.task_type, tuple(mesh.tools), mark)
 
 
 def _usage(usage: Usage) -> pb.Usage:

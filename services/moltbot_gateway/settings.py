@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from moltbot_gateway.media_check import MediaLimits
 from moltbot_mesh.settings import Section
 
 _Positive = Annotated[int, Field(ge=1)]
@@ -35,6 +36,12 @@ class GatewaySettings(Section):
     """Seconds a request may wait before it is refused with 429."""
     body_limit_bytes: _Positive = 16 << 20
     """Largest body, in bytes; Envoy has the same limit."""
+    max_image_bytes: _Positive = 10 << 20
+    """Largest image in a message, in bytes of its file; in JSON it takes a third more of the body."""
+    max_audio_bytes: _Positive = 10 << 20
+    """Largest sound in a message, in bytes of its file."""
+    max_media_parts: Annotated[int, Field(ge=0, le=64)] = 16
+    """Images and sounds in one request; 0 refuses all."""
     max_attempts: Annotated[int, Field(ge=1, le=16)] = 4
     """Models that are tried for one request until the first token has gone out."""
     max_tool_steps: Annotated[int, Field(ge=1, le=64)] = 8
@@ -57,6 +64,11 @@ class GatewaySettings(Section):
     """`redis://127.0.0.1:6379/0`; used by `quota_store: redis`."""
     quota_fail_closed: bool = True
     """Whether requests are refused when Redis cannot be reached."""
+
+    @property
+    def media_limits(self) -> MediaLimits:
+        """What one request may carry beside text."""
+        return MediaLimits(self.max_image_bytes, self.max_audio_bytes, self.max_media_parts)
 
     def limits(self, tenant: str) -> TenantLimits:
         """The limits of one tenant."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from moltbot_mesh.errors import NotFound, Unavailable
 from moltbot_router.classify import classify
+from moltbot_router.modalities import not_taken, takes
 from moltbot_router.rules import ANY_TASK, Rule, Strategy
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class Wanted:
     prompt_bytes: int = 0
     has_tools: bool = False
     excerpt: str = ""
+    modalities: tuple[str, ...] = ()
+    """What stands in the conversation beside text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +74,19 @@ class Policy:
         """Choose the candidates for a request.
 
         Raises:
-            NotFound: The model asked for is not there or not open to the tenant, or no model does this task.
+            InvalidArgument: The model asked for does not take what stands in the conversation.
+            NotFound: The model asked for is not there or not open to the tenant, or no model does this task or takes
+                what stands in the conversation.
             Unavailable: Every candidate's breaker is open; `retry_after_s` says when one will try again.
         """
-        open_to = [m for m in table.models.values() if m.task == wanted.task and _allows(m, wanted.tenant)]
+        known = [m for m in table.models.values() if m.task == wanted.task and _allows(m, wanted.tenant)]
+        open_to = [m for m in known if takes(m, wanted.modalities)] if wanted.modalities else known
         ids = {manifest.id: manifest for manifest in open_to}
         task_type = wanted.task_type or classify(wanted.excerpt, wanted.prompt_bytes, has_tools=wanted.has_tools)
         if wanted.model and wanted.model != AUTO:
             if wanted.model not in ids:
+                if any(manifest.id == wanted.model for manifest in known):
+                    raise not_taken(known, wanted.modalities, wanted.model)
                 raise NotFound(
                     f"no model {wanted.model!r} for {wanted.task}; GET /v1/models lists those you may use",
                     reason="MODEL_NOT_FOUND",
@@ -90,6 +98,8 @@ class Policy:
                 group += [name for name in rule.priority_models if name in ids and name != wanted.model]
             return Decision(self._callable(group), task_type, "model")
         if not ids:
+            if known:
+                raise not_taken(known, wanted.modalities)
             raise NotFound(f"no model for {wanted.task} is open to this tenant", reason="MODEL_NOT_FOUND")
         rule = table.rules.get(task_type) or table.rules.get(ANY_TASK)
         if rule is not None and any(name in ids for name in rule.priority_models):

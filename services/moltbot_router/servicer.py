@@ -57,6 +57,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             request.prompt_bytes,
             request.has_tools,
             request.excerpt,
+            tuple(request.modalities),
         )
         decision = self._policy.decide(table, wanted)
         version = table.version

@@ -92,8 +92,15 @@ def world(request) -> Iterator[World]:
             {"id": name, "type": "text-generation", "provider": "openai", "endpoint": url, "context_length": 8192}
             for name, url in models.items()
         ]
+        looking = {"seer": ("image", "audio"), "seer-down": ("image",)}
+        manifests += [
+            {"id": name, "type": "text-generation", "provider": "openai", "input_modalities": list(takes)}
+            | {"endpoint": models["down"] if name.endswith("down") else main_url, "context_length": 8192}
+            for name, takes in looking.items()
+        ]
         (directory / "models.yaml").write_text(yaml.safe_dump({"models": manifests}))
         rules = [
+            {"task_type": "looks", "priority_models": ["seer-down", "standby", "seer"]},
             {"task_type": "failover", "priority_models": ["down", "standby"], "fallback_strategy": "round_robin"},
             {"task_type": "breaks", "priority_models": ["brittle", "standby"], "fallback_strategy": "round_robin"},
         ]

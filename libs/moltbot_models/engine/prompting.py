@@ -77,6 +77,8 @@ def _conversation(directory: ModelDirectory, request: GenerationRequest, most_to
         raise EngineError("INVALID_ARGUMENT", "this model has no chat template: send prompt instead of messages")
     if not request.messages:
         raise EngineError("INVALID_ARGUMENT", "messages is empty: give at least one message, or prompt")
+    if any(message.parts for message in request.messages):
+        raise EngineError("INVALID_ARGUMENT", "this model takes text alone: send no images or sounds")
     tools = () if request.tool_choice == "none" else request.tools
     dialect = dialect_of(template.text) if tools else None
     if tools and request.tool_choice == "auto" and request.response_format is not None:

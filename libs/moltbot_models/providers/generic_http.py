@@ -26,7 +26,7 @@ from moltbot_models.providers.openai_answer import MAX_EMBEDDINGS_BYTES, embeddi
 from moltbot_models.providers.openai_request import chat_body, completion_body, embedding_body, flattened
 from moltbot_models.providers.pace import answer_timeout_s
 from moltbot_models.providers.sse import MAX_EVENT_BYTES, SseDecoder
-from moltbot_models.providers.upstream_errors import garbage, not_offered
+from moltbot_models.providers.upstream_errors import garbage, not_offered, refuse_media
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -56,6 +56,7 @@ class GenericHttpUpstream:
         self, request: GenerationRequest, *, stream: bool = True
     ) -> AsyncGenerator[tuple[Delta, ...], None]:
         """Generate text; see `Upstream.generate`."""
+        refuse_media(self._manifest.id, "generic_http", request)
         answer = await self._http.post(
             self._url,
             msgspec.json.encode(self._body(request, stream=stream)),

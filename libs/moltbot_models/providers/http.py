@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -34,6 +35,7 @@ _MAX_CONNECTIONS = 1024
 # Below the 5 s after which the common Python servers close an idle connection, so that they rarely close one in use.
 _KEEPALIVE_S = 4.0
 _STALE_S = 0.1
+_LARGE_BYTES = 256 << 10
 _DRAIN_S = 0.1
 
 
@@ -111,8 +113,10 @@ class HttpClient:
         asked_s, retried = clock(), False
         while True:
             try:
+                # What is large goes out in pieces, and is not copied whole into the transport.
+                data = body if len(body) <= _LARGE_BYTES else io.BytesIO(body)
                 async with asyncio.timeout_at(deadline_s):
-                    return await session.post(url, data=body, headers=headers, allow_redirects=False)
+                    return await session.post(url, data=data, headers=headers, allow_redirects=False)
             except TimeoutError as error:
                 if isinstance(error, aiohttp.ClientError):
                     raise unreachable(self.manifest.id, f"no connection within {CONNECT_TIMEOUT_S:g} s") from None

@@ -5,6 +5,7 @@ The endpoint is the API's base, `http://host:8000/v1` or `unix:/run/model.sock:/
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -51,13 +52,9 @@ class OpenAIUpstream:
         self, request: GenerationRequest, *, stream: bool = True
     ) -> AsyncGenerator[tuple[Delta, ...], None]:
         """Generate text; see `Upstream.generate`."""
-        if request.prompt is None:
-            url, body = self._chat, chat_body(request, stream=stream)
-        else:
-            url, body = self._completions, completion_body(request, request.prompt, stream=stream)
         answer = await self._http.post(
-            url,
-            msgspec.json.encode(body),
+            self._chat if request.prompt is None else self._completions,
+            await _encoded(request, stream=stream),  # kept by nobody while the answer comes
             trace_headers(request, _SSE if stream else "application/json"),
             timeout_s=self._manifest.timeout_s if stream else answer_timeout_s(self._manifest, request),
         )
@@ -106,6 +103,18 @@ class OpenAIUpstream:
     async def aclose(self) -> None:
         """Close connections."""
         await self._http.aclose()
+
+
+async def _encoded(request: GenerationRequest, *, stream: bool) -> bytes:
+    if any(message.parts for message in request.messages):  # megabytes, which would hold up the loop
+        return await asyncio.to_thread(_body, request, stream=stream)
+    return _body(request, stream=stream)
+
+
+def _body(request: GenerationRequest, *, stream: bool) -> bytes:
+    if request.prompt is None:
+        return msgspec.json.encode(chat_body(request, stream=stream))
+    return msgspec.json.encode(completion_body(request, request.prompt, stream=stream))
 
 
 class ChunkStream:

@@ -6,6 +6,7 @@ Source: OpenAI API reference, chat/completions, completions and embeddings. `top
 
 from __future__ import annotations
 
+import binascii
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from moltbot_models.generation import (
         EmbeddingRequest,
         GenerationRequest,
+        Media,
         Message,
         ResponseFormat,
         Sampling,
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     )
 
 Body = dict[str, Any]
+_AUDIO_FORMATS = {"audio/wav": "wav", "audio/mpeg": "mp3"}
+_ENCODED_TOGETHER = 3 << 16
+"""Bytes, a multiple of 3: between two pieces other threads get their turn."""
 
 
 def chat_body(request: GenerationRequest, *, stream: bool) -> Body:
@@ -129,7 +134,8 @@ def _add_format(body: Body, wanted: ResponseFormat | None) -> None:
 
 
 def _message(message: Message) -> Body:
-    body: Body = {"role": message.role, "content": message.content}
+    content = [_part(part) for part in message.parts] if message.parts else message.content
+    body: Body = {"role": message.role, "content": content}
     if message.name:
         body["name"] = message.name
     if message.tool_call_id:
@@ -140,3 +146,18 @@ def _message(message: Message) -> Body:
             for call in message.tool_calls
         ]
     return body
+
+
+def _part(part: str | Media) -> Body:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    data = _base64(part.data)
+    if part.kind == "audio":
+        return {"type": "input_audio", "input_audio": {"data": data, "format": _AUDIO_FORMATS[part.media_type]}}
+    image = {"url": f"data:{part.media_type};base64,{data}"} | ({"detail": part.detail} if part.detail else {})
+    return {"type": "image_url", "image_url": image}
+
+
+def _base64(data: bytes) -> str:
+    pieces = range(0, len(data), _ENCODED_TOGETHER)
+    return b"".join(binascii.b2a_base64(data[i : i + _ENCODED_TOGETHER], newline=False) for i in pieces).decode("ascii")

@@ -17,6 +17,8 @@ from moltbot_mesh.errors import InvalidArgument, MoltbotError, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from moltbot_models.generation import GenerationRequest
+
 _IDENTIFIER = re.compile(r"^[A-Za-z0-9_.\[\]-]{1,80}$")
 _TOO_LONG = re.compile(rb"context[_ ]length|maximum context|context window|too many tokens", re.IGNORECASE)
 _MAX_RETRY_AFTER_S = 3600.0
@@ -59,6 +61,19 @@ def wrong_task(model: str, task: str, wanted: str) -> InvalidArgument:
 def not_offered(model: str, provider: str, what: str) -> InvalidArgument:
     """The protocol has no such thing."""
     return InvalidArgument(f"{model}: the protocol {provider} has no {what}; serve such a model by triton or embedded")
+
+
+def refuse_media(model: str, provider: str, request: GenerationRequest) -> None:
+    """Refuse images and sounds, for a protocol that has no place for them.
+
+    Raises:
+        InvalidArgument: There are some.
+    """
+    if any(message.parts for message in request.messages):
+        raise InvalidArgument(
+            f"{model}: the protocol {provider} carries text alone, and the conversation has an image or a sound; "
+            "serve a model that takes such by the provider openai"
+        )
 
 
 def error_in_band(model: str, error: object) -> MoltbotError:

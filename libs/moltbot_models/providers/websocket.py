@@ -33,6 +33,7 @@ from moltbot_models.providers.upstream_errors import (
     connection_lost,
     garbage,
     not_offered,
+    refuse_media,
     refused,
     timed_out,
     unreachable,
@@ -68,6 +69,7 @@ class WebSocketUpstream:
         stream: bool = True,
     ) -> AsyncGenerator[tuple[Delta, ...], None]:
         """Generate text; see `Upstream.generate`."""
+        refuse_media(self._manifest.id, "websocket", request)
         if request.prompt is None:
             body = chat_body(request, stream=stream)
         else:

@@ -17,6 +17,7 @@ from moltbot.watermark.v1 import watermark_pb2, watermark_pb2_grpc
 from moltbot_daemon.commands.local import mesh_channel
 from moltbot_daemon.commands.shell import FAILED, FOUND_DAMAGE, OK, UNAVAILABLE, Shell, tell
 from moltbot_mesh.errors import InvalidArgument, MoltbotError
+from moltbot_models.manifest import taken
 from moltbot_models.manifest_wire import TASKS
 from moltbot_router.source import read_table
 
@@ -71,6 +72,7 @@ async def served_models(shell: Shell) -> list[dict[str, Any]]:
             "task": TASKS.get(status.manifest.task, ""),
             "provider": status.manifest.provider,
             "endpoint": status.manifest.endpoint,
+            "input_modalities": taken(status.manifest.input_modalities),
             "state": _BREAKERS.get(status.breaker, "unknown"),
             "in_flight": status.in_flight,
         }

@@ -14,11 +14,14 @@ from moltbot_daemon.commands.shell import FOUND_DAMAGE, OK, Shell, tell
 from moltbot_daemon.node_models import followed, read_states
 from moltbot_mesh.audit.administration import SPILL, administration_event
 from moltbot_mesh.errors import MoltbotError
+from moltbot_models.manifest import taken
 from moltbot_models.store.catalogue import ModelStore
 from moltbot_models.store.lock import differences, hash_files
 from moltbot_router.source import read_table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from moltbot_models.manifest import Manifest
 
 _TENANT = "default"
@@ -44,15 +47,22 @@ def model_list(shell: Shell) -> int:
             found.append(_row(entry.manifest, said, state.detail if state else ""))
     for problem in problems:
         tell(problem)
-    lines = [f"{row['id']:<28} {row['task']:<16} {row['provider']:<13} {row['state']}" for row in found]
+    lines = [f"{row['id']:<28} {_does(row):<22} {row['provider']:<13} {row['state']}" for row in found]
     lines += [f"  {row['id']}: {row['detail']}" for row in found if row.get("detail")]
     shell.show(found, "\n".join(lines) or "no models")
     return OK
 
 
 def _row(manifest: Manifest, state: str, detail: str = "") -> dict[str, Any]:
-    row = {"id": manifest.id, "task": manifest.task, "provider": manifest.provider, "endpoint": manifest.endpoint}
+    row: dict[str, Any] = {"id": manifest.id, "task": manifest.task, "provider": manifest.provider}
+    row["endpoint"] = manifest.endpoint
+    row["input_modalities"] = taken(manifest.input_modalities)
     return {**row, "state": state, "in_flight": 0} | ({"detail": detail} if detail else {})
+
+
+def _does(row: Mapping[str, Any]) -> str:
+    """Its task, and what it takes beside text."""
+    return " +".join([row["task"], *(more for more in row["input_modalities"] if more != "text")])
 
 
 def show_model(shell: Shell) -> int:

@@ -19,7 +19,7 @@ from moltbot_daemon.node_models import STATES, followed, read_states
 from moltbot_mesh.audit.administration import SPILL, administration_event
 from moltbot_mesh.errors import InvalidArgument, Unavailable
 from moltbot_models.gate.report import GateFailed
-from moltbot_models.manifest import Auth, Manifest, Task, problems_of
+from moltbot_models.manifest import Auth, Manifest, Task, problems_of, taken
 from moltbot_models.store.catalogue import WEIGHTS, Entry, ModelStore
 from moltbot_models.store.lock import hash_file, hash_files
 from moltbot_models.store.source import inspect
@@ -173,6 +173,8 @@ async def _answers(manifest: Manifest, cache_dir: Path) -> None:
 
 def _common(args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"labels": pairs("--label", args.label), "tenants": tuple(args.tenant or ())}
+    if args.takes:
+        found["input_modalities"] = taken(args.takes)
     if args.max_tokens:
         found["max_tokens"] = args.max_tokens
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from moltbot_mesh.errors import InvalidArgument
-from moltbot_models.manifest import Task
+from moltbot_models.manifest import Modality, Task
 from moltbot_models.targets.build import TARGETS
 
 if TYPE_CHECKING:
@@ -32,6 +32,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int, metavar="TOKENS", help="most tokens of an answer")
     parser.add_argument(
         "--tenant", action="append", metavar="NAME", help="who may use it; may be repeated; all without"
+    )
+    parser.add_argument(
+        "--takes",
+        action="append",
+        choices=[modality for modality in get_args(Modality) if modality != "text"],
+        help="what it takes beside text; may be repeated",
     )
     parser.add_argument("--label", action="append", metavar="KEY=VALUE", help="for people; may be repeated")
     here = parser.add_argument_group("models that run here")

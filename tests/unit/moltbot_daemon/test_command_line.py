@@ -106,6 +106,18 @@ def test_looking_at_keys_makes_no_directory(run, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
+def test_a_model_that_takes_images_is_added_listed_and_shown_as_such(run):
+    for name, *takes in (("eyes", "--takes", "image"), ("plain",)):
+        added = run("model", "add", "http://127.0.0.1:9/v1", "--id", name, *takes, "--no-check", "--no-wait")
+        assert added[0] == 0, added[2]
+    listed = {row["id"]: row["input_modalities"] for row in json.loads(run("model", "list", "--json")[1])}
+    assert (listed["eyes"], listed["plain"]) == (["text", "image"], ["text"])
+    assert json.loads(run("model", "show", "eyes", "--json")[1])["input_modalities"] == ["text", "image"]
+    (eyes,) = (line for line in run("model", "list")[1].splitlines() if line.startswith("eyes "))
+    assert "text-generation +image" in eyes
+    assert run("model", "add", "http://127.0.0.1:9/v1", "--id", "x", "--takes", "smell")[0] == 64
+
+
 def test_the_daemon_does_not_start_on_a_configuration_for_separate_services(run, monkeypatch, tmp_path):
     monkeypatch.setenv("MOLTBOT_ETCD__ENDPOINTS", "[127.0.0.1:1]")
     code, _, err = run("daemon")

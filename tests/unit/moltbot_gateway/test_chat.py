@@ -21,7 +21,7 @@ from moltbot_mesh.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from moltbot_models.generation import Delta, Message, ToolCall, ToolCallDelta, ToolSpec, Usage
+from moltbot_models.generation import Delta, Media, Message, ToolCall, ToolCallDelta, ToolSpec, Usage
 
 if TYPE_CHECKING:
     from moltbot_gateway.exchange import Exchange
@@ -133,6 +133,23 @@ async def test_tokens_of_the_answer_count_against_the_quota(pool, exchange):
     await gateway.answer(exchange, Ask(messages=HELLO))
     with pytest.raises(ResourceExhausted, match="quota"):
         await gateway.answer(exchange, Ask(messages=HELLO))
+
+
+async def test_an_image_counts_against_the_quota(pool, exchange):
+    image = Media("image", b"\x89PNG", "image/png")
+    pool.add("m", [Delta("x"), Delta(finish_reason="stop")])
+    gateway = Gateway(pool, default_limits=TenantLimits(tokens_per_minute=260))
+    await gateway.answer(exchange, Ask(messages=HELLO))
+    await gateway.answer(exchange, Ask(messages=(Message("user", "look", parts=("look", image)),)))
+    with pytest.raises(ResourceExhausted, match="quota"):
+        await gateway.answer(exchange, Ask(messages=HELLO))
+
+
+async def test_an_image_counts_in_the_usage_where_the_upstream_does_not_count(gateway, pool, exchange):
+    image = Media("image", b"\x89PNG", "image/png", "low")
+    pool.add("m", [Delta("four"), Delta(finish_reason="stop")])
+    await gateway.answer(exchange, Ask(messages=(Message("user", "look", parts=("look", image)),)))
+    assert exchange.usage == Usage(1 + 85, 1)
 
 
 ONE_A_MINUTE = TenantLimits(requests_per_minute=1, tokens_per_minute=2)

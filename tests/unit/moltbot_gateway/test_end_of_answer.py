@@ -9,6 +9,7 @@ import pytest
 from google.api.httpbody_pb2 import HttpBody
 
 from moltbot_gateway.callers import Callers
+from moltbot_gateway.intake import Intake
 from moltbot_gateway.openai_servicer import OpenAIServicer
 from moltbot_gateway.settings import GatewaySettings
 from moltbot_mesh.body_answers import whole
@@ -45,7 +46,7 @@ def chat(happened, pool):
                 async for delta in deltas:
                     yield delta
 
-        servicer = OpenAIServicer(GatewaySettings(), callers, recorder, Mock(answer=answer), Mock())
+        servicer = OpenAIServicer(GatewaySettings(), callers, Intake(recorder, Mock()), Mock(answer=answer), Mock())
         context = Mock(invocation_metadata=Mock(return_value=()), send_initial_metadata=AsyncMock())
         context.write = AsyncMock(side_effect=lambda data: happened.append(HttpBody.FromString(data)))
         enter_call(Call("/moltbot.gateway.v1.OpenAIService/ChatCompletions"))

@@ -111,7 +111,7 @@ def test_tool_choices(choice):
         ({"messages": [*HELLO, {"role": "wizard", "content": "x"}]}, "messages[1].role"),
         ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": [{"type": "video_url"}]}]}, "messages[0].content[0].type"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages[0].tool_calls[0].function"),
         ({"model": 1}, "model"),
         ({"stream": "yes"}, "stream"),

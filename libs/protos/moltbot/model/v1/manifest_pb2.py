@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmoltbot/model/v1/manifest.proto\x12\x10moltbot.model.v1\x1a\x1b\x62uf/validate/validate.proto\"\xbe\x05\n\x08Manifest\x12\x36\n\x02id\x18\x01 \x01(\tB*\xbaH\'r%\x10\x01\x18\x80\x01\x32\x1e^[A-Za-z0-9][A-Za-z0-9._:/-]*$\x12\x30\n\x04task\x18\x02 \x01(\x0e\x32\x16.moltbot.model.v1.TaskB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1b\n\x08provider\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1a\n\x08\x65ndpoint\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12 \n\x0eupstream_model\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12$\n\x04\x61uth\x18\x06 \x01(\x0b\x32\x16.moltbot.model.v1.Auth\x12\x12\n\nmax_tokens\x18\x07 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x08 \x01(\r\x12\x1c\n\ntask_types\x18\t \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10@\x12\x1a\n\x07tenants\x18\n \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\x80 \x12\x0e\n\x06weight\x18\x0b \x01(\r\x12@\n\x06labels\x18\x0c \x03(\x0b\x32&.moltbot.model.v1.Manifest.LabelsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12\x16\n\x04path\x18\r \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12\x11\n\ttimeout_s\x18\x0e \x01(\x01\x12\x16\n\x0eidle_timeout_s\x18\x0f \x01(\x01\x12\r\n\x05marks\x18\x10 \x01(\x08\x12\x42\n\x07options\x18\x11 \x03(\x0b\x32\'.moltbot.model.v1.Manifest.OptionsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12\x1a\n\x08revision\x18\x12 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x85\x01\n\x04\x41uth\x12\x15\n\x04type\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18 \x12\x15\n\x03key\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12\x19\n\x07key_env\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1a\n\x08key_file\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12\x18\n\x06header\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01*t\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x18\n\x14TASK_TEXT_GENERATION\x10\x01\x12\x12\n\x0eTASK_EMBEDDING\x10\x02\x12\x0f\n\x0bTASK_RERANK\x10\x03\x12\x17\n\x13TASK_CLASSIFICATION\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmoltbot/model/v1/manifest.proto\x12\x10moltbot.model.v1\x1a\x1b\x62uf/validate/validate.proto\"\xfe\x05\n\x08Manifest\x12\x36\n\x02id\x18\x01 \x01(\tB*\xbaH\'r%\x10\x01\x18\x80\x01\x32\x1e^[A-Za-z0-9][A-Za-z0-9._:/-]*$\x12\x30\n\x04task\x18\x02 \x01(\x0e\x32\x16.moltbot.model.v1.TaskB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1b\n\x08provider\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1a\n\x08\x65ndpoint\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12 \n\x0eupstream_model\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12$\n\x04\x61uth\x18\x06 \x01(\x0b\x32\x16.moltbot.model.v1.Auth\x12\x12\n\nmax_tokens\x18\x07 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x08 \x01(\r\x12\x1c\n\ntask_types\x18\t \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10@\x12\x1a\n\x07tenants\x18\n \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\x80 \x12\x0e\n\x06weight\x18\x0b \x01(\r\x12@\n\x06labels\x18\x0c \x03(\x0b\x32&.moltbot.model.v1.Manifest.LabelsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12\x16\n\x04path\x18\r \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12\x11\n\ttimeout_s\x18\x0e \x01(\x01\x12\x16\n\x0eidle_timeout_s\x18\x0f \x01(\x01\x12\r\n\x05marks\x18\x10 \x01(\x08\x12\x42\n\x07options\x18\x11 \x03(\x0b\x32\'.moltbot.model.v1.Manifest.OptionsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12\x1a\n\x08revision\x18\x12 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12>\n\x10input_modalities\x18\x13 \x03(\tB$\xbaH!\x92\x01\x1e\x10\x03\x18\x01\"\x18r\x16\x32\x14^(text|image|audio)$\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x85\x01\n\x04\x41uth\x12\x15\n\x04type\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18 \x12\x15\n\x03key\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12\x19\n\x07key_env\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1a\n\x08key_file\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \x12\x18\n\x06header\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01*t\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x18\n\x14TASK_TEXT_GENERATION\x10\x01\x12\x12\n\x0eTASK_EMBEDDING\x10\x02\x12\x0f\n\x0bTASK_RERANK\x10\x03\x12\x17\n\x13TASK_CLASSIFICATION\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -58,6 +58,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MANIFEST'].fields_by_name['options']._serialized_options = b'\272H\005\232\001\002\020@'
   _globals['_MANIFEST'].fields_by_name['revision']._loaded_options = None
   _globals['_MANIFEST'].fields_by_name['revision']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_MANIFEST'].fields_by_name['input_modalities']._loaded_options = None
+  _globals['_MANIFEST'].fields_by_name['input_modalities']._serialized_options = b'\272H!\222\001\036\020\003\030\001\"\030r\0262\024^(text|image|audio)$'
   _globals['_AUTH'].fields_by_name['type']._loaded_options = None
   _globals['_AUTH'].fields_by_name['type']._serialized_options = b'\272H\004r\002\030 '
   _globals['_AUTH'].fields_by_name['key']._loaded_options = None
@@ -68,14 +70,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUTH'].fields_by_name['key_file']._serialized_options = b'\272H\005r\003\030\200 '
   _globals['_AUTH'].fields_by_name['header']._loaded_options = None
   _globals['_AUTH'].fields_by_name['header']._serialized_options = b'\272H\005r\003\030\200\001'
-  _globals['_TASK']._serialized_start=923
-  _globals['_TASK']._serialized_end=1039
+  _globals['_TASK']._serialized_start=987
+  _globals['_TASK']._serialized_end=1103
   _globals['_MANIFEST']._serialized_start=83
-  _globals['_MANIFEST']._serialized_end=785
-  _globals['_MANIFEST_LABELSENTRY']._serialized_start=692
-  _globals['_MANIFEST_LABELSENTRY']._serialized_end=737
-  _globals['_MANIFEST_OPTIONSENTRY']._serialized_start=739
-  _globals['_MANIFEST_OPTIONSENTRY']._serialized_end=785
-  _globals['_AUTH']._serialized_start=788
-  _globals['_AUTH']._serialized_end=921
+  _globals['_MANIFEST']._serialized_end=849
+  _globals['_MANIFEST_LABELSENTRY']._serialized_start=756
+  _globals['_MANIFEST_LABELSENTRY']._serialized_end=801
+  _globals['_MANIFEST_OPTIONSENTRY']._serialized_start=803
+  _globals['_MANIFEST_OPTIONSENTRY']._serialized_end=849
+  _globals['_AUTH']._serialized_start=852
+  _globals['_AUTH']._serialized_end=985
 # @@protoc_insertion_point(module_scope)

@@ -117,6 +117,7 @@ class Manifest(_message.Message):
     MARKS_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    INPUT_MODALITIES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The name clients ask for."""
     task: Global___Task.ValueType
@@ -165,6 +166,10 @@ class Manifest(_message.Message):
     def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """How an engine of the mesh's own runs it, as texts: `weights: u8`, `threads: 2`."""
 
+    @_builtins.property
+    def input_modalities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What may stand in a conversation with it: `text`, which always may, `image`, `audio`. Empty means text alone."""
+
     def __init__(
         self,
         *,
@@ -186,10 +191,11 @@ class Manifest(_message.Message):
         marks: _builtins.bool = ...,
         options: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         revision: _builtins.str = ...,
+        input_modalities: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "context_length", b"context_length", "endpoint", b"endpoint", "id", b"id", "idle_timeout_s", b"idle_timeout_s", "labels", b"labels", "marks", b"marks", "max_tokens", b"max_tokens", "options", b"options", "path", b"path", "provider", b"provider", "revision", b"revision", "task", b"task", "task_types", b"task_types", "tenants", b"tenants", "timeout_s", b"timeout_s", "upstream_model", b"upstream_model", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "context_length", b"context_length", "endpoint", b"endpoint", "id", b"id", "idle_timeout_s", b"idle_timeout_s", "input_modalities", b"input_modalities", "labels", b"labels", "marks", b"marks", "max_tokens", b"max_tokens", "options", b"options", "path", b"path", "provider", b"provider", "revision", b"revision", "task", b"task", "task_types", b"task_types", "tenants", b"tenants", "timeout_s", b"timeout_s", "upstream_model", b"upstream_model", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from moltbot.model.v1 import manifest_pb2 as moltbot_dot_model_dot_v1_dot_manifest__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emoltbot/router/v1/router.proto\x12\x11moltbot.router.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmoltbot/model/v1/manifest.proto\"\xf9\x01\n\x0cRouteRequest\x12\x18\n\x06tenant\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x17\n\x05model\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12*\n\x04task\x18\x03 \x01(\x0e\x32\x16.moltbot.model.v1.TaskB\x04\xe2\x41\x01\x02\x12\x1b\n\ttask_type\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x14\n\x0cprompt_bytes\x18\x05 \x01(\x04\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x11\n\thas_tools\x18\x07 \x01(\x08\x12\x15\n\rmessage_count\x18\x08 \x01(\r\x12\x19\n\x07\x65xcerpt\x18\t \x01(\tB\x08\xbaH\x05r\x03(\x80\x04\"1\n\tCandidate\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rtable_version\x18\x02 \x01(\x04\"b\n\rRouteResponse\x12\x30\n\ncandidates\x18\x01 \x03(\x0b\x32\x1c.moltbot.router.v1.Candidate\x12\x11\n\ttask_type\x18\x02 \x01(\t\x12\x0c\n\x04rule\x18\x03 \x01(\t\"\x8c\x01\n\x0b\x43\x61llOutcome\x12\x17\n\x05model\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x37\n\x07outcome\x18\x02 \x01(\x0e\x32\x1a.moltbot.router.v1.OutcomeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x16\n\x0e\x66irst_token_us\x18\x03 \x01(\x04\x12\x13\n\x0b\x64uration_us\x18\x04 \x01(\x04\"T\n\x15ReportOutcomesRequest\x12;\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1e.moltbot.router.v1.CallOutcomeB\t\xbaH\x06\x92\x01\x03\x10\x80 \"*\n\x16ReportOutcomesResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x04\"*\n\x11WatchTableRequest\x12\x15\n\rknown_version\x18\x01 \x01(\x04\"y\n\x12WatchTableResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12*\n\x06models\x18\x02 \x03(\x0b\x32\x1a.moltbot.model.v1.Manifest\x12&\n\x05rules\x18\x03 \x03(\x0b\x32\x17.moltbot.router.v1.Rule\"\x99\x01\n\x04Rule\x12\x11\n\ttask_type\x18\x01 \x01(\t\x12\x17\n\x0fpriority_models\x18\x02 \x03(\t\x12\x36\n\x11\x66\x61llback_strategy\x18\x03 \x01(\x0e\x32\x1b.moltbot.router.v1.Strategy\x12-\n\x08strategy\x18\x04 \x01(\x0e\x32\x1b.moltbot.router.v1.Strategy\"h\n\x11ListModelsRequest\x12\x18\n\x06tenant\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1b\n\tpage_size\x18\x02 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"\xc9\x01\n\x0bModelStatus\x12,\n\x08manifest\x18\x01 \x01(\x0b\x32\x1a.moltbot.model.v1.Manifest\x12\x30\n\x07\x62reaker\x18\x02 \x01(\x0e\x32\x1f.moltbot.router.v1.BreakerState\x12\x11\n\tin_flight\x18\x03 \x01(\r\x12\x16\n\x0e\x66irst_token_us\x18\x04 \x01(\x04\x12/\n\x0blast_opened\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x12ListModelsResponse\x12.\n\x06models\x18\x01 \x03(\x0b\x32\x1e.moltbot.router.v1.ModelStatus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x85\x01\n\x08Strategy\x12\x18\n\x14STRATEGY_UNSPECIFIED\x10\x00\x12\x15\n\x11STRATEGY_PRIORITY\x10\x01\x12\x18\n\x14STRATEGY_ROUND_ROBIN\x10\x02\x12\x15\n\x11STRATEGY_WEIGHTED\x10\x03\x12\x17\n\x13STRATEGY_LEAST_BUSY\x10\x04*p\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_STARTED\x10\x01\x12\x0e\n\nOUTCOME_OK\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\x12\x13\n\x0fOUTCOME_NEUTRAL\x10\x04*|\n\x0c\x42reakerState\x12\x1d\n\x19\x42REAKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42REAKER_STATE_CLOSED\x10\x01\x12\x16\n\x12\x42REAKER_STATE_OPEN\x10\x02\x12\x1b\n\x17\x42REAKER_STATE_HALF_OPEN\x10\x03\x32\xfc\x02\n\rRouterService\x12J\n\x05Route\x12\x1f.moltbot.router.v1.RouteRequest\x1a .moltbot.router.v1.RouteResponse\x12g\n\x0eReportOutcomes\x12(.moltbot.router.v1.ReportOutcomesRequest\x1a).moltbot.router.v1.ReportOutcomesResponse(\x01\x12[\n\nWatchTable\x12$.moltbot.router.v1.WatchTableRequest\x1a%.moltbot.router.v1.WatchTableResponse0\x01\x12Y\n\nListModels\x12$.moltbot.router.v1.ListModelsRequest\x1a%.moltbot.router.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emoltbot/router/v1/router.proto\x12\x11moltbot.router.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmoltbot/model/v1/manifest.proto\"\xb1\x02\n\x0cRouteRequest\x12\x18\n\x06tenant\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x17\n\x05model\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12*\n\x04task\x18\x03 \x01(\x0e\x32\x16.moltbot.model.v1.TaskB\x04\xe2\x41\x01\x02\x12\x1b\n\ttask_type\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x14\n\x0cprompt_bytes\x18\x05 \x01(\x04\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x11\n\thas_tools\x18\x07 \x01(\x08\x12\x15\n\rmessage_count\x18\x08 \x01(\r\x12\x19\n\x07\x65xcerpt\x18\t \x01(\tB\x08\xbaH\x05r\x03(\x80\x04\x12\x36\n\nmodalities\x18\n \x03(\tB\"\xbaH\x1f\x92\x01\x1c\x10\x03\"\x18r\x16\x32\x14^(text|image|audio)$\"1\n\tCandidate\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rtable_version\x18\x02 \x01(\x04\"b\n\rRouteResponse\x12\x30\n\ncandidates\x18\x01 \x03(\x0b\x32\x1c.moltbot.router.v1.Candidate\x12\x11\n\ttask_type\x18\x02 \x01(\t\x12\x0c\n\x04rule\x18\x03 \x01(\t\"\x8c\x01\n\x0b\x43\x61llOutcome\x12\x17\n\x05model\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x37\n\x07outcome\x18\x02 \x01(\x0e\x32\x1a.moltbot.router.v1.OutcomeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x16\n\x0e\x66irst_token_us\x18\x03 \x01(\x04\x12\x13\n\x0b\x64uration_us\x18\x04 \x01(\x04\"T\n\x15ReportOutcomesRequest\x12;\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1e.moltbot.router.v1.CallOutcomeB\t\xbaH\x06\x92\x01\x03\x10\x80 \"*\n\x16ReportOutcomesResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x04\"*\n\x11WatchTableRequest\x12\x15\n\rknown_version\x18\x01 \x01(\x04\"y\n\x12WatchTableResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12*\n\x06models\x18\x02 \x03(\x0b\x32\x1a.moltbot.model.v1.Manifest\x12&\n\x05rules\x18\x03 \x03(\x0b\x32\x17.moltbot.router.v1.Rule\"\x99\x01\n\x04Rule\x12\x11\n\ttask_type\x18\x01 \x01(\t\x12\x17\n\x0fpriority_models\x18\x02 \x03(\t\x12\x36\n\x11\x66\x61llback_strategy\x18\x03 \x01(\x0e\x32\x1b.moltbot.router.v1.Strategy\x12-\n\x08strategy\x18\x04 \x01(\x0e\x32\x1b.moltbot.router.v1.Strategy\"h\n\x11ListModelsRequest\x12\x18\n\x06tenant\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1b\n\tpage_size\x18\x02 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"\xc9\x01\n\x0bModelStatus\x12,\n\x08manifest\x18\x01 \x01(\x0b\x32\x1a.moltbot.model.v1.Manifest\x12\x30\n\x07\x62reaker\x18\x02 \x01(\x0e\x32\x1f.moltbot.router.v1.BreakerState\x12\x11\n\tin_flight\x18\x03 \x01(\r\x12\x16\n\x0e\x66irst_token_us\x18\x04 \x01(\x04\x12/\n\x0blast_opened\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x12ListModelsResponse\x12.\n\x06models\x18\x01 \x03(\x0b\x32\x1e.moltbot.router.v1.ModelStatus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x85\x01\n\x08Strategy\x12\x18\n\x14STRATEGY_UNSPECIFIED\x10\x00\x12\x15\n\x11STRATEGY_PRIORITY\x10\x01\x12\x18\n\x14STRATEGY_ROUND_ROBIN\x10\x02\x12\x15\n\x11STRATEGY_WEIGHTED\x10\x03\x12\x17\n\x13STRATEGY_LEAST_BUSY\x10\x04*p\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_STARTED\x10\x01\x12\x0e\n\nOUTCOME_OK\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\x12\x13\n\x0fOUTCOME_NEUTRAL\x10\x04*|\n\x0c\x42reakerState\x12\x1d\n\x19\x42REAKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42REAKER_STATE_CLOSED\x10\x01\x12\x16\n\x12\x42REAKER_STATE_OPEN\x10\x02\x12\x1b\n\x17\x42REAKER_STATE_HALF_OPEN\x10\x03\x32\xfc\x02\n\rRouterService\x12J\n\x05Route\x12\x1f.moltbot.router.v1.RouteRequest\x1a .moltbot.router.v1.RouteResponse\x12g\n\x0eReportOutcomes\x12(.moltbot.router.v1.ReportOutcomesRequest\x1a).moltbot.router.v1.ReportOutcomesResponse(\x01\x12[\n\nWatchTable\x12$.moltbot.router.v1.WatchTableRequest\x1a%.moltbot.router.v1.WatchTableResponse0\x01\x12Y\n\nListModels\x12$.moltbot.router.v1.ListModelsRequest\x1a%.moltbot.router.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,6 +45,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUTEREQUEST'].fields_by_name['task_type']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_ROUTEREQUEST'].fields_by_name['excerpt']._loaded_options = None
   _globals['_ROUTEREQUEST'].fields_by_name['excerpt']._serialized_options = b'\272H\005r\003(\200\004'
+  _globals['_ROUTEREQUEST'].fields_by_name['modalities']._loaded_options = None
+  _globals['_ROUTEREQUEST'].fields_by_name['modalities']._serialized_options = b'\272H\037\222\001\034\020\003\"\030r\0262\024^(text|image|audio)$'
   _globals['_CALLOUTCOME'].fields_by_name['model']._loaded_options = None
   _globals['_CALLOUTCOME'].fields_by_name['model']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_CALLOUTCOME'].fields_by_name['outcome']._loaded_options = None
@@ -57,36 +59,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMODELSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\005*\003\030\350\007'
   _globals['_LISTMODELSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTMODELSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\004'
-  _globals['_STRATEGY']._serialized_start=1586
-  _globals['_STRATEGY']._serialized_end=1719
-  _globals['_OUTCOME']._serialized_start=1721
-  _globals['_OUTCOME']._serialized_end=1833
-  _globals['_BREAKERSTATE']._serialized_start=1835
-  _globals['_BREAKERSTATE']._serialized_end=1959
+  _globals['_STRATEGY']._serialized_start=1642
+  _globals['_STRATEGY']._serialized_end=1775
+  _globals['_OUTCOME']._serialized_start=1777
+  _globals['_OUTCOME']._serialized_end=1889
+  _globals['_BREAKERSTATE']._serialized_start=1891
+  _globals['_BREAKERSTATE']._serialized_end=2015
   _globals['_ROUTEREQUEST']._serialized_start=182
-  _globals['_ROUTEREQUEST']._serialized_end=431
-  _globals['_CANDIDATE']._serialized_start=433
-  _globals['_CANDIDATE']._serialized_end=482
-  _globals['_ROUTERESPONSE']._serialized_start=484
-  _globals['_ROUTERESPONSE']._serialized_end=582
-  _globals['_CALLOUTCOME']._serialized_start=585
-  _globals['_CALLOUTCOME']._serialized_end=725
-  _globals['_REPORTOUTCOMESREQUEST']._serialized_start=727
-  _globals['_REPORTOUTCOMESREQUEST']._serialized_end=811
-  _globals['_REPORTOUTCOMESRESPONSE']._serialized_start=813
-  _globals['_REPORTOUTCOMESRESPONSE']._serialized_end=855
-  _globals['_WATCHTABLEREQUEST']._serialized_start=857
-  _globals['_WATCHTABLEREQUEST']._serialized_end=899
-  _globals['_WATCHTABLERESPONSE']._serialized_start=901
-  _globals['_WATCHTABLERESPONSE']._serialized_end=1022
-  _globals['_RULE']._serialized_start=1025
-  _globals['_RULE']._serialized_end=1178
-  _globals['_LISTMODELSREQUEST']._serialized_start=1180
-  _globals['_LISTMODELSREQUEST']._serialized_end=1284
-  _globals['_MODELSTATUS']._serialized_start=1287
-  _globals['_MODELSTATUS']._serialized_end=1488
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1490
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1583
-  _globals['_ROUTERSERVICE']._serialized_start=1962
-  _globals['_ROUTERSERVICE']._serialized_end=2342
+  _globals['_ROUTEREQUEST']._serialized_end=487
+  _globals['_CANDIDATE']._serialized_start=489
+  _globals['_CANDIDATE']._serialized_end=538
+  _globals['_ROUTERESPONSE']._serialized_start=540
+  _globals['_ROUTERESPONSE']._serialized_end=638
+  _globals['_CALLOUTCOME']._serialized_start=641
+  _globals['_CALLOUTCOME']._serialized_end=781
+  _globals['_REPORTOUTCOMESREQUEST']._serialized_start=783
+  _globals['_REPORTOUTCOMESREQUEST']._serialized_end=867
+  _globals['_REPORTOUTCOMESRESPONSE']._serialized_start=869
+  _globals['_REPORTOUTCOMESRESPONSE']._serialized_end=911
+  _globals['_WATCHTABLEREQUEST']._serialized_start=913
+  _globals['_WATCHTABLEREQUEST']._serialized_end=955
+  _globals['_WATCHTABLERESPONSE']._serialized_start=957
+  _globals['_WATCHTABLERESPONSE']._serialized_end=1078
+  _globals['_RULE']._serialized_start=1081
+  _globals['_RULE']._serialized_end=1234
+  _globals['_LISTMODELSREQUEST']._serialized_start=1236
+  _globals['_LISTMODELSREQUEST']._serialized_end=1340
+  _globals['_MODELSTATUS']._serialized_start=1343
+  _globals['_MODELSTATUS']._serialized_end=1544
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1546
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1639
+  _globals['_ROUTERSERVICE']._serialized_start=2018
+  _globals['_ROUTERSERVICE']._serialized_end=2398
 # @@protoc_insertion_point(module_scope)

@@ -128,6 +128,7 @@ class RouteRequest(_message.Message):
     HAS_TOOLS_FIELD_NUMBER: _builtins.int
     MESSAGE_COUNT_FIELD_NUMBER: _builtins.int
     EXCERPT_FIELD_NUMBER: _builtins.int
+    MODALITIES_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant of the caller."""
     model: _builtins.str
@@ -146,6 +147,10 @@ class RouteRequest(_message.Message):
     """Number of messages."""
     excerpt: _builtins.str
     """The start of the last user message, at most 512 bytes, for the task heuristic."""
+    @_builtins.property
+    def modalities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What stands in the conversation beside text: `image`, `audio`. Only models that declare all of it are candidates."""
+
     def __init__(
         self,
         *,
@@ -158,10 +163,11 @@ class RouteRequest(_message.Message):
         has_tools: _builtins.bool = ...,
         message_count: _builtins.int = ...,
         excerpt: _builtins.str = ...,
+        modalities: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["excerpt", b"excerpt", "has_tools", b"has_tools", "max_tokens", b"max_tokens", "message_count", b"message_count", "model", b"model", "prompt_bytes", b"prompt_bytes", "task", b"task", "task_type", b"task_type", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["excerpt", b"excerpt", "has_tools", b"has_tools", "max_tokens", b"max_tokens", "message_count", b"message_count", "modalities", b"modalities", "model", b"model", "prompt_bytes", b"prompt_bytes", "task", b"task", "task_type", b"task_type", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
