@@ -26,6 +26,8 @@ class Script:
 
     chunks: tuple[str, ...] = ("Hello", " there", ".")
     """The pieces of the answer's text."""
+    thoughts: tuple[str, ...] = ()
+    """What the model thinks before it, as vLLM and DeepSeek send it (`reasoning_content`)."""
     echo: bool = False
     """Answer with the words of the last message or the prompt instead."""
     delay_s: float = 0.0
@@ -182,11 +184,14 @@ class FakeOpenAI(FakeUpstream):
         if not stream:
             text = "".join(chunks)
             message = {"role": "assistant", "content": text} | ({"tool_calls": calls} if calls else {})
+            if script.thoughts:
+                message["reasoning_content"] = "".join(script.thoughts)
             choice = {"index": 0, "finish_reason": script.finish_reason} | (
                 {"message": message} if chat else {"text": text}
             )
             return whole(script, msgspec.json.encode(frame | {"choices": [choice]} | _given(script, usage)))
-        deltas: list[dict[str, Any]] = [{"delta": {"content": t}} if chat else {"text": t} for t in chunks]
+        deltas: list[dict[str, Any]] = [{"delta": {"reasoning_content": t}} for t in script.thoughts if chat]
+        deltas += [{"delta": {"content": t}} if chat else {"text": t} for t in chunks]
         deltas += [{"delta": {"tool_calls": [call]}} for call in calls]
         choices = [{"index": 0, "finish_reason": None} | delta for delta in deltas]
         events = [frame | {"choices": [choice]} for choice in choices]

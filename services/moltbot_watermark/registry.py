@@ -1,4 +1,4 @@
-"""The registry: which mark is which request's, and the fingerprint of what was answered.
+"""The registry: which mark is which request's, and the fingerprint of what was answered, and thought before it.
 
 SQLite with a write-ahead log; every method may be called from any thread. `synchronous=NORMAL`: a killed process loses
 nothing; a power cut may lose the last moments' entries, and then a mark still proves tenant and epoch, only not the
@@ -9,7 +9,6 @@ Source: https://www.sqlite.org/wal.html.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import secrets
 import sqlite3
@@ -20,33 +19,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from moltbot_mesh.errors import AlreadyExists, ResourceExhausted
+from moltbot_watermark.output_kind import OutputKind
+from moltbot_watermark.registry_schema import bring_up, connect, transaction
 from moltbot_watermark.unicode_mark import MAX_MARK_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from moltbot_watermark.fingerprint import Fingerprint
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS marks (
-    tenant TEXT NOT NULL, epoch INTEGER NOT NULL, mark_id INTEGER NOT NULL, request_id TEXT NOT NULL,
-    create_time_s REAL NOT NULL, PRIMARY KEY (tenant, epoch, mark_id)) STRICT, WITHOUT ROWID;
-CREATE UNIQUE INDEX IF NOT EXISTS marks_by_request ON marks (tenant, request_id);
-CREATE INDEX IF NOT EXISTS marks_by_age ON marks (create_time_s);
-CREATE TABLE IF NOT EXISTS outputs (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL, epoch INTEGER NOT NULL, mark_id INTEGER NOT NULL,
-    request_id TEXT NOT NULL, audit_id TEXT, trace_id TEXT NOT NULL, model TEXT NOT NULL, create_time_s REAL NOT NULL,
-    exact BLOB NOT NULL, characters INTEGER NOT NULL, grams BLOB NOT NULL, UNIQUE (tenant, audit_id)) STRICT;
-CREATE INDEX IF NOT EXISTS outputs_by_mark ON outputs (tenant, epoch, mark_id) WHERE mark_id > 0;
-CREATE INDEX IF NOT EXISTS outputs_by_exact ON outputs (exact);
-CREATE INDEX IF NOT EXISTS outputs_by_age ON outputs (create_time_s);
-CREATE TABLE IF NOT EXISTS grams (
-    gram INTEGER NOT NULL, output INTEGER NOT NULL, PRIMARY KEY (gram, output)) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS indexed (one INTEGER PRIMARY KEY CHECK (one = 1), output INTEGER NOT NULL) STRICT;
-INSERT OR IGNORE INTO indexed VALUES (1, 0);
-"""
-_COLUMNS = "id, tenant, epoch, mark_id, request_id, audit_id, trace_id, model, create_time_s, exact, characters, grams"
+_COLUMNS = (
+    "id, tenant, epoch, mark_id, request_id, audit_id, trace_id, model, create_time_s, exact, characters, grams, kind"
+)
+BY_MARK = (
+    f"SELECT {_COLUMNS} FROM outputs "  # noqa: S608 - a constant
+    "WHERE tenant = ? AND epoch = ? AND mark_id = ? AND mark_id <> 0 AND kind = ? ORDER BY id DESC LIMIT 1"
+)
+"""The newest output of a mark; it says twice that there is a mark, for the index holds no others."""
 _CHUNKS = (512, 64, 8, 1)
 """Rows of one statement: SQLite inserts them without the interpreter's lock, which each statement waits for anew."""
 _BATCH = 50
@@ -63,7 +53,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """An answer that was registered."""
+    """An answer, or what a model thought before it, that was registered."""
 
     tenant: str
     epoch: int
@@ -75,6 +65,7 @@ class Output:
     model: str
     create_time_s: float
     """Seconds since the Unix epoch."""
+    kind: OutputKind = OutputKind.ANSWER
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +86,22 @@ class Registry:
 
     Args:
         path: The database file; made if it is not there, mode 0600.
+
+    Raises:
+        FailedPrecondition: The file is of a later release, or cannot be brought up to date.
     """
 
     def __init__(self, path: Path) -> None:
         self._writing = threading.Lock()
         self._reading = threading.Lock()
-        self._writer = _connect(path)
+        self._writer = connect(path)
         path.chmod(0o600)
-        self._writer.executescript(_SCHEMA)
-        self._reader = _connect(path)
+        try:
+            bring_up(self._writer, path)
+        except BaseException:
+            self._writer.close()
+            raise
+        self._reader = connect(path)
 
     def close(self) -> None:
         """Close the database; calls that run are waited for."""
@@ -141,7 +139,7 @@ class Registry:
         return self._write(work)
 
     def register(self, output: Output, text: Fingerprint) -> None:
-        """Bind an answer to its request. Idempotent by audit id, where there is one.
+        """Bind an answer to its request. Idempotent by audit id, where there is one, and kind.
 
         Raises:
             AlreadyExists: The audit id is bound to another answer.
@@ -159,7 +157,7 @@ class Registry:
 
         def work(db: sqlite3.Connection) -> list[AlreadyExists | None]:
             rows = [_row(output, text) for output, text in outputs]
-            entered = _insert(db, "INTO outputs", rows, "ON CONFLICT (tenant, audit_id) DO NOTHING")
+            entered = _insert(db, "INTO outputs", rows, "ON CONFLICT (tenant, audit_id, kind) DO NOTHING")
             if entered == len(rows):
                 return [None] * len(rows)
             return [_conflict(db, output, text) for output, text in outputs]
@@ -193,14 +191,13 @@ class Registry:
         found = self._read(lambda db: db.execute(query, (tenant, epoch, mark_id)).fetchone())
         return (str(found[0]), float(found[1])) if found is not None else ("", 0.0)
 
-    def marked(self, tenant: str, epoch: int, mark_id: int, texts: Iterable[Fingerprint]) -> Match | None:
+    def marked(
+        self, tenant: str, epoch: int, mark_id: int, kind: OutputKind, texts: Iterable[Fingerprint]
+    ) -> Match | None:
         """The output registered for a mark, beside the closest of some texts; `None` if none was registered."""
-        query = (
-            f"SELECT {_COLUMNS} FROM outputs WHERE tenant = ? AND epoch = ? AND mark_id = ? ORDER BY id DESC LIMIT 1"  # noqa: S608
-        )
 
         def work(db: sqlite3.Connection) -> Match | None:
-            row = db.execute(query, (tenant, epoch, mark_id)).fetchone()
+            row = db.execute(BY_MARK, (tenant, epoch, mark_id, kind.value)).fetchone()
             if row is None:
                 return None
             own = set(_grams(row))
@@ -257,30 +254,12 @@ class Registry:
         return gone
 
     def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        with self._writing, _transaction(self._writer):
+        with self._writing, transaction(self._writer):
             return work(self._writer)
 
     def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with self._reading:
             return work(self._reader)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
-    db.execute("PRAGMA journal_mode=WAL")
-    db.execute("PRAGMA synchronous=NORMAL")
-    return db
-
-
-@contextlib.contextmanager
-def _transaction(db: sqlite3.Connection) -> Generator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
 
 
 def _insert(db: sqlite3.Connection, into: str, rows: Sequence[tuple[object, ...]], conflict: str = "") -> int:
@@ -299,7 +278,7 @@ def _row(output: Output, text: Fingerprint) -> tuple[object, ...]:
     return (
         None, output.tenant, output.epoch, output.mark_id, output.request_id, output.audit_id or None,
         output.trace_id, output.model, output.create_time_s, text.exact, text.characters,
-        array("q", sorted(text.grams)).tobytes(),
+        array("q", sorted(text.grams)).tobytes(), output.kind.value,
     )  # fmt: skip
 
 
@@ -307,8 +286,8 @@ def _conflict(db: sqlite3.Connection, output: Output, text: Fingerprint) -> Alre
     """Why an output was refused whose audit id is there; `None` if it is its own."""
     if not output.audit_id:
         return None
-    query = "SELECT exact, epoch, mark_id FROM outputs WHERE tenant = ? AND audit_id = ?"
-    found = db.execute(query, (output.tenant, output.audit_id)).fetchone()
+    query = "SELECT exact, epoch, mark_id FROM outputs WHERE tenant = ? AND audit_id = ? AND kind = ?"
+    found = db.execute(query, (output.tenant, output.audit_id, output.kind.value)).fetchone()
     if tuple(found) == (text.exact, output.epoch, output.mark_id):
         return None
     return AlreadyExists(f"audit id {output.audit_id!r} is bound to another answer", reason="IDEMPOTENCY_CONFLICT")
@@ -354,5 +333,5 @@ def _output(row: Sequence[Any]) -> Output:
     _, tenant, epoch, mark_id, request_id, audit_id, trace_id, model, create_time_s = row[:9]
     return Output(
         str(tenant), int(epoch), int(mark_id), str(request_id), str(audit_id or ""), str(trace_id), str(model),
-        float(create_time_s),
+        float(create_time_s), OutputKind(row[12]),
     )  # fmt: skip

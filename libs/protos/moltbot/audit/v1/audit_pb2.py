@@ -28,7 +28,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmoltbot/audit/v1/audit.proto\x12\x10moltbot.audit.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x07\n\nAuditEvent\x12\x19\n\x08\x65vent_id\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\x14\n\x0ctime_unix_ns\x18\x02 \x01(\x04\x12)\n\x04type\x18\x03 \x01(\x0e\x32\x1b.moltbot.audit.v1.EventType\x12*\n\x07outcome\x18\x04 \x01(\x0e\x32\x19.moltbot.audit.v1.Outcome\x12\x18\n\x06tenant\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x19\n\x07subject\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06\x61\x63tion\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06object\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x17\n\x06reason\x18\t \x01(\tB\x07\xbaH\x04r\x02\x18@\x12/\n\x07ingress\x18\n \x01(\x0e\x32\x1e.moltbot.audit.v1.IngressClass\x12\x1c\n\nrequest_id\x18\x0b \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x19\n\x08trace_id\x18\x0c \x01(\x0c\x42\x07\xbaH\x04z\x02\x18\x10\x12\x18\n\x07span_id\x18\r \x01(\x0c\x42\x07\xbaH\x04z\x02\x18\x08\x12 \n\x0fparent_event_id\x18\x0e \x01(\x0c\x42\x07\xbaH\x04z\x02\x18\x10\x12\x18\n\x07service\x18\x0f \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1a\n\x08instance\x18\x10 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x17\n\x05model\x18\x11 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x15\n\rprompt_tokens\x18\x12 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x13 \x01(\r\x12\x13\n\x0b\x64uration_us\x18\x14 \x01(\x04\x12!\n\x10input_commitment\x18\x15 \x01(\x0c\x42\x07\xbaH\x04z\x02\x18@\x12\"\n\x11output_commitment\x18\x16 \x01(\x0c\x42\x07\xbaH\x04z\x02\x18@\x12\x0f\n\x07mark_id\x18\x17 \x01(\r\x12J\n\nattributes\x18\x18 \x03(\x0b\x32,.moltbot.audit.v1.AuditEvent.AttributesEntryB\x08\xbaH\x05\x9a\x01\x02\x10 \x12\x15\n\x04peer\x18\x19 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x13\n\x0bhttp_status\x18\x1a \x01(\r\x12,\n\x08producer\x18\x1b \x01(\x0b\x32\x1a.moltbot.audit.v1.Producer\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"H\n\x08Producer\x12\x1c\n\x0bproducer_id\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02\x18\x10\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x63ounter\x18\x03 \x01(\x04\"L\n\x13\x41ppendStreamRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12#\n\x06\x65vents\x18\x02 \x03(\x0c\x42\x13\xbaH\x10\x92\x01\r\x08\x01\x10\x80 \"\x06z\x04\x18\x80\x80\x04\";\n\x14\x41ppendStreamResponse\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12\x11\n\tsequences\x18\x02 \x03(\x04\"2\n\x0fGetEventRequest\x12\x1f\n\x08\x65vent_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\"\\\n\x0bLoggedEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12+\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1c.moltbot.audit.v1.AuditEvent\x12\x0e\n\x06record\x18\x03 \x01(\x0c\"@\n\x10GetEventResponse\x12,\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1d.moltbot.audit.v1.LoggedEvent\"\x9b\x03\n\x0cQueryRequest\x12\x18\n\x06tenant\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12)\n\x04type\x18\x02 \x01(\x0e\x32\x1b.moltbot.audit.v1.EventType\x12*\n\x07outcome\x18\x03 \x01(\x0e\x32\x19.moltbot.audit.v1.Outcome\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\nrequest_id\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1b\n\tpage_size\x18\x07 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x19\n\x07subject\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x17\n\x05model\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12/\n\x07ingress\x18\x0b \x01(\x0e\x32\x1e.moltbot.audit.v1.IngressClass\"W\n\rQueryResponse\x12-\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.moltbot.audit.v1.LoggedEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"1\n\x0fGetTraceRequest\x12\x1e\n\x08trace_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x98\x01 \"A\n\x10GetTraceResponse\x12-\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.moltbot.audit.v1.LoggedEvent\"\x16\n\x14GetCheckpointRequest\"T\n\x15GetCheckpointResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\t\x12\x11\n\ttree_size\x18\x02 \x01(\x04\x12\x14\n\x0cverifier_key\x18\x03 \x01(\t\";\n\x18GetInclusionProofRequest\x12\x1f\n\x08\x65vent_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\"t\n\x19GetInclusionProofResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x11\n\ttree_size\x18\x02 \x01(\x04\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c\x12\x12\n\ncheckpoint\x18\x04 \x01(\t\x12\x0e\n\x06record\x18\x05 \x01(\x0c\";\n\x1aGetConsistencyProofRequest\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\x0e\n\x06second\x18\x02 \x01(\x04\"=\n\x1bGetConsistencyProofResponse\x12\x0e\n\x06second\x18\x01 \x01(\x04\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\"\x0f\n\rVerifyRequest\"P\n\x0eVerifyResponse\x12\x0f\n\x07records\x18\x01 \x01(\x04\x12\r\n\x05total\x18\x02 \x01(\x04\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12\x10\n\x08problems\x18\x04 \x03(\t*w\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_SUCCESS\x10\x01\x12\x13\n\x0fOUTCOME_REFUSED\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\x12\x15\n\x11OUTCOME_CANCELLED\x10\x04*\x90\x02\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45VENT_TYPE_REQUEST\x10\x01\x12\x19\n\x15\x45VENT_TYPE_MODEL_CALL\x10\x02\x12\x18\n\x14\x45VENT_TYPE_TOOL_CALL\x10\x03\x12\x14\n\x10\x45VENT_TYPE_ROUTE\x10\x04\x12\x1d\n\x19\x45VENT_TYPE_ADMINISTRATION\x10\x05\x12\x19\n\x15\x45VENT_TYPE_AUDIT_READ\x10\x06\x12\x1c\n\x18\x45VENT_TYPE_WATERMARK_KEY\x10\x07\x12\x18\n\x14\x45VENT_TYPE_LIFECYCLE\x10\x08\x12\x12\n\x0e\x45VENT_TYPE_GAP\x10\t*\x98\x01\n\x0cIngressClass\x12\x1d\n\x19INGRESS_CLASS_UNSPECIFIED\x10\x00\x12\x17\n\x13INGRESS_CLASS_LOCAL\x10\x01\x12\x18\n\x14INGRESS_CLASS_REMOTE\x10\x02\x12\x1a\n\x16INGRESS_CLASS_INTERNAL\x10\x03\x12\x1a\n\x16INGRESS_CLASS_OUTBOUND\x10\x04\x32\xfc\x07\n\x0c\x41uditService\x12\x61\n\x0c\x41ppendStream\x12%.moltbot.audit.v1.AppendStreamRequest\x1a&.moltbot.audit.v1.AppendStreamResponse(\x01\x30\x01\x12~\n\x08GetEvent\x12!.moltbot.audit.v1.GetEventRequest\x1a\".moltbot.audit.v1.GetEventResponse\"+\x82\xd3\xe4\x93\x02%\x12#/moltbot/v1/audit/events/{event_id}\x12s\n\x05Query\x12\x1e.moltbot.audit.v1.QueryRequest\x1a\x1f.moltbot.audit.v1.QueryResponse\")\x82\xd3\xe4\x93\x02#\"\x1e/moltbot/v1/audit/events:query:\x01*\x12~\n\x08GetTrace\x12!.moltbot.audit.v1.GetTraceRequest\x1a\".moltbot.audit.v1.GetTraceResponse\"+\x82\xd3\xe4\x93\x02%\x12#/moltbot/v1/audit/traces/{trace_id}\x12\x86\x01\n\rGetCheckpoint\x12&.moltbot.audit.v1.GetCheckpointRequest\x1a\'.moltbot.audit.v1.GetCheckpointResponse\"$\x82\xd3\xe4\x93\x02\x1e\x12\x1c/moltbot/v1/audit/checkpoint\x12\x9f\x01\n\x11GetInclusionProof\x12*.moltbot.audit.v1.GetInclusionProofRequest\x1a+.moltbot.audit.v1.GetInclusionProofResponse\"1\x82\xd3\xe4\x93\x02+\x12)/moltbot/v1/audit/events/{event_id}/proof\x12\x99\x01\n\x13GetConsistencyProof\x12,.moltbot.audit.v1.GetConsistencyProofRequest\x1a-.moltbot.audit.v1.GetConsistencyProofResponse\"%\x82\xd3\xe4\x93\x02\x1f\x12\x1d/moltbot/v1/audit/consistency\x12M\n\x06Verify\x12\x1f.moltbot.audit.v1.VerifyRequest\x1a .moltbot.audit.v1.VerifyResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmoltbot/audit/v1/audit.proto\x12\x10moltbot.audit.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd9\x07\n\nAuditEvent\x12\x19\n\x08\x65vent_id\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h\x10\x12\x14\n\x0ctime_unix_ns\x18\x02 \x01(\x04\x12)\n\x04type\x18\x03 \x01(\x0e\x32\x1b.moltbot.audit.v1.EventType\x12*\n\x07outcome\x18\x04 \x01(\x0e\x32\x19.moltbot.audit.v1.Outcome\x12\x18\n\x06tenant\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x19\n\x07subject\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06\x61\x63tion\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06object\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x17\n\x06reason\x18\t \x01(\tB\x07\xbaH\x04r\x02\x18@\x12/\n\x07ingress\x18\n \x01(\x0e\x32\x1e.moltbot.audit.v1.IngressClass\x12\x1c\n\nrequest_id\x18\x0b \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x19\n\x08trace_id\x18\x0c \x01(\x0c\x42\x07\xbaH\x04z\x02\x18\x10\x12\x18\n\x07span_id\x18\r \x01(\x0c\x42\x07\xbaH\x04z\x02\x18\x08\x12 \n\x0fparent_event_id\x18\x0e \x01(\x0c\x42\x07\xbaH\x04z\x02\x18\x10\x12\x18\n\x07service\x18\x0f \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1a\n\x08instance\x18\x10 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x17\n\x05model\x18\x11 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x15\n\rprompt_tokens\x18\x12 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x13 \x01(\r\x12\x13\n\x0b\x64uration_us\x18\x14 \x01(\x04\x12!\n\x10input_commitment\x18\x15 \x01(\x0c\x42\x07\xbaH\x04z\x02\x18@\x12\"\n\x11output_commitment\x18\x16 \x01(\x0c\x42\x07\xbaH\x04z\x02\x18@\x12\x0f\n\x07mark_id\x18\x17 \x01(\r\x12J\n\nattributes\x18\x18 \x03(\x0b\x32,.moltbot.audit.v1.AuditEvent.AttributesEntryB\x08\xbaH\x05\x9a\x01\x02\x10 \x12\x15\n\x04peer\x18\x19 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x13\n\x0bhttp_status\x18\x1a \x01(\r\x12,\n\x08producer\x18\x1b \x01(\x0b\x32\x1a.moltbot.audit.v1.Producer\x12%\n\x14reasoning_commitment\x18\x1c \x01(\x0c\x42\x07\xbaH\x04z\x02\x18@\x12\x14\n\x0coutput_bytes\x18\x1d \x01(\x04\x12\x17\n\x0freasoning_bytes\x18\x1e \x01(\x04\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"H\n\x08Producer\x12\x1c\n\x0bproducer_id\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02\x18\x10\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x63ounter\x18\x03 \x01(\x04\"L\n\x13\x41ppendStreamRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12#\n\x06\x65vents\x18\x02 \x03(\x0c\x42\x13\xbaH\x10\x92\x01\r\x08\x01\x10\x80 \"\x06z\x04\x18\x80\x80\x04\";\n\x14\x41ppendStreamResponse\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12\x11\n\tsequences\x18\x02 \x03(\x04\"2\n\x0fGetEventRequest\x12\x1f\n\x08\x65vent_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\"\\\n\x0bLoggedEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12+\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1c.moltbot.audit.v1.AuditEvent\x12\x0e\n\x06record\x18\x03 \x01(\x0c\"@\n\x10GetEventResponse\x12,\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1d.moltbot.audit.v1.LoggedEvent\"\x9b\x03\n\x0cQueryRequest\x12\x18\n\x06tenant\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12)\n\x04type\x18\x02 \x01(\x0e\x32\x1b.moltbot.audit.v1.EventType\x12*\n\x07outcome\x18\x03 \x01(\x0e\x32\x19.moltbot.audit.v1.Outcome\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\nrequest_id\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1b\n\tpage_size\x18\x07 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x19\n\x07subject\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x17\n\x05model\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12/\n\x07ingress\x18\x0b \x01(\x0e\x32\x1e.moltbot.audit.v1.IngressClass\"W\n\rQueryResponse\x12-\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.moltbot.audit.v1.LoggedEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"1\n\x0fGetTraceRequest\x12\x1e\n\x08trace_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x98\x01 \"A\n\x10GetTraceResponse\x12-\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.moltbot.audit.v1.LoggedEvent\"\x16\n\x14GetCheckpointRequest\"T\n\x15GetCheckpointResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\t\x12\x11\n\ttree_size\x18\x02 \x01(\x04\x12\x14\n\x0cverifier_key\x18\x03 \x01(\t\";\n\x18GetInclusionProofRequest\x12\x1f\n\x08\x65vent_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\"t\n\x19GetInclusionProofResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x11\n\ttree_size\x18\x02 \x01(\x04\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c\x12\x12\n\ncheckpoint\x18\x04 \x01(\t\x12\x0e\n\x06record\x18\x05 \x01(\x0c\";\n\x1aGetConsistencyProofRequest\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\x0e\n\x06second\x18\x02 \x01(\x04\"=\n\x1bGetConsistencyProofResponse\x12\x0e\n\x06second\x18\x01 \x01(\x04\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\"\x0f\n\rVerifyRequest\"P\n\x0eVerifyResponse\x12\x0f\n\x07records\x18\x01 \x01(\x04\x12\r\n\x05total\x18\x02 \x01(\x04\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12\x10\n\x08problems\x18\x04 \x03(\t*w\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_SUCCESS\x10\x01\x12\x13\n\x0fOUTCOME_REFUSED\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\x12\x15\n\x11OUTCOME_CANCELLED\x10\x04*\x90\x02\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45VENT_TYPE_REQUEST\x10\x01\x12\x19\n\x15\x45VENT_TYPE_MODEL_CALL\x10\x02\x12\x18\n\x14\x45VENT_TYPE_TOOL_CALL\x10\x03\x12\x14\n\x10\x45VENT_TYPE_ROUTE\x10\x04\x12\x1d\n\x19\x45VENT_TYPE_ADMINISTRATION\x10\x05\x12\x19\n\x15\x45VENT_TYPE_AUDIT_READ\x10\x06\x12\x1c\n\x18\x45VENT_TYPE_WATERMARK_KEY\x10\x07\x12\x18\n\x14\x45VENT_TYPE_LIFECYCLE\x10\x08\x12\x12\n\x0e\x45VENT_TYPE_GAP\x10\t*\x98\x01\n\x0cIngressClass\x12\x1d\n\x19INGRESS_CLASS_UNSPECIFIED\x10\x00\x12\x17\n\x13INGRESS_CLASS_LOCAL\x10\x01\x12\x18\n\x14INGRESS_CLASS_REMOTE\x10\x02\x12\x1a\n\x16INGRESS_CLASS_INTERNAL\x10\x03\x12\x1a\n\x16INGRESS_CLASS_OUTBOUND\x10\x04\x32\xfc\x07\n\x0c\x41uditService\x12\x61\n\x0c\x41ppendStream\x12%.moltbot.audit.v1.AppendStreamRequest\x1a&.moltbot.audit.v1.AppendStreamResponse(\x01\x30\x01\x12~\n\x08GetEvent\x12!.moltbot.audit.v1.GetEventRequest\x1a\".moltbot.audit.v1.GetEventResponse\"+\x82\xd3\xe4\x93\x02%\x12#/moltbot/v1/audit/events/{event_id}\x12s\n\x05Query\x12\x1e.moltbot.audit.v1.QueryRequest\x1a\x1f.moltbot.audit.v1.QueryResponse\")\x82\xd3\xe4\x93\x02#\"\x1e/moltbot/v1/audit/events:query:\x01*\x12~\n\x08GetTrace\x12!.moltbot.audit.v1.GetTraceRequest\x1a\".moltbot.audit.v1.GetTraceResponse\"+\x82\xd3\xe4\x93\x02%\x12#/moltbot/v1/audit/traces/{trace_id}\x12\x86\x01\n\rGetCheckpoint\x12&.moltbot.audit.v1.GetCheckpointRequest\x1a\'.moltbot.audit.v1.GetCheckpointResponse\"$\x82\xd3\xe4\x93\x02\x1e\x12\x1c/moltbot/v1/audit/checkpoint\x12\x9f\x01\n\x11GetInclusionProof\x12*.moltbot.audit.v1.GetInclusionProofRequest\x1a+.moltbot.audit.v1.GetInclusionProofResponse\"1\x82\xd3\xe4\x93\x02+\x12)/moltbot/v1/audit/events/{event_id}/proof\x12\x99\x01\n\x13GetConsistencyProof\x12,.moltbot.audit.v1.GetConsistencyProofRequest\x1a-.moltbot.audit.v1.GetConsistencyProofResponse\"%\x82\xd3\xe4\x93\x02\x1f\x12\x1d/moltbot/v1/audit/consistency\x12M\n\x06Verify\x12\x1f.moltbot.audit.v1.VerifyRequest\x1a .moltbot.audit.v1.VerifyResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -71,6 +71,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITEVENT'].fields_by_name['attributes']._serialized_options = b'\272H\005\232\001\002\020 '
   _globals['_AUDITEVENT'].fields_by_name['peer']._loaded_options = None
   _globals['_AUDITEVENT'].fields_by_name['peer']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_AUDITEVENT'].fields_by_name['reasoning_commitment']._loaded_options = None
+  _globals['_AUDITEVENT'].fields_by_name['reasoning_commitment']._serialized_options = b'\272H\004z\002\030@'
   _globals['_PRODUCER'].fields_by_name['producer_id']._loaded_options = None
   _globals['_PRODUCER'].fields_by_name['producer_id']._serialized_options = b'\272H\004z\002\030\020'
   _globals['_APPENDSTREAMREQUEST'].fields_by_name['events']._loaded_options = None
@@ -105,52 +107,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITSERVICE'].methods_by_name['GetInclusionProof']._serialized_options = b'\202\323\344\223\002+\022)/moltbot/v1/audit/events/{event_id}/proof'
   _globals['_AUDITSERVICE'].methods_by_name['GetConsistencyProof']._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['GetConsistencyProof']._serialized_options = b'\202\323\344\223\002\037\022\035/moltbot/v1/audit/consistency'
-  _globals['_OUTCOME']._serialized_start=2635
-  _globals['_OUTCOME']._serialized_end=2754
-  _globals['_EVENTTYPE']._serialized_start=2757
-  _globals['_EVENTTYPE']._serialized_end=3029
-  _globals['_INGRESSCLASS']._serialized_start=3032
-  _globals['_INGRESSCLASS']._serialized_end=3184
+  _globals['_OUTCOME']._serialized_start=2721
+  _globals['_OUTCOME']._serialized_end=2840
+  _globals['_EVENTTYPE']._serialized_start=2843
+  _globals['_EVENTTYPE']._serialized_end=3115
+  _globals['_INGRESSCLASS']._serialized_start=3118
+  _globals['_INGRESSCLASS']._serialized_end=3270
   _globals['_AUDITEVENT']._serialized_start=176
-  _globals['_AUDITEVENT']._serialized_end=1075
-  _globals['_AUDITEVENT_ATTRIBUTESENTRY']._serialized_start=1026
-  _globals['_AUDITEVENT_ATTRIBUTESENTRY']._serialized_end=1075
-  _globals['_PRODUCER']._serialized_start=1077
-  _globals['_PRODUCER']._serialized_end=1149
-  _globals['_APPENDSTREAMREQUEST']._serialized_start=1151
-  _globals['_APPENDSTREAMREQUEST']._serialized_end=1227
-  _globals['_APPENDSTREAMRESPONSE']._serialized_start=1229
-  _globals['_APPENDSTREAMRESPONSE']._serialized_end=1288
-  _globals['_GETEVENTREQUEST']._serialized_start=1290
-  _globals['_GETEVENTREQUEST']._serialized_end=1340
-  _globals['_LOGGEDEVENT']._serialized_start=1342
-  _globals['_LOGGEDEVENT']._serialized_end=1434
-  _globals['_GETEVENTRESPONSE']._serialized_start=1436
-  _globals['_GETEVENTRESPONSE']._serialized_end=1500
-  _globals['_QUERYREQUEST']._serialized_start=1503
-  _globals['_QUERYREQUEST']._serialized_end=1914
-  _globals['_QUERYRESPONSE']._serialized_start=1916
-  _globals['_QUERYRESPONSE']._serialized_end=2003
-  _globals['_GETTRACEREQUEST']._serialized_start=2005
-  _globals['_GETTRACEREQUEST']._serialized_end=2054
-  _globals['_GETTRACERESPONSE']._serialized_start=2056
-  _globals['_GETTRACERESPONSE']._serialized_end=2121
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=2123
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=2145
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=2147
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=2231
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=2233
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=2292
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=2294
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=2410
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=2412
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=2471
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=2473
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=2534
-  _globals['_VERIFYREQUEST']._serialized_start=2536
-  _globals['_VERIFYREQUEST']._serialized_end=2551
-  _globals['_VERIFYRESPONSE']._serialized_start=2553
-  _globals['_VERIFYRESPONSE']._serialized_end=2633
-  _globals['_AUDITSERVICE']._serialized_start=3187
-  _globals['_AUDITSERVICE']._serialized_end=4207
+  _globals['_AUDITEVENT']._serialized_end=1161
+  _globals['_AUDITEVENT_ATTRIBUTESENTRY']._serialized_start=1112
+  _globals['_AUDITEVENT_ATTRIBUTESENTRY']._serialized_end=1161
+  _globals['_PRODUCER']._serialized_start=1163
+  _globals['_PRODUCER']._serialized_end=1235
+  _globals['_APPENDSTREAMREQUEST']._serialized_start=1237
+  _globals['_APPENDSTREAMREQUEST']._serialized_end=1313
+  _globals['_APPENDSTREAMRESPONSE']._serialized_start=1315
+  _globals['_APPENDSTREAMRESPONSE']._serialized_end=1374
+  _globals['_GETEVENTREQUEST']._serialized_start=1376
+  _globals['_GETEVENTREQUEST']._serialized_end=1426
+  _globals['_LOGGEDEVENT']._serialized_start=1428
+  _globals['_LOGGEDEVENT']._serialized_end=1520
+  _globals['_GETEVENTRESPONSE']._serialized_start=1522
+  _globals['_GETEVENTRESPONSE']._serialized_end=1586
+  _globals['_QUERYREQUEST']._serialized_start=1589
+  _globals['_QUERYREQUEST']._serialized_end=2000
+  _globals['_QUERYRESPONSE']._serialized_start=2002
+  _globals['_QUERYRESPONSE']._serialized_end=2089
+  _globals['_GETTRACEREQUEST']._serialized_start=2091
+  _globals['_GETTRACEREQUEST']._serialized_end=2140
+  _globals['_GETTRACERESPONSE']._serialized_start=2142
+  _globals['_GETTRACERESPONSE']._serialized_end=2207
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=2209
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=2231
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=2233
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=2317
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=2319
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=2378
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=2380
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=2496
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=2498
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=2557
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=2559
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=2620
+  _globals['_VERIFYREQUEST']._serialized_start=2622
+  _globals['_VERIFYREQUEST']._serialized_end=2637
+  _globals['_VERIFYRESPONSE']._serialized_start=2639
+  _globals['_VERIFYRESPONSE']._serialized_end=2719
+  _globals['_AUDITSERVICE']._serialized_start=3273
+  _globals['_AUDITSERVICE']._serialized_end=4293
 # @@protoc_insertion_point(module_scope)
