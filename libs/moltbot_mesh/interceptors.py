@@ -53,9 +53,10 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from moltbot_mesh.api_keys import ApiKeys
     from moltbot_mesh.audit.calls import CallRecords
     from moltbot_mesh.audit.event_words import Outcome
-    from moltbot_mesh.identity import ApiKeys, MeshIdentity
+    from moltbot_mesh.identity import MeshIdentity
     from moltbot_mesh.module import Registration
     from moltbot_mesh.telemetry import Telemetry
 
