@@ -14,7 +14,8 @@ from moltbot_mesh.keyvalue import MemoryKeyValueStore
 from moltbot_watermark import detect
 from moltbot_watermark.detect import Detector, Layer, TextMatch
 from moltbot_watermark.fingerprint import fingerprint
-from moltbot_watermark.keys import Keyring, MasterKey
+from moltbot_watermark.keys import Keyring
+from moltbot_watermark.master_key import MasterKey
 from moltbot_watermark.output_kind import OutputKind
 from moltbot_watermark.registry import Output, Registry
 from moltbot_watermark.stream_embedder import embed
