@@ -22,7 +22,8 @@ from moltbot_watermark.unicode_mark import MAC_BITS
 if TYPE_CHECKING:
     from moltbot_watermark.keys import Keyring
     from moltbot_watermark.output_kind import OutputKind
-    from moltbot_watermark.registry import Match, Output, Registry
+    from moltbot_watermark.output_rows import Output
+    from moltbot_watermark.registry import Match, Registry
     from moltbot_watermark.unicode_mark import Frame, Run
 
 _MAX_READINGS = 4096

@@ -9,18 +9,17 @@ Source: https://www.sqlite.org/wal.html.
 
 from __future__ import annotations
 
-import itertools
 import secrets
 import sqlite3
 import threading
 import time
-from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from moltbot_mesh.errors import AlreadyExists, ResourceExhausted
-from moltbot_watermark.output_kind import OutputKind
-from moltbot_watermark.registry_schema import bring_up, connect, transaction
+from moltbot_watermark.database import connect, insert, transaction
+from moltbot_watermark.output_rows import BY_MARK, COLUMNS, Output, grams_of, is_exact, output_of, row_of, unpacked
+from moltbot_watermark.registry_schema import bring_up
 from moltbot_watermark.unicode_mark import MAX_MARK_ID
 
 if TYPE_CHECKING:
@@ -28,17 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from moltbot_watermark.fingerprint import Fingerprint
+    from moltbot_watermark.output_kind import OutputKind
 
-_COLUMNS = (
-    "id, tenant, epoch, mark_id, request_id, audit_id, trace_id, model, create_time_s, exact, characters, grams, kind"
-)
-BY_MARK = (
-    f"SELECT {_COLUMNS} FROM outputs "  # noqa: S608 - a constant
-    "WHERE tenant = ? AND epoch = ? AND mark_id = ? AND mark_id <> 0 AND kind = ? ORDER BY id DESC LIMIT 1"
-)
-"""The newest output of a mark; it says twice that there is a mark, for the index holds no others."""
-_CHUNKS = (512, 64, 8, 1)
-"""Rows of one statement: SQLite inserts them without the interpreter's lock, which each statement waits for anew."""
 _BATCH = 50
 """Entries that are purged in one transaction."""
 _INDEX_BATCH = 500
@@ -49,23 +39,6 @@ _COMMON_GRAM = 64
 _DRAWS = 8
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """An answer, or what a model thought before it, that was registered."""
-
-    tenant: str
-    epoch: int
-    mark_id: int
-    """0 if it carries no mark."""
-    request_id: str
-    audit_id: str
-    trace_id: str
-    model: str
-    create_time_s: float
-    """Seconds since the Unix epoch."""
-    kind: OutputKind = OutputKind.ANSWER
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +129,8 @@ class Registry:
         """
 
         def work(db: sqlite3.Connection) -> list[AlreadyExists | None]:
-            rows = [_row(output, text) for output, text in outputs]
-            entered = _insert(db, "INTO outputs", rows, "ON CONFLICT (tenant, audit_id, kind) DO NOTHING")
+            rows = [row_of(output, text) for output, text in outputs]
+            entered = insert(db, "INTO outputs", rows, "ON CONFLICT (tenant, audit_id, kind) DO NOTHING")
             if entered == len(rows):
                 return [None] * len(rows)
             return [_conflict(db, output, text) for output, text in outputs]
@@ -178,8 +151,8 @@ class Registry:
             )
             rows = db.execute(query).fetchall()
             if rows:
-                entries = sorted((gram, output) for output, grams in rows for gram in _unpacked(grams))
-                _insert(db, "OR IGNORE INTO grams", entries)
+                entries = sorted((gram, output) for output, grams in rows for gram in unpacked(grams))
+                insert(db, "OR IGNORE INTO grams", entries)
                 db.execute("UPDATE indexed SET output = ?", (rows[-1][0],))
             return len(rows)
 
@@ -200,9 +173,9 @@ class Registry:
             row = db.execute(BY_MARK, (tenant, epoch, mark_id, kind.value)).fetchone()
             if row is None:
                 return None
-            own = set(_grams(row))
+            own = set(grams_of(row))
             return max(
-                (Match(_output(row), row[9] == text.exact, len(own & text.grams), len(own)) for text in texts),
+                (Match(output_of(row), is_exact(row, text), len(own & text.grams), len(own)) for text in texts),
                 key=lambda match: (match.exact, match.shared),
             )
 
@@ -221,16 +194,16 @@ class Registry:
         def work(db: sqlite3.Connection) -> list[Match]:
             where = "AND tenant = ?" if tenant else ""
             whose = (tenant,) if tenant else ()
-            query = f"SELECT {_COLUMNS} FROM outputs WHERE exact = ? {where} ORDER BY id DESC LIMIT {_MATCHES}"  # noqa: S608
+            query = f"SELECT {COLUMNS} FROM outputs WHERE exact = ? {where} ORDER BY id DESC LIMIT {_MATCHES}"  # noqa: S608
             equal = db.execute(query, (text.exact, *whose)).fetchall()
             if equal:
-                return [Match(_output(row), True, len(text.grams), len(text.grams)) for row in equal]
+                return [Match(output_of(row), True, len(text.grams), len(text.grams)) for row in equal]
             shared = _shared(db, text.grams)
             matches: list[Match] = []
             for output in sorted(shared, key=lambda output: -shared[output])[: 10 * _MATCHES]:
-                row = db.execute(f"SELECT {_COLUMNS} FROM outputs WHERE id = ? {where}", (output, *whose)).fetchone()  # noqa: S608
+                row = db.execute(f"SELECT {COLUMNS} FROM outputs WHERE id = ? {where}", (output, *whose)).fetchone()  # noqa: S608
                 if row is not None and len(matches) < _MATCHES:
-                    matches.append(Match(_output(row), False, shared[output], len(_grams(row))))
+                    matches.append(Match(output_of(row), False, shared[output], len(grams_of(row))))
             return matches
 
         return self._read(work)
@@ -262,26 +235,6 @@ class Registry:
             return work(self._reader)
 
 
-def _insert(db: sqlite3.Connection, into: str, rows: Sequence[tuple[object, ...]], conflict: str = "") -> int:
-    """Insert rows, which all have the same columns; how many were entered."""
-    entered = start = 0
-    for size in _CHUNKS:
-        while len(rows) - start >= size:
-            marks = ",".join([f"({','.join('?' * len(rows[0]))})"] * size)
-            values = list(itertools.chain.from_iterable(rows[start : start + size]))
-            entered += db.execute(f"INSERT {into} VALUES {marks} {conflict}", values).rowcount  # noqa: S608 - our own names
-            start += size
-    return entered
-
-
-def _row(output: Output, text: Fingerprint) -> tuple[object, ...]:
-    return (
-        None, output.tenant, output.epoch, output.mark_id, output.request_id, output.audit_id or None,
-        output.trace_id, output.model, output.create_time_s, text.exact, text.characters,
-        array("q", sorted(text.grams)).tobytes(), output.kind.value,
-    )  # fmt: skip
-
-
 def _conflict(db: sqlite3.Connection, output: Output, text: Fingerprint) -> AlreadyExists | None:
     """Why an output was refused whose audit id is there; `None` if it is its own."""
     if not output.audit_id:
@@ -294,10 +247,10 @@ def _conflict(db: sqlite3.Connection, output: Output, text: Fingerprint) -> Alre
 
 
 def _purge_outputs(db: sqlite3.Connection, before_s: float) -> int:
-    query = f"SELECT {_COLUMNS} FROM outputs WHERE create_time_s < ? LIMIT {_BATCH}"  # noqa: S608 - constants
+    query = f"SELECT {COLUMNS} FROM outputs WHERE create_time_s < ? LIMIT {_BATCH}"  # noqa: S608 - constants
     rows = db.execute(query, (before_s,)).fetchall()
     for row in rows:
-        db.executemany("DELETE FROM grams WHERE gram = ? AND output = ?", [(gram, row[0]) for gram in _grams(row)])
+        db.executemany("DELETE FROM grams WHERE gram = ? AND output = ?", [(gram, row[0]) for gram in grams_of(row)])
         db.execute("DELETE FROM outputs WHERE id = ?", (row[0],))
     return len(rows)
 
@@ -317,21 +270,3 @@ def _shared(db: sqlite3.Connection, grams: frozenset[int]) -> dict[int, int]:
             for (output,) in outputs:
                 counts[output] = counts.get(output, 0) + 1
     return counts
-
-
-def _grams(row: Sequence[Any]) -> array[int]:
-    return _unpacked(row[11])
-
-
-def _unpacked(packed: bytes) -> array[int]:
-    grams = array("q")
-    grams.frombytes(packed)
-    return grams
-
-
-def _output(row: Sequence[Any]) -> Output:
-    _, tenant, epoch, mark_id, request_id, audit_id, trace_id, model, create_time_s = row[:9]
-    return Output(
-        str(tenant), int(epoch), int(mark_id), str(request_id), str(audit_id or ""), str(trace_id), str(model),
-        float(create_time_s), OutputKind(row[12]),
-    )  # fmt: skip

@@ -9,16 +9,15 @@ Source: https://www.sqlite.org/lang_altertable.html, section 7 (a constraint goe
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from typing import TYPE_CHECKING
 
 import structlog
 
 from moltbot_mesh.errors import FailedPrecondition
+from moltbot_watermark.database import transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
     from pathlib import Path
 
 log = structlog.get_logger("moltbot.watermark")
@@ -55,27 +54,6 @@ _TO_VERSION_1 = (
     "DROP TABLE outputs",
     "ALTER TABLE outputs_new RENAME TO outputs",
 )
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """Open the database file, with a write-ahead log."""
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
-    db.execute("PRAGMA journal_mode=WAL")
-    db.execute("PRAGMA synchronous=NORMAL")
-    return db
-
-
-@contextlib.contextmanager
-def transaction(db: sqlite3.Connection) -> Generator[None]:
-    """Commit what is written while the context is open, or nothing of it."""
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:  # a full disk ends it by itself
-            db.execute("ROLLBACK")
-        raise
 
 
 def bring_up(db: sqlite3.Connection, path: Path) -> None:

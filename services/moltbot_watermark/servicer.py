@@ -19,7 +19,7 @@ from moltbot_watermark.keys import State
 from moltbot_watermark.label import Label
 from moltbot_watermark.output_embedder import OutputEmbedder
 from moltbot_watermark.output_kind import OutputKind
-from moltbot_watermark.registry import Output
+from moltbot_watermark.output_rows import Output
 from moltbot_watermark.unicode_mark import MAX_MARK_ID
 
 if TYPE_CHECKING:

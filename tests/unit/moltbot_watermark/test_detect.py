@@ -17,7 +17,8 @@ from moltbot_watermark.fingerprint import fingerprint
 from moltbot_watermark.keys import Keyring
 from moltbot_watermark.master_key import MasterKey
 from moltbot_watermark.output_kind import OutputKind
-from moltbot_watermark.registry import Output, Registry
+from moltbot_watermark.output_rows import Output
+from moltbot_watermark.registry import Registry
 from moltbot_watermark.stream_embedder import embed
 from moltbot_watermark.unicode_mark import frame_text
 

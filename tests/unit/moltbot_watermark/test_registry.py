@@ -11,7 +11,8 @@ import pytest
 from moltbot_mesh.errors import AlreadyExists
 from moltbot_watermark.fingerprint import fingerprint
 from moltbot_watermark.output_kind import OutputKind
-from moltbot_watermark.registry import Output, Registry
+from moltbot_watermark.output_rows import Output
+from moltbot_watermark.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from moltbot_mesh.errors import FailedPrecondition
-from moltbot_watermark import registry as module
+from moltbot_watermark.database import connect
 from moltbot_watermark.fingerprint import fingerprint
 from moltbot_watermark.output_kind import OutputKind
-from moltbot_watermark.registry import Output, Registry
-from moltbot_watermark.registry_schema import VERSION, bring_up, connect
+from moltbot_watermark.output_rows import BY_MARK, Output
+from moltbot_watermark.registry import Registry
+from moltbot_watermark.registry_schema import VERSION, bring_up
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -139,5 +140,5 @@ def test_a_file_of_a_later_release_is_left_alone(path: Path) -> None:
 def test_the_output_of_a_mark_is_found_without_reading_all(path: Path) -> None:
     Registry(path).close()
     with closing(connect(path)) as db:
-        plan = db.execute(f"EXPLAIN QUERY PLAN {module.BY_MARK}", ("acme", 1, 7, 1)).fetchall()
+        plan = db.execute(f"EXPLAIN QUERY PLAN {BY_MARK}", ("acme", 1, 7, 1)).fetchall()
     assert ["outputs_by_mark (tenant=? AND epoch=? AND mark_id=?)" in step[3] for step in plan] == [True]
