@@ -11,11 +11,15 @@ import asyncio
 import itertools
 import random
 import sys
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
 
-from moltbot_testkit.upstreams import FakeOpenAI, Reply, Script
+from moltbot_testkit.upstreams import FakeOpenAI, Script
+
+if TYPE_CHECKING:
+    from moltbot_testkit.upstream_answers import Reply
 
 _VARIANTS = 64
 _WORDS = 20_000

@@ -179,8 +179,8 @@ async def _answers(client: EtcdClient, prefix: str, start_revision: int) -> Asyn
     create = rpc_pb2.WatchCreateRequest(
         key=key, range_end=prefix_end(key), start_revision=start_revision, progress_notify=True
     )
-    channel = await client.connected(_OPEN_TIMEOUT_S)
-    call = rpc_pb2_grpc.WatchStub(channel).Watch(metadata=client.call_metadata())
+    channel = await client.members.connected(_OPEN_TIMEOUT_S)
+    call = rpc_pb2_grpc.WatchStub(channel).Watch(metadata=client.members.call_metadata())
     try:
         async with asyncio.timeout(_OPEN_TIMEOUT_S):
             await call.write(rpc_pb2.WatchRequest(create_request=create))
@@ -217,5 +217,5 @@ def _check(client: EtcdClient, answer: object, prefix: str) -> rpc_pb2.WatchResp
     if "permission denied" in reason:
         raise PermissionDenied(f"etcd: this user may not watch {prefix}; grant it read permission on the prefix")
     if "auth" in reason:
-        client.forget_token()
+        client.members.forget_token()
     raise Unavailable(f"etcd cancelled the watch of {prefix}: {reason or 'no reason given'}")

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     import grpc.aio
 
+    from moltbot_mesh.api_keys import ApiKeys
     from moltbot_mesh.http_server import HttpRoutes
-    from moltbot_mesh.identity import ApiKeys
     from moltbot_mesh.keyvalue import KeyValueStore
     from moltbot_mesh.settings import Section
     from moltbot_mesh.telemetry import Telemetry

@@ -19,12 +19,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from moltbot.audit.v1 import audit_pb2_grpc
 
+from moltbot_mesh.api_keys import ApiKeys
 from moltbot_mesh.audit.calls import CallRecords
 from moltbot_mesh.audit.producer import AuditProducer
 from moltbot_mesh.channel import MeshChannel, as_channel
 from moltbot_mesh.errors import InvalidArgument
 from moltbot_mesh.http_server import HttpServer
-from moltbot_mesh.identity import ApiKeys, MeshIdentity
+from moltbot_mesh.identity import MeshIdentity
 from moltbot_mesh.inprocess import InProcessChannel
 from moltbot_mesh.interceptors import Surroundings, wrapped_handlers
 from moltbot_mesh.module import Module, Service, in_order

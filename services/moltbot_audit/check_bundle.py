@@ -327,6 +327,7 @@ _FIELDS = {
     10: "ingress", 11: "request_id", 12: "trace_id", 13: "span_id", 14: "parent_event_id", 15: "service",
     16: "instance", 17: "model", 18: "prompt_tokens", 19: "completion_tokens", 20: "duration_us",
     21: "input_commitment", 22: "output_commitment", 23: "mark_id", 25: "peer", 26: "http_status",
+    28: "reasoning_commitment", 29: "output_bytes", 30: "reasoning_bytes",
 }  # fmt: skip
 _TEXTS = frozenset({5, 6, 7, 8, 9, 11, 15, 16, 17, 25})
 _WORDS = {

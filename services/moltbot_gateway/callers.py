@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
     from moltbot_gateway.recorder import Recorder
-    from moltbot_mesh.identity import ApiKeys
+    from moltbot_mesh.api_keys import ApiKeys
     from moltbot_mesh.telemetry import Metrics
 
 log = structlog.get_logger("moltbot.gateway")

@@ -36,9 +36,10 @@ if TYPE_CHECKING:
     from moltbot_gateway.exchange import Exchange
     from moltbot_gateway.failover import Failover
     from moltbot_gateway.fair_queue import FairQueue
-    from moltbot_gateway.peers import Peers, StreamMark
+    from moltbot_gateway.peers import Peers
     from moltbot_gateway.quota import Quotas
     from moltbot_gateway.settings import GatewaySettings, TenantLimits
+    from moltbot_gateway.stream_mark import StreamMark
     from moltbot_models.generation import Embeddings, FinishReason, Scores
 
     Deltas = tuple[Delta, ...]
@@ -98,6 +99,7 @@ class Answerer:
             try:
                 async for deltas in steps:
                     exchange.text.extend(delta.text for delta in deltas if delta.text)
+                    exchange.reasoning.extend(delta.reasoning for delta in deltas if delta.reasoning)
                     if deltas[-1].finish_reason is not None and exchange.session:
                         await self._peers.append_turn(exchange, (*ask.messages, *new_messages))
                     yield deltas if prepared.mark is None else await prepared.mark.embed(deltas)

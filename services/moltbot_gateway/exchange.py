@@ -86,6 +86,8 @@ class Exchange:
     """Of the images and sounds in it."""
     text: list[str] = field(default_factory=list)
     """The answer's text as it was sent, without the mark."""
+    reasoning: list[str] = field(default_factory=list)
+    """What the model thought before it, likewise."""
     attempts: list[Attempt] = field(default_factory=list)
     tool_runs: list[ToolRun] = field(default_factory=list)
 

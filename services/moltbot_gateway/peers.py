@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, cast
 
 from moltbot.context.v1 import context_pb2, context_pb2_grpc
@@ -11,9 +10,10 @@ from moltbot.tool.v1 import tool_pb2, tool_pb2_grpc
 from moltbot.watermark.v1 import watermark_pb2, watermark_pb2_grpc
 
 from moltbot_gateway.media_notes import remembered
-from moltbot_mesh.errors import NotFound, Unavailable
+from moltbot_gateway.stream_mark import StreamMark
+from moltbot_mesh.errors import NotFound
 from moltbot_mesh.uuid7 import uuid7, uuid_text
-from moltbot_models.generation import Delta, Message, ToolCall, ToolSpec
+from moltbot_models.generation import Message, ToolCall, ToolSpec
 from moltbot_models.manifest_wire import TASK_NUMBERS
 
 if TYPE_CHECKING:
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 _EXCERPT_BYTES = 512
 _INSTRUCTIONS = frozenset({"system", "developer"})
-_MARK_TIMEOUT_S = 5.0
-"""For a piece of an answer: its stream has no deadline of its own."""
-_MARK_CHARACTERS = 1 << 18
-"""Of a message to be marked: at most 1 MiB, which is what the service takes."""
 
 
 class Peers:
@@ -152,54 +148,6 @@ class Peers:
             mark = await self.watermark.ReserveMark(request)
         exchange.mark_id, exchange.mark_epoch = mark.mark_id, mark.epoch
         return StreamMark(self.watermark, exchange.tenant, mark.mark_id, mark.epoch)
-
-
-class StreamMark:
-    """Marks one answer as it streams."""
-
-    def __init__(
-        self, watermark: watermark_pb2_grpc.WatermarkServiceAsyncStub, tenant: str, mark_id: int, epoch: int
-    ) -> None:
-        self._call = watermark.EmbedStream()
-        self._opening = {"tenant": tenant, "mark_id": mark_id, "epoch": epoch}
-
-    async def embed(self, deltas: tuple[Delta, ...]) -> tuple[Delta, ...]:
-        """Mark the text of some deltas; its end may be held back until the next ones."""
-        finish = deltas[-1].finish_reason is not None
-        text = "".join(delta.text for delta in deltas)
-        if not text and not finish:
-            return deltas
-        marked: list[str] = []
-        for begin in range(0, len(text) or 1, _MARK_CHARACTERS):
-            end = begin + _MARK_CHARACTERS
-            marked.append(await self._ask(text[begin:end], finish=finish and end >= len(text)))
-        last = deltas[-1]
-        joined = Delta(
-            "".join(marked),
-            tuple(call for delta in deltas for call in delta.tool_calls),
-            tuple(entry for delta in deltas for entry in delta.logprobs),
-            last.finish_reason,
-            last.usage,
-            "".join(delta.reasoning for delta in deltas),
-        )
-        return (joined,)
-
-    async def _ask(self, text: str, *, finish: bool) -> str:
-        request = watermark_pb2.EmbedStreamRequest(text=text, finish=finish, **self._opening)  # type: ignore[arg-type]
-        self._opening = {}
-        try:
-            async with asyncio.timeout(_MARK_TIMEOUT_S):
-                await self._call.write(request)
-                answer = await self._call.read()
-        except TimeoutError:
-            raise Unavailable(f"the watermark service did not mark a piece within {_MARK_TIMEOUT_S:g} s") from None
-        if not isinstance(answer, watermark_pb2.EmbedStreamResponse):
-            raise Unavailable("the watermark service ended the stream of marks early")
-        return answer.text
-
-    def close(self) -> None:
-        """End the stream, whether the answer was complete or not."""
-        self._call.cancel()
 
 
 def _stored(message: Message) -> context_pb2.StoredMessage:

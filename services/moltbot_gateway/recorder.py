@@ -80,7 +80,8 @@ class Recorder:
     def record(self, exchange: Exchange) -> None:
         """Record a finished exchange: one event for the request, one for each call to a model or a tool."""
         caller, principal = exchange.caller, exchange.caller.principal
-        text = "".join(exchange.text)
+        text, reasoning = "".join(exchange.text), "".join(exchange.reasoning)
+        said, thought = text.encode(), reasoning.encode()
         trace_id = caller.trace.trace_id
         event = audit_pb2.AuditEvent(
             event_id=exchange.event_id,
@@ -103,7 +104,10 @@ class Recorder:
             completion_tokens=exchange.usage.completion_tokens,
             duration_us=exchange.watch.us(),
             input_commitment=exchange.input_digest,
-            output_commitment=self.commitment(principal.tenant, text.encode()) if text else b"",
+            output_commitment=self.commitment(principal.tenant, said) if said else b"",
+            output_bytes=len(said),
+            reasoning_commitment=self.commitment(principal.tenant, thought) if thought else b"",
+            reasoning_bytes=len(thought),
             mark_id=exchange.mark_id,
             peer=caller.peer[:64],
             http_status=exchange.http_status,
@@ -127,19 +131,24 @@ class Recorder:
             tokens.labels(principal.tenant, exchange.model, "in").inc(exchange.usage.prompt_tokens)
             tokens.labels(principal.tenant, exchange.model, "out").inc(exchange.usage.completion_tokens)
         record_spans(self._telemetry, exchange)
-        if text:
-            self._outputs.put(
-                watermark_pb2.RegisterOutputRequest(
-                    tenant=exchange.tenant,
-                    request_id=caller.request_id,
-                    audit_id=exchange.audit_id,
-                    trace_id=trace_id.hex(),
-                    model=exchange.model,
-                    mark_id=exchange.mark_id,
-                    epoch=exchange.mark_epoch,
-                    text=text,
+        for kind, output in (
+            (watermark_pb2.OUTPUT_KIND_REASONING, reasoning),
+            (watermark_pb2.OUTPUT_KIND_ANSWER, text),
+        ):
+            if output:
+                self._outputs.put(
+                    watermark_pb2.RegisterOutputRequest(
+                        tenant=exchange.tenant,
+                        request_id=caller.request_id,
+                        audit_id=exchange.audit_id,
+                        trace_id=trace_id.hex(),
+                        model=exchange.model,
+                        mark_id=exchange.mark_id,
+                        epoch=exchange.mark_epoch,
+                        text=output,
+                        kind=kind,
+                    )
                 )
-            )
 
     def _caused(
         self,

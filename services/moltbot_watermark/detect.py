@@ -3,7 +3,7 @@
 Two kinds of evidence. A Unicode mark whose MAC verifies proves that the mesh wrote *that mark* for one request; whether
 the text around it is the answer, the registered fingerprint says. A fingerprint alone says that the text, or much of
 it, is the same as a registered answer, and never who wrote it first. No finding is an answer too: it means insufficient
-evidence.
+evidence. What a model thought before it answered is marked and registered like its answer, and said to be that.
 
 Source: Bonferroni correction for the number of keys and readings that were tried.
 """
@@ -21,7 +21,9 @@ from moltbot_watermark.unicode_mark import MAC_BITS
 
 if TYPE_CHECKING:
     from moltbot_watermark.keys import Keyring
-    from moltbot_watermark.registry import Match, Output, Registry
+    from moltbot_watermark.output_kind import OutputKind
+    from moltbot_watermark.output_rows import Output
+    from moltbot_watermark.registry import Match, Registry
     from moltbot_watermark.unicode_mark import Frame, Run
 
 _MAX_READINGS = 4096
@@ -76,6 +78,7 @@ class Finding:
     p_value: float
     """Chance that a text without a mark gives this finding, rounded up to a power of ten. NaN for a fingerprint: how
     likely two authors are to write the same cannot be computed."""
+    kind: OutputKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ class _Mark:
     tenant: str
     epoch: int
     mark_id: int
+    kind: OutputKind
     start: int
     end: int
 
@@ -123,26 +127,27 @@ class Detector:
         whole = fingerprint(text, self._fingerprint_key)
         p_value = _power_of_ten_above(search.mac_checks / 2**MAC_BITS)
         findings = [self._of_mark(mark, text, whole, p_value) for mark in marks]
-        known = {(found.tenant, found.audit_id, found.request_id) for found in findings}
+        known = {(found.tenant, found.audit_id, found.request_id, found.kind) for found in findings}
         for match in self._registry.similar(whole, tenant):
             output = match.output
-            if _telling(match, whole) and (output.tenant, output.audit_id, output.request_id) not in known:
-                kind = TextMatch.EXACT if match.exact else TextMatch.PARTIAL
-                findings.append(_finding(Layer.FINGERPRINT, output, kind, (0, len(text)), math.nan))
+            who = (output.tenant, output.audit_id, output.request_id, output.kind)
+            if _telling(match, whole) and who not in known:
+                how = TextMatch.EXACT if match.exact else TextMatch.PARTIAL
+                findings.append(_finding(Layer.FINGERPRINT, output, how, (0, len(text)), math.nan))
         findings.sort(key=_weakness)
         return Detection(tuple(findings), search.complete)
 
     def _of_mark(self, mark: _Mark, text: str, whole: Fingerprint, p_value: float) -> Finding:
         excerpt = fingerprint(text[mark.start : mark.end], self._fingerprint_key)
-        match = self._registry.marked(mark.tenant, mark.epoch, mark.mark_id, (whole, excerpt))
+        match = self._registry.marked(mark.tenant, mark.epoch, mark.mark_id, mark.kind, (whole, excerpt))
         if match is None:
             request_id, create_time_s = self._registry.request_of(mark.tenant, mark.epoch, mark.mark_id)
             return Finding(
                 Layer.UNICODE, mark.tenant, mark.epoch, mark.mark_id, request_id, "", "", "", create_time_s,
-                TextMatch.UNKNOWN, mark.start, mark.end, p_value,
+                TextMatch.UNKNOWN, mark.start, mark.end, p_value, mark.kind,
             )  # fmt: skip
-        kind = TextMatch.EXACT if match.exact else TextMatch.PARTIAL if match.shared else TextMatch.DIFFERENT
-        return _finding(Layer.UNICODE, match.output, kind, (mark.start, mark.end), p_value)
+        how = TextMatch.EXACT if match.exact else TextMatch.PARTIAL if match.shared else TextMatch.DIFFERENT
+        return _finding(Layer.UNICODE, match.output, how, (mark.start, mark.end), p_value)
 
 
 class _Search:
@@ -159,7 +164,7 @@ class _Search:
     def marks(self, text: str) -> list[_Mark]:
         """Marks in the order of their first frame, each with the range of all its paragraphs."""
         read: dict[bytes, tuple[str, Frame] | None] = {}
-        found: dict[tuple[str, int, int], _Mark] = {}
+        found: dict[tuple[str, int, int, OutputKind], _Mark] = {}
         for run in unicode_mark.runs(text):
             if run.data not in read:
                 read[run.data] = self._read(run)
@@ -168,9 +173,8 @@ class _Search:
                 continue
             tenant, frame = verified
             start, end = _paragraph(text, run.start)
-            mark = found.setdefault(
-                (tenant, frame.epoch, frame.mark_id), _Mark(tenant, frame.epoch, frame.mark_id, start, end)
-            )
+            said = (tenant, frame.epoch, frame.mark_id, frame.kind)
+            mark = found.setdefault(said, _Mark(*said, start, end))
             mark.end = max(mark.end, end)
         return list(found.values())
 
@@ -210,10 +214,10 @@ def _telling(match: Match, text: Fingerprint) -> bool:
     return match.shared / max(1, min(match.grams, len(text.grams))) >= _MIN_SHARED_PART
 
 
-def _finding(layer: Layer, output: Output, kind: TextMatch, place: tuple[int, int], p_value: float) -> Finding:
+def _finding(layer: Layer, output: Output, how: TextMatch, place: tuple[int, int], p_value: float) -> Finding:
     return Finding(
         layer, output.tenant, output.epoch, output.mark_id, output.request_id, output.audit_id, output.trace_id,
-        output.model, output.create_time_s, kind, *place, p_value,
+        output.model, output.create_time_s, how, *place, p_value, output.kind,
     )  # fmt: skip
 
 

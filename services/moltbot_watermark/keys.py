@@ -1,43 +1,32 @@
-"""Keys: one master secret, and from it a key for each tenant, epoch and purpose.
+"""Keys of tenants: which epochs there are, which of them marks, and which verify.
 
-Nothing but the master key is secret, and it never leaves this file. An epoch is a small record in the key-value store,
-so every instance of the service sees it; a rotation is one atomic creation of the next number.
-
-Source: RFC 5869 (HKDF) section 3.2, `info` binds a key to its context.
+An epoch is a small record in the key-value store, so every instance of the service sees it; a rotation is one atomic
+creation of the next number. The keys themselves come from the master key and are stored nowhere.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import re
-import secrets
-import struct
 import time
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from moltbot_mesh import durable
 from moltbot_mesh.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from moltbot_watermark.unicode_mark import MAX_EPOCH
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-    from pathlib import Path
 
     from moltbot_mesh.keyvalue import KeyValueStore
+    from moltbot_watermark.master_key import MasterKey, Purpose
 
 log = structlog.get_logger("moltbot.watermark")
-
-Purpose = Literal["unicode", "label", "detect", "trace24"]
-"""What a key is for: the Unicode mark, labels, or a sampler profile."""
 
 _PREFIX = "watermark_epochs/"
 _TENANT = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -75,58 +64,6 @@ class Epoch:
 class _Stored(msgspec.Struct, frozen=True):
     create_time_s: float
     revoke_time_s: float | None = None
-
-
-class MasterKey:
-    """32 random bytes that all keys come from. Shows nothing of itself.
-
-    Args:
-        secret: The bytes.
-    """
-
-    def __init__(self, secret: bytes) -> None:
-        self._secret = secret
-
-    def __repr__(self) -> str:
-        return "MasterKey(…)"
-
-    def __reduce__(self) -> str:
-        raise TypeError("a master key is not pickled")
-
-    def derive(self, purpose: str, tenant: str = "", epoch: int = 0) -> bytes:
-        """Derive a key.
-
-        Returns:
-            32 bytes.
-        """
-        name, whose = purpose.encode(), tenant.encode()
-        info = struct.pack(
-            f">16sB{len(name)}sH{len(whose)}sI", b"moltbot mark v1", len(name), name, len(whose), whose, epoch
-        )
-        return HKDF(SHA256(), 32, salt=None, info=info).derive(self._secret)
-
-
-def load_master_key(path: Path) -> MasterKey:
-    """Read the master key, or make one if the file is not there.
-
-    Raises:
-        InvalidArgument: The file does not hold 32 bytes in base64, or others may read it.
-    """
-    # Of two that start at once, one makes it and both read it.
-    if not path.exists():
-        durable.create_durably(path, base64.b64encode(secrets.token_bytes(32)) + b"\n")
-    if path.stat().st_mode & 0o077:
-        raise InvalidArgument(f"{path}: others may read the watermark's master key; run `chmod 600 {path}`")
-    try:
-        secret = base64.b64decode(path.read_bytes(), validate=False)
-    except ValueError:
-        secret = b""
-    if len(secret) != 32:
-        raise InvalidArgument(
-            f"{path}: not a master key (32 bytes in base64); restore it from a backup, for without it no old mark can "
-            "be verified, or remove it to have a new one made"
-        )
-    return MasterKey(secret)
 
 
 class Keyring:

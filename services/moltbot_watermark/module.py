@@ -12,9 +12,10 @@ from moltbot.watermark.v1 import watermark_pb2_grpc
 
 from moltbot_mesh.module import Access, Module, Registration, Runtime, Service
 from moltbot_watermark.detect import Detector
-from moltbot_watermark.keys import Keyring, load_master_key
+from moltbot_watermark.keys import Keyring
 from moltbot_watermark.label import Labels
 from moltbot_watermark.lane import Lane
+from moltbot_watermark.master_key import load_master_key
 from moltbot_watermark.outputs import Outputs
 from moltbot_watermark.registry import Registry
 from moltbot_watermark.servicer import WatermarkServicer

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from moltbot_mesh.errors import AlreadyExists
     from moltbot_watermark.lane import Lane
-    from moltbot_watermark.registry import Output, Registry
+    from moltbot_watermark.output_rows import Output
+    from moltbot_watermark.registry import Registry
 
     Answers = list[AlreadyExists | None]
     Texts = Sequence[tuple[Output, str]]

@@ -1,4 +1,4 @@
-"""The registry: which mark is which request's, and the fingerprint of what was answered.
+"""The registry: which mark is which request's, and the fingerprint of what was answered, and thought before it.
 
 SQLite with a write-ahead log; every method may be called from any thread. `synchronous=NORMAL`: a killed process loses
 nothing; a power cut may lose the last moments' entries, and then a mark still proves tenant and epoch, only not the
@@ -9,46 +9,26 @@ Source: https://www.sqlite.org/wal.html.
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import secrets
 import sqlite3
 import threading
 import time
-from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from moltbot_mesh.errors import AlreadyExists, ResourceExhausted
+from moltbot_watermark.database import connect, insert, transaction
+from moltbot_watermark.output_rows import BY_MARK, COLUMNS, Output, grams_of, is_exact, output_of, row_of, unpacked
+from moltbot_watermark.registry_schema import bring_up
 from moltbot_watermark.unicode_mark import MAX_MARK_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from moltbot_watermark.fingerprint import Fingerprint
+    from moltbot_watermark.output_kind import OutputKind
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS marks (
-    tenant TEXT NOT NULL, epoch INTEGER NOT NULL, mark_id INTEGER NOT NULL, request_id TEXT NOT NULL,
-    create_time_s REAL NOT NULL, PRIMARY KEY (tenant, epoch, mark_id)) STRICT, WITHOUT ROWID;
-CREATE UNIQUE INDEX IF NOT EXISTS marks_by_request ON marks (tenant, request_id);
-CREATE INDEX IF NOT EXISTS marks_by_age ON marks (create_time_s);
-CREATE TABLE IF NOT EXISTS outputs (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL, epoch INTEGER NOT NULL, mark_id INTEGER NOT NULL,
-    request_id TEXT NOT NULL, audit_id TEXT, trace_id TEXT NOT NULL, model TEXT NOT NULL, create_time_s REAL NOT NULL,
-    exact BLOB NOT NULL, characters INTEGER NOT NULL, grams BLOB NOT NULL, UNIQUE (tenant, audit_id)) STRICT;
-CREATE INDEX IF NOT EXISTS outputs_by_mark ON outputs (tenant, epoch, mark_id) WHERE mark_id > 0;
-CREATE INDEX IF NOT EXISTS outputs_by_exact ON outputs (exact);
-CREATE INDEX IF NOT EXISTS outputs_by_age ON outputs (create_time_s);
-CREATE TABLE IF NOT EXISTS grams (
-    gram INTEGER NOT NULL, output INTEGER NOT NULL, PRIMARY KEY (gram, output)) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS indexed (one INTEGER PRIMARY KEY CHECK (one = 1), output INTEGER NOT NULL) STRICT;
-INSERT OR IGNORE INTO indexed VALUES (1, 0);
-"""
-_COLUMNS = "id, tenant, epoch, mark_id, request_id, audit_id, trace_id, model, create_time_s, exact, characters, grams"
-_CHUNKS = (512, 64, 8, 1)
-"""Rows of one statement: SQLite inserts them without the interpreter's lock, which each statement waits for anew."""
 _BATCH = 50
 """Entries that are purged in one transaction."""
 _INDEX_BATCH = 500
@@ -59,22 +39,6 @@ _COMMON_GRAM = 64
 _DRAWS = 8
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """An answer that was registered."""
-
-    tenant: str
-    epoch: int
-    mark_id: int
-    """0 if it carries no mark."""
-    request_id: str
-    audit_id: str
-    trace_id: str
-    model: str
-    create_time_s: float
-    """Seconds since the Unix epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +59,22 @@ class Registry:
 
     Args:
         path: The database file; made if it is not there, mode 0600.
+
+    Raises:
+        FailedPrecondition: The file is of a later release, or cannot be brought up to date.
     """
 
     def __init__(self, path: Path) -> None:
         self._writing = threading.Lock()
         self._reading = threading.Lock()
-        self._writer = _connect(path)
+        self._writer = connect(path)
         path.chmod(0o600)
-        self._writer.executescript(_SCHEMA)
-        self._reader = _connect(path)
+        try:
+            bring_up(self._writer, path)
+        except BaseException:
+            self._writer.close()
+            raise
+        self._reader = connect(path)
 
     def close(self) -> None:
         """Close the database; calls that run are waited for."""
@@ -141,7 +112,7 @@ class Registry:
         return self._write(work)
 
     def register(self, output: Output, text: Fingerprint) -> None:
-        """Bind an answer to its request. Idempotent by audit id, where there is one.
+        """Bind an answer to its request. Idempotent by audit id, where there is one, and kind.
 
         Raises:
             AlreadyExists: The audit id is bound to another answer.
@@ -158,8 +129,8 @@ class Registry:
         """
 
         def work(db: sqlite3.Connection) -> list[AlreadyExists | None]:
-            rows = [_row(output, text) for output, text in outputs]
-            entered = _insert(db, "INTO outputs", rows, "ON CONFLICT (tenant, audit_id) DO NOTHING")
+            rows = [row_of(output, text) for output, text in outputs]
+            entered = insert(db, "INTO outputs", rows, "ON CONFLICT (tenant, audit_id, kind) DO NOTHING")
             if entered == len(rows):
                 return [None] * len(rows)
             return [_conflict(db, output, text) for output, text in outputs]
@@ -180,8 +151,8 @@ class Registry:
             )
             rows = db.execute(query).fetchall()
             if rows:
-                entries = sorted((gram, output) for output, grams in rows for gram in _unpacked(grams))
-                _insert(db, "OR IGNORE INTO grams", entries)
+                entries = sorted((gram, output) for output, grams in rows for gram in unpacked(grams))
+                insert(db, "OR IGNORE INTO grams", entries)
                 db.execute("UPDATE indexed SET output = ?", (rows[-1][0],))
             return len(rows)
 
@@ -193,19 +164,18 @@ class Registry:
         found = self._read(lambda db: db.execute(query, (tenant, epoch, mark_id)).fetchone())
         return (str(found[0]), float(found[1])) if found is not None else ("", 0.0)
 
-    def marked(self, tenant: str, epoch: int, mark_id: int, texts: Iterable[Fingerprint]) -> Match | None:
+    def marked(
+        self, tenant: str, epoch: int, mark_id: int, kind: OutputKind, texts: Iterable[Fingerprint]
+    ) -> Match | None:
         """The output registered for a mark, beside the closest of some texts; `None` if none was registered."""
-        query = (
-            f"SELECT {_COLUMNS} FROM outputs WHERE tenant = ? AND epoch = ? AND mark_id = ? ORDER BY id DESC LIMIT 1"  # noqa: S608
-        )
 
         def work(db: sqlite3.Connection) -> Match | None:
-            row = db.execute(query, (tenant, epoch, mark_id)).fetchone()
+            row = db.execute(BY_MARK, (tenant, epoch, mark_id, kind.value)).fetchone()
             if row is None:
                 return None
-            own = set(_grams(row))
+            own = set(grams_of(row))
             return max(
-                (Match(_output(row), row[9] == text.exact, len(own & text.grams), len(own)) for text in texts),
+                (Match(output_of(row), is_exact(row, text), len(own & text.grams), len(own)) for text in texts),
                 key=lambda match: (match.exact, match.shared),
             )
 
@@ -224,16 +194,16 @@ class Registry:
         def work(db: sqlite3.Connection) -> list[Match]:
             where = "AND tenant = ?" if tenant else ""
             whose = (tenant,) if tenant else ()
-            query = f"SELECT {_COLUMNS} FROM outputs WHERE exact = ? {where} ORDER BY id DESC LIMIT {_MATCHES}"  # noqa: S608
+            query = f"SELECT {COLUMNS} FROM outputs WHERE exact = ? {where} ORDER BY id DESC LIMIT {_MATCHES}"  # noqa: S608
             equal = db.execute(query, (text.exact, *whose)).fetchall()
             if equal:
-                return [Match(_output(row), True, len(text.grams), len(text.grams)) for row in equal]
+                return [Match(output_of(row), True, len(text.grams), len(text.grams)) for row in equal]
             shared = _shared(db, text.grams)
             matches: list[Match] = []
             for output in sorted(shared, key=lambda output: -shared[output])[: 10 * _MATCHES]:
-                row = db.execute(f"SELECT {_COLUMNS} FROM outputs WHERE id = ? {where}", (output, *whose)).fetchone()  # noqa: S608
+                row = db.execute(f"SELECT {COLUMNS} FROM outputs WHERE id = ? {where}", (output, *whose)).fetchone()  # noqa: S608
                 if row is not None and len(matches) < _MATCHES:
-                    matches.append(Match(_output(row), False, shared[output], len(_grams(row))))
+                    matches.append(Match(output_of(row), False, shared[output], len(grams_of(row))))
             return matches
 
         return self._read(work)
@@ -257,7 +227,7 @@ class Registry:
         return gone
 
     def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        with self._writing, _transaction(self._writer):
+        with self._writing, transaction(self._writer):
             return work(self._writer)
 
     def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -265,60 +235,22 @@ class Registry:
             return work(self._reader)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
-    db.execute("PRAGMA journal_mode=WAL")
-    db.execute("PRAGMA synchronous=NORMAL")
-    return db
-
-
-@contextlib.contextmanager
-def _transaction(db: sqlite3.Connection) -> Generator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
-
-
-def _insert(db: sqlite3.Connection, into: str, rows: Sequence[tuple[object, ...]], conflict: str = "") -> int:
-    """Insert rows, which all have the same columns; how many were entered."""
-    entered = start = 0
-    for size in _CHUNKS:
-        while len(rows) - start >= size:
-            marks = ",".join([f"({','.join('?' * len(rows[0]))})"] * size)
-            values = list(itertools.chain.from_iterable(rows[start : start + size]))
-            entered += db.execute(f"INSERT {into} VALUES {marks} {conflict}", values).rowcount  # noqa: S608 - our own names
-            start += size
-    return entered
-
-
-def _row(output: Output, text: Fingerprint) -> tuple[object, ...]:
-    return (
-        None, output.tenant, output.epoch, output.mark_id, output.request_id, output.audit_id or None,
-        output.trace_id, output.model, output.create_time_s, text.exact, text.characters,
-        array("q", sorted(text.grams)).tobytes(),
-    )  # fmt: skip
-
-
 def _conflict(db: sqlite3.Connection, output: Output, text: Fingerprint) -> AlreadyExists | None:
     """Why an output was refused whose audit id is there; `None` if it is its own."""
     if not output.audit_id:
         return None
-    query = "SELECT exact, epoch, mark_id FROM outputs WHERE tenant = ? AND audit_id = ?"
-    found = db.execute(query, (output.tenant, output.audit_id)).fetchone()
+    query = "SELECT exact, epoch, mark_id FROM outputs WHERE tenant = ? AND audit_id = ? AND kind = ?"
+    found = db.execute(query, (output.tenant, output.audit_id, output.kind.value)).fetchone()
     if tuple(found) == (text.exact, output.epoch, output.mark_id):
         return None
     return AlreadyExists(f"audit id {output.audit_id!r} is bound to another answer", reason="IDEMPOTENCY_CONFLICT")
 
 
 def _purge_outputs(db: sqlite3.Connection, before_s: float) -> int:
-    query = f"SELECT {_COLUMNS} FROM outputs WHERE create_time_s < ? LIMIT {_BATCH}"  # noqa: S608 - constants
+    query = f"SELECT {COLUMNS} FROM outputs WHERE create_time_s < ? LIMIT {_BATCH}"  # noqa: S608 - constants
     rows = db.execute(query, (before_s,)).fetchall()
     for row in rows:
-        db.executemany("DELETE FROM grams WHERE gram = ? AND output = ?", [(gram, row[0]) for gram in _grams(row)])
+        db.executemany("DELETE FROM grams WHERE gram = ? AND output = ?", [(gram, row[0]) for gram in grams_of(row)])
         db.execute("DELETE FROM outputs WHERE id = ?", (row[0],))
     return len(rows)
 
@@ -338,21 +270,3 @@ def _shared(db: sqlite3.Connection, grams: frozenset[int]) -> dict[int, int]:
             for (output,) in outputs:
                 counts[output] = counts.get(output, 0) + 1
     return counts
-
-
-def _grams(row: Sequence[Any]) -> array[int]:
-    return _unpacked(row[11])
-
-
-def _unpacked(packed: bytes) -> array[int]:
-    grams = array("q")
-    grams.frombytes(packed)
-    return grams
-
-
-def _output(row: Sequence[Any]) -> Output:
-    _, tenant, epoch, mark_id, request_id, audit_id, trace_id, model, create_time_s = row[:9]
-    return Output(
-        str(tenant), int(epoch), int(mark_id), str(request_id), str(audit_id or ""), str(trace_id), str(model),
-        float(create_time_s),
-    )  # fmt: skip

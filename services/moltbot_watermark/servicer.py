@@ -17,9 +17,10 @@ from moltbot_watermark import label as labels
 from moltbot_watermark.detect import Layer, TextMatch
 from moltbot_watermark.keys import State
 from moltbot_watermark.label import Label
-from moltbot_watermark.registry import Output
-from moltbot_watermark.stream_embedder import StreamEmbedder
-from moltbot_watermark.unicode_mark import MAX_MARK_ID, frame_text
+from moltbot_watermark.output_embedder import OutputEmbedder
+from moltbot_watermark.output_kind import OutputKind
+from moltbot_watermark.output_rows import Output
+from moltbot_watermark.unicode_mark import MAX_MARK_ID
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,6 +41,7 @@ _STATES = {
     State.REVOKED: pb.KEY_STATE_REVOKED,
 }
 _LAYERS = {Layer.UNICODE: pb.LAYER_UNICODE, Layer.FINGERPRINT: pb.LAYER_FINGERPRINT}
+_KINDS = {OutputKind.ANSWER: pb.OUTPUT_KIND_ANSWER, OutputKind.REASONING: pb.OUTPUT_KIND_REASONING}
 _MATCHES = {
     TextMatch.UNKNOWN: pb.TEXT_MATCH_UNSPECIFIED,
     TextMatch.EXACT: pb.TEXT_MATCH_EXACT,
@@ -142,19 +144,22 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> AsyncIterator[pb.EmbedStreamResponse]:
         """Mark a text as it streams."""
-        embedder: StreamEmbedder | None = None
+        embedder: OutputEmbedder | None = None
         async for request in request_iterator:
             if embedder is None:
                 embedder = self._embedder(request)
-            if len(request.text) > _MAX_CHUNK_CHARACTERS:
-                raise InvalidArgument(f"text: at most {_MAX_CHUNK_CHARACTERS} characters a message; send more messages")
-            text = embedder.feed(request.text)
+            for name, text in (("text", request.text), ("reasoning", request.reasoning)):
+                if len(text) > _MAX_CHUNK_CHARACTERS:
+                    raise InvalidArgument(
+                        f"{name}: at most {_MAX_CHUNK_CHARACTERS} characters a message; send more messages"
+                    )
+            # Thoughts come first: they stand before the text of their message.
+            reasoning = embedder.think(request.reasoning, ends=request.reasoning_ends or request.finish)
+            yield pb.EmbedStreamResponse(reasoning=reasoning, text=embedder.answer(request.text, ends=request.finish))
             if request.finish:
-                yield pb.EmbedStreamResponse(text=text + embedder.finish())
                 return
-            yield pb.EmbedStreamResponse(text=text)
 
-    def _embedder(self, opening: pb.EmbedStreamRequest) -> StreamEmbedder:
+    def _embedder(self, opening: pb.EmbedStreamRequest) -> OutputEmbedder:
         if not opening.tenant or not 1 <= opening.mark_id <= MAX_MARK_ID or opening.epoch < 1:
             raise InvalidArgument("the first message must name tenant, mark_id and epoch, as ReserveMark gave them")
         if not self._keyring.marks(opening.tenant, opening.epoch):
@@ -162,7 +167,7 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
                 f"tenant {opening.tenant!r}: epoch {opening.epoch} was revoked or never issued; reserve another mark"
             )
         key = self._keyring.key(opening.tenant, opening.epoch, "unicode")
-        return StreamEmbedder(frame_text(key, opening.epoch, opening.mark_id))
+        return OutputEmbedder(key, opening.epoch, opening.mark_id)
 
     async def Detect(self, request: pb.DetectRequest, context: Any) -> pb.DetectResponse:  # noqa: ARG002, N802
         """Say whether the mesh made a text."""
@@ -248,7 +253,7 @@ def _searched(asked: str) -> str:
 def _output(request: pb.RegisterOutputRequest) -> Output:
     return Output(
         request.tenant, request.epoch, request.mark_id, request.request_id, request.audit_id, request.trace_id,
-        request.model, time.time(),
+        request.model, time.time(), OutputKind(request.kind) if request.kind else OutputKind.ANSWER,
     )  # fmt: skip
 
 
@@ -276,6 +281,7 @@ def _finding(finding: Finding) -> pb.Finding:
         end=finding.end,
         create_time=_time(finding.create_time_s) if finding.create_time_s else None,
         p_value=finding.p_value,
+        kind=_KINDS[finding.kind],
     )
 
 

@@ -10,19 +10,17 @@ Each character moves the automaton alone, so the pieces' borders never show in t
 frame is written when the character *after* its place arrives. A paragraph that has its frame is only searched for
 structure, at the speed of a regular expression.
 
-Source: CommonMark 0.31 (fences, code spans, indented code); UAX #29 (grapheme clusters); RFC 8259 (JSON strings).
+Source: CommonMark 0.31 (code spans, indented code); RFC 8259 (JSON strings).
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from enum import Enum, auto
 
-_MIN_PROSE = 8
-"""Characters of a paragraph before its frame; `true` or `null` alone as an answer in JSON is shorter."""
-_STRUCTURE = re.compile(r"[\n`{\[<$\\]")
-_WORD_END = re.compile(r"[\s`{\[<$\\]")
+from moltbot_watermark.code_fence import CodeFence
+from moltbot_watermark.frame_place import LINE_PREFIX, WIDE_STOP, FramePlace
+
 _IN_JSON = re.compile(r'["{}\[\]()\n]')  # round ones too: of `[0, 1)`, and of a link's target
 _IN_STRING = re.compile(r'["\\\n]')
 _INDENT = re.compile(r"[ \t]+")
@@ -31,18 +29,6 @@ _IN_TAG = re.compile(r'[">\n]')
 _IN_QUOTE = re.compile(r'["\n]')
 _IN_OPAQUE = re.compile(r"[<\n]")
 _TAG_NAME = re.compile(r"[\w|/!:.-]*", re.ASCII)
-_LINE_PREFIX = frozenset(" \t>-*+.)0123456789")
-_WORD_ASCII = frozenset("'\"*()-,.!?;:")
-_WORD_OTHER = frozenset("‘’“”«»‐–—…·")  # noqa: RUF001 - these very characters
-_SENTENCE_END = frozenset(".,!?;")
-_INNER_STOP = _SENTENCE_END | {":"}
-_WIDE_STOP = frozenset("，。！？；：、）」』】》")  # noqa: RUF001 - these very characters
-_NO_BASE = frozenset(
-    "\u2139"  # an emoji base, though a letter
-    # Grapheme_Cluster_Break=Prepend: these join what follows them.
-    "\u0d4e\U000111c2\U000111c3\U000113d1\U0001193f\U00011941\U00011a3a\U00011d46\U00011f02"
-    "\U00011a84\U00011a85\U00011a86\U00011a87\U00011a88\U00011a89"
-)
 _OPAQUE_TAGS = frozenset({
     "tool", "tool_call", "tool_calls", "tool_use", "function", "function_call", "function_calls", "invoke", "parameter",
     "arguments", "json", "code", "pre", "script", "style", "svg", "math", "kbd", "samp", "textarea",
@@ -72,28 +58,13 @@ class StreamEmbedder:
         self._begun = False
         self._finished = False
         self._cut = False
-        # The paragraph.
-        self._marked = False
-        self._prose = 0
-        # The line.
-        self._prefix = True  # only indent, quote and list markers so far
-        self._blank = True
-        self._indent = 0
-        self._open = True  # whether the line may carry a mark
-        # The word.
-        self._letters = 0
-        self._hard = False  # no mark until white space: a URL, a path, code
-        self._soft = False  # no mark until white space or a wide stop: digits, symbols
-        self._last = self._before_last = ""
+        self._place = FramePlace()
         # A run of backticks or tildes.
         self._run = 0
         self._run_character = ""
         self._run_at_prefix = False
         self._span_length = 0
-        self._fence_character = ""
-        self._fence_length = 0
-        self._fence_line = 0
-        self._fence_close = 0
+        self._fence = CodeFence("`", 3)
         self._after_fence = _Mode.PROSE
         # Brackets and tags.
         self._depth = 0
@@ -127,10 +98,10 @@ class StreamEmbedder:
                 if self._cut:
                     parts += (text[written:at], self._frame)
                     written = at
-                    self._cut, self._marked = False, True
+                    self._cut, self._place.marked = False, True
             elif self._mode is _Mode.FENCE:
                 at = self._take_fence(text, at, end)
-            elif self._prefix:
+            elif self._place.prefix:
                 at = self._take_region_prefix(text, at)
             else:
                 at = self._take_region(text, at, end)
@@ -146,66 +117,30 @@ class StreamEmbedder:
             The last paragraph's frame if it is due only now, else nothing.
         """
         self._finished = True
-        return self._frame if self._mode is _Mode.PROSE and not self._run and self._due() else ""
-
-    def _due(self) -> bool:
-        """Whether the word just ended may carry the paragraph's frame."""
-        if self._marked or not self._open or self._prose < _MIN_PROSE:
-            return False
-        if self._hard or self._soft or self._letters < 2:
-            return False
-        base = self._last
-        if base in _SENTENCE_END:
-            base = self._before_last
-        return base.isalpha() and self._last not in _NO_BASE
-
-    # Lines and words.
-
-    def _new_line(self) -> None:
-        if self._blank and self._mode is _Mode.PROSE:
-            self._marked = False
-            self._prose = 0
-        self._prefix = self._blank = self._open = True
-        self._indent = 0
-        self._new_word()
-
-    def _new_word(self) -> None:
-        self._letters = 0
-        self._hard = self._soft = False
-        self._last = self._before_last = ""
+        return self._frame if self._mode is _Mode.PROSE and not self._run and self._place.is_due() else ""
 
     def _leave_region(self) -> None:
         self._mode = _Mode.PROSE
-        self._hard = True  # what touches code, a bracket or a tag is no plain word
-
-    def _begin_line(self, character: str) -> None:
-        """Note the first characters of a line, up to the first that is no indent, quote or list marker."""
-        if self._blank and self._indent >= 4:
-            self._open = False
-        self._blank = False
-        if character not in _LINE_PREFIX:
-            self._prefix = False
-            if character in "#|":
-                self._open = False
+        self._place.hard = True  # what touches code, a bracket or a tag is no plain word
 
     def _take_prose(self, text: str, at: int, end: int) -> int:
         while at < end:
-            at = self._skip(text, at)
+            at = self._place.skip(text, at)
             if at == end:
                 return end
             character = text[at]
             if character.isspace():
-                if self._due():
+                if self._place.is_due():
                     self._cut = True
                     return at
-                self._take_space(character)
+                self._place.take_space(character)
             else:
-                if character in _WIDE_STOP and self._last.isalpha() and self._due():
+                if character in WIDE_STOP and self._place.last.isalpha() and self._place.is_due():
                     self._cut = True
                     return at
-                at_prefix = self._prefix
+                at_prefix = self._place.prefix
                 if at_prefix:
-                    self._begin_line(character)
+                    self._place.begin_line(character)
                 self._take_character(character, at_prefix=at_prefix)
                 self._begun = True
                 if self._run or self._mode is not _Mode.PROSE:
@@ -213,32 +148,10 @@ class StreamEmbedder:
             at += 1
         return at
 
-    def _skip(self, text: str, at: int) -> int:
-        """Pass over what cannot change anything: most of a marked paragraph, and the rest of a URL or path."""
-        if self._prefix:
-            return at
-        if self._marked or not self._open:
-            found = _STRUCTURE.search(text, at)
-            return len(text) if found is None else found.start()
-        if self._hard and self._last != "]":
-            found = _WORD_END.search(text, at)
-            stop = len(text) if found is None else found.start()
-            self._prose += stop - at
-            return stop
-        return at
-
-    def _take_space(self, character: str) -> None:
-        if character == "\n":
-            self._new_line()
-            return
-        self._new_word()
-        if self._blank:
-            self._indent += 4 if character == "\t" else 1
-
     def _take_character(self, character: str, *, at_prefix: bool) -> None:
         if character == "`" or (character == "~" and at_prefix):
             self._start_run(character, at_prefix=at_prefix)
-        elif character in "{[" or (character == "(" and self._last == "]"):
+        elif character in "{[" or (character == "(" and self._place.last == "]"):
             self._mode = _Mode.JSON
             self._depth, self._quoted, self._escaped = 1, False, False
         elif character == '"' and not self._begun:
@@ -247,34 +160,15 @@ class StreamEmbedder:
         elif character == "<":
             self._mode = _Mode.LESS_THAN
         elif character in "$\\":
-            self._open = False
+            self._place.open = False
         else:
-            self._take_word(character)
-
-    def _take_word(self, character: str) -> None:
-        self._prose += 1
-        if character.isalpha():
-            self._letters += 1
-            if self._last in _INNER_STOP and character.isascii():
-                # A stop within a word: a host, a file, a member, a list without spaces.
-                self._hard = self._hard or self._last in ".:"
-                self._soft = True
-        elif character in _WIDE_STOP:
-            self._letters = 0
-            self._soft = False
-        elif character.isascii():
-            self._soft = self._soft or character.isdigit()
-            call = character == "(" and self._letters > 0
-            self._hard = self._hard or call or not (character.isdigit() or character in _WORD_ASCII)
-        elif character not in _WORD_OTHER and not unicodedata.category(character).startswith("M"):
-            self._soft = True
-        self._before_last, self._last = self._last, character
+            self._place.take_word(character)
 
     # Code.
 
     def _start_run(self, character: str, *, at_prefix: bool) -> None:
         self._run, self._run_character, self._run_at_prefix = 1, character, at_prefix
-        self._prefix = self._blank = False
+        self._place.prefix = self._place.blank = False
 
     def _take_run(self, text: str, at: int, end: int) -> int:
         while at < end and text[at] == self._run_character:
@@ -287,10 +181,9 @@ class StreamEmbedder:
             # A fence interrupts whatever was open (CommonMark: blocks come before inlines), but for tags.
             self._after_fence = _Mode.OPAQUE if self._mode is _Mode.OPAQUE else _Mode.PROSE
             self._mode = _Mode.FENCE
-            self._fence_character, self._fence_length = self._run_character, length
-            self._fence_line, self._fence_close = 3, 0
+            self._fence = CodeFence(self._run_character, length)
         elif self._mode is _Mode.PROSE:
-            self._hard = True
+            self._place.hard = True
             if self._run_character == "`":
                 self._mode = _Mode.SPAN
                 self._span_length = length
@@ -299,30 +192,11 @@ class StreamEmbedder:
         return at
 
     def _take_fence(self, text: str, at: int, end: int) -> int:
-        """Go through a fenced block; `_fence_line` is 0 at a line's start, 1 in a fence, 2 after it, 3 in code."""
-        while at < end:
-            character = text[at]
-            if character == "\n":
-                closed = self._fence_line in {1, 2} and self._fence_close >= self._fence_length
-                self._fence_line = self._fence_close = 0
-                at += 1
-                if closed:
-                    self._mode = self._after_fence
-                    self._blank = True
-                    self._new_line()
-                    return at
-            elif self._fence_line == 3:
-                found = text.find("\n", at)
-                at = found if found >= 0 else end
-            else:
-                if character == self._fence_character and self._fence_line < 2:
-                    self._fence_line = 1
-                    self._fence_close += 1
-                elif character in " \t\r":
-                    self._fence_line = 2 if self._fence_line else 0
-                elif character != ">" or self._fence_line:
-                    self._fence_line = 3
-                at += 1
+        at = self._fence.take(text, at, end)
+        if self._fence.is_closed:
+            self._mode = self._after_fence
+            self._place.blank = True
+            self._place.new_line(of_prose=self._mode is _Mode.PROSE)
         return at
 
     # Regions: code spans, brackets, tags. Each handler ends at a line's end, for a fence may begin there.
@@ -337,9 +211,9 @@ class StreamEmbedder:
             self._start_run(character, at_prefix=True)
             return at + 1
         if not character.isspace():
-            self._blank = False
-        if character not in _LINE_PREFIX and character != "\n":
-            self._prefix = False
+            self._place.blank = False
+        if character not in LINE_PREFIX and character != "\n":
+            self._place.prefix = False
         return self._take_region(text, at, at + 1)
 
     def _take_region(self, text: str, at: int, end: int) -> int:
@@ -360,9 +234,9 @@ class StreamEmbedder:
 
     def _region_line_end(self) -> None:
         """A blank line ends a code span and a tag, as it ends the paragraph they stand in."""
-        if self._blank and (self._mode is _Mode.TAG or (self._mode is _Mode.SPAN and self._span_length < 3)):
+        if self._place.blank and (self._mode is _Mode.TAG or (self._mode is _Mode.SPAN and self._span_length < 3)):
             self._leave_region()
-        self._new_line()
+        self._place.new_line(of_prose=self._mode is _Mode.PROSE)
 
     def _take_span(self, text: str, at: int, end: int) -> int:
         found = _IN_SPAN.search(text, at, end)
@@ -397,7 +271,7 @@ class StreamEmbedder:
                 self._depth += 1 if character in "{[(" else -1
             if self._depth == 0 and not self._quoted:
                 self._leave_region()
-                self._last = character  # a bracket may go on as a link
+                self._place.last = character  # a bracket may go on as a link
                 return at
         return at
 

@@ -4,10 +4,12 @@ A frame is 21 bytes, one selector a byte: VS1-16 (U+FE00-FE0F) are 0-15, VS17-25
 
     version 1 | epoch 2 | mark id 4 | MAC 6 | Reed-Solomon parity 8
 
-The version byte stands in clear as the sync mark: it is a selector for which no variation sequence is registered, so
-it changes no glyph of the character before it. The rest is XORed with a fixed pad, for otherwise the zero bytes of
-small epochs would always be selectors of the basic plane, which careless filters remove first. The MAC is HMAC-SHA256,
-48 bits, under the key of tenant and epoch. The parity mends 4 wrong bytes, or 8 lost ones whose place is known.
+The version byte also says what was marked: 0xF1 is an answer, 0xF2 what the model thought before it; the MAC covers it,
+so one cannot be turned into the other. It stands in clear as the sync mark: it is a selector for which no variation
+sequence is registered, so it changes no glyph of the character before it. The rest is XORed with a fixed pad, for
+otherwise the zero bytes of small epochs would always be selectors of the basic plane, which careless filters remove
+first. The MAC is HMAC-SHA256, 48 bits, under the key of tenant and epoch. The parity mends 4 wrong bytes, or 8 lost
+ones whose place is known.
 
 What a mark survives, each tested: NFC and NFKC, collapse of white space, removal of format characters (category Cf),
 UTF-8, UTF-16 and GB18030, four wrong selectors in a frame, two lost ones, a frame cut short by up to eight, and the
@@ -31,10 +33,13 @@ from typing import TYPE_CHECKING
 
 from reedsolo import ReedSolomonError, RSCodec
 
+from moltbot_watermark.output_kind import OutputKind
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = 0xF1
+VERSIONS = {OutputKind.ANSWER: 0xF1, OutputKind.REASONING: 0xF2}
+"""First byte of a frame, by what it marks."""
 MAX_EPOCH = 0xFFFF
 MAX_MARK_ID = 0xFFFF_FFFF
 MAC_BITS = 48
@@ -48,9 +53,11 @@ _MAX_DELETIONS = 2
 
 _PAD = b"\0" + hashlib.blake2b(b"moltbot unicode mark v1", digest_size=FRAME_LENGTH - 1).digest()
 _SELECTORS = tuple(chr(0xFE00 + value) if value < 16 else chr(0xE0100 + value - 16) for value in range(256))
+_FIRST = "".join(_SELECTORS[version] for version in VERSIONS.values())
 _CLASS = "[\ufe00-\ufe0f\U000e0100-\U000e01ef]"
+_KINDS = {version: kind for kind, version in VERSIONS.items()}
 _RUN = re.compile(f"{_CLASS}{{{FRAME_LENGTH - _PARITY_BYTES},}}")
-_FRAME = re.compile(f"(?<!{_CLASS}){_SELECTORS[VERSION]}{_CLASS}{{{FRAME_LENGTH - 1}}}(?!{_CLASS})")
+_FRAME = re.compile(f"(?<!{_CLASS})[{_FIRST}]{_CLASS}{{{FRAME_LENGTH - 1}}}(?!{_CLASS})")
 _CODEC = RSCodec(_PARITY_BYTES)
 
 
@@ -62,6 +69,7 @@ class Frame:
     mark_id: int
     mac: bytes
     """6 bytes."""
+    kind: OutputKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +81,14 @@ class Run:
     data: bytes
 
 
-def frame_text(key: bytes, epoch: int, mark_id: int) -> str:
+def frame_text(key: bytes, epoch: int, mark_id: int, kind: OutputKind = OutputKind.ANSWER) -> str:
     """Build the frame of a mark.
 
     Args:
         key: Of the tenant and epoch, 32 bytes.
         epoch: 1 to 65,535.
         mark_id: 1 to 2^32 - 1.
+        kind: Of the text that is marked.
 
     Returns:
         21 characters.
@@ -89,14 +98,14 @@ def frame_text(key: bytes, epoch: int, mark_id: int) -> str:
     """
     if not 1 <= epoch <= MAX_EPOCH or not 1 <= mark_id <= MAX_MARK_ID:
         raise ValueError(f"epoch {epoch} or mark id {mark_id} does not fit a frame")
-    head = bytes((VERSION,)) + epoch.to_bytes(2) + mark_id.to_bytes(4)
+    head = _head(kind, epoch, mark_id)
     coded = bytes(_CODEC.encode(head + _mac(key, head)))  # type: ignore[arg-type]
     return "".join(_SELECTORS[byte] for byte in _padded(coded))
 
 
 def authentic(frame: Frame, key: bytes) -> bool:
     """Whether the frame was made with the key, in constant time."""
-    head = bytes((VERSION,)) + frame.epoch.to_bytes(2) + frame.mark_id.to_bytes(4)
+    head = _head(frame.kind, frame.epoch, frame.mark_id)
     return hmac.compare_digest(_mac(key, head), frame.mac)
 
 
@@ -117,7 +126,7 @@ def readings(data: bytes) -> Iterator[Frame | None]:
     """
     starts = range(len(data) - FRAME_LENGTH + 1)
     for start in starts:
-        if data[start] == VERSION:
+        if data[start] in _KINDS:
             yield _payload(_padded(data[start : start + FRAME_LENGTH])[:_PAYLOAD_BYTES])
     for start in starts:
         yield _mended(data[start : start + FRAME_LENGTH], ())
@@ -148,6 +157,10 @@ def _nothing_if_frame(match: re.Match[str]) -> str:
     return "" if whole else match.group()
 
 
+def _head(kind: OutputKind, epoch: int, mark_id: int) -> bytes:
+    return bytes((VERSIONS[kind],)) + epoch.to_bytes(2) + mark_id.to_bytes(4)
+
+
 def _mac(key: bytes, head: bytes) -> bytes:
     return hmac.digest(key, head, "sha256")[:_MAC_BYTES]
 
@@ -172,6 +185,7 @@ def _mended(data: bytes, lost: tuple[int, ...]) -> Frame | None:
 def _payload(payload: bytes) -> Frame | None:
     epoch = int.from_bytes(payload[1:3])
     mark_id = int.from_bytes(payload[3:7])
-    if payload[0] != VERSION or epoch == 0 or mark_id == 0:
+    kind = _KINDS.get(payload[0])
+    if kind is None or epoch == 0 or mark_id == 0:
         return None
-    return Frame(epoch, mark_id, payload[7:])
+    return Frame(epoch, mark_id, payload[7:], kind)

@@ -15,6 +15,7 @@ from moltbot.context.v1 import context_pb2, context_pb2_grpc
 from moltbot.router.v1 import router_pb2, router_pb2_grpc
 from moltbot.tool.v1 import tool_pb2, tool_pb2_grpc
 
+from moltbot_mesh.api_keys import ApiKeys
 from moltbot_mesh.call import Call, Principal, TraceContext, current_call, enter_call, leave_call
 from moltbot_mesh.channel import MeshChannel, open_channel
 from moltbot_mesh.errors import (
@@ -28,7 +29,7 @@ from moltbot_mesh.errors import (
     Unimplemented,
 )
 from moltbot_mesh.errors_wire import STATUS_DETAILS
-from moltbot_mesh.identity import ApiKeys, MeshIdentity
+from moltbot_mesh.identity import MeshIdentity
 from moltbot_mesh.inprocess import InProcessChannel
 from moltbot_mesh.interceptors import Surroundings, wrapped_handlers
 from moltbot_mesh.keyvalue import MemoryKeyValueStore

@@ -19,7 +19,8 @@ from moltbot_models.providers.base import UpstreamContext
 from moltbot_models.providers.engines import EngineHost
 from moltbot_models.providers.openai_answer import ChunkReader
 from moltbot_models.providers.openai_request import chat_body
-from moltbot_testkit.upstreams import FakeGeneric, FakeOpenAI, Script, vector_of
+from moltbot_testkit.upstream_answers import vector_of
+from moltbot_testkit.upstreams import FakeGeneric, FakeOpenAI, Script
 from moltbot_testkit.websocket_upstream import FakeWebSocket
 
 if TYPE_CHECKING:

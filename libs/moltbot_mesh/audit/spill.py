@@ -17,8 +17,9 @@ import structlog
 
 from moltbot_mesh import durable
 from moltbot_mesh.audit import frames
+from moltbot_mesh.audit.producer_identity import start_epoch
 from moltbot_mesh.audit.recent import Position, Recent
-from moltbot_mesh.errors import DataLoss, ResourceExhausted, Unavailable
+from moltbot_mesh.errors import ResourceExhausted, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,6 @@ _FILE_BYTES = 1 << 20
 _RECENT_BYTES = 4 << 20
 _MOST_INSTANCES = 64
 _IDENTITY_FILE = "producer"
-_ID_BYTES = 16
 
 
 class SpillInUse(Unavailable):
@@ -62,7 +62,7 @@ class Spill:
             durable.make_directories(directory)
             self._lock_file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.producer_id, self.epoch = self._start_epoch()
+            self.producer_id, self.epoch = start_epoch(directory / _IDENTITY_FILE)
             """Who spills; the epoch grows with each start."""
             self._sizes = {int(path.stem): path.stat().st_size for path in sorted(directory.glob("*.spill"))}
             self._next = self._find_end()
@@ -78,17 +78,6 @@ class Spill:
         self._writing = False
         self._named = False
         """Whether the newest file's name is on disk."""
-
-    def _start_epoch(self) -> tuple[bytes, int]:
-        path = self.directory / _IDENTITY_FILE
-        if path.exists():
-            identity, _, epoch = path.read_text().strip().partition(" ")
-            if len(identity) != 2 * _ID_BYTES or not epoch.isdigit():
-                raise DataLoss(f"{path}: not a producer's identity; remove it when the spill beside it is empty")
-        else:
-            identity, epoch = os.urandom(_ID_BYTES).hex(), "0"
-        durable.replace_durably(path, f"{identity} {int(epoch) + 1}\n".encode())
-        return bytes.fromhex(identity), int(epoch) + 1
 
     def _find_end(self) -> int:
         if not self._sizes:

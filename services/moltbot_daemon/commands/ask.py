@@ -172,6 +172,7 @@ def watermark_detect(shell: Shell) -> int:
             "model": finding.model,
             "request_id": finding.request_id,
             "audit_id": finding.audit_id,
+            "kind": watermark_pb2.OutputKind.Name(finding.kind).removeprefix("OUTPUT_KIND_").lower(),
             "text_match": watermark_pb2.TextMatch.Name(finding.text_match).removeprefix("TEXT_MATCH_").lower(),
             "start": finding.start,
             "end": finding.end,
@@ -179,7 +180,7 @@ def watermark_detect(shell: Shell) -> int:
         for finding in found.findings
     ]
     lines = [
-        f"{row['layer']}: tenant {row['tenant']}, model {row['model'] or 'unknown'}, request "
+        f"{row['layer']}: {row['kind']} of tenant {row['tenant']}, model {row['model'] or 'unknown'}, request "
         f"{row['request_id'] or 'unknown'}, audit id {row['audit_id'] or 'unknown'}, text {row['text_match']}"
         for row in rows
     ]

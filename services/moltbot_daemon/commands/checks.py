@@ -20,7 +20,7 @@ from moltbot_mesh.identity import load_mesh_key
 from moltbot_mesh.settings import ENV_PREFIX, keys
 from moltbot_router.source import read_table
 from moltbot_tool.module import builtin_tools
-from moltbot_watermark.keys import load_master_key
+from moltbot_watermark.master_key import load_master_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -21,9 +21,9 @@ from moltbot_daemon.commands.local import listens, mesh_channel
 from moltbot_daemon.commands.setup import with_store
 from moltbot_daemon.commands.shell import FAILED, OK, Shell, show, tell
 from moltbot_daemon.modules import MODULES
+from moltbot_mesh.api_keys import ApiKey, ApiKeys
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, Unauthenticated, Unavailable
 from moltbot_mesh.etcd import EtcdClient
-from moltbot_mesh.identity import ApiKey, ApiKeys
 from moltbot_models.triton.provision import find_embedder, find_triton
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ import yaml
 from moltbot_daemon.commands.checks import named_files, refuse_broken
 from moltbot_daemon.commands.shell import OK, Shell
 from moltbot_daemon.settings import Settings
+from moltbot_mesh.api_keys import ApiKey, ApiKeys
 from moltbot_mesh.audit.administration import SPILL, administration_event
-from moltbot_mesh.identity import ApiKey, ApiKeys, load_mesh_key
+from moltbot_mesh.identity import load_mesh_key
 from moltbot_mesh.keyvalue import EtcdKeyValueStore, FileKeyValueStore, KeyValueStore
 from moltbot_mesh.settings import Section
 from moltbot_router.source import read_table

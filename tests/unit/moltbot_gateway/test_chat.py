@@ -118,6 +118,21 @@ async def test_a_plain_question_is_answered_and_its_place_given_back(gateway, po
     assert ("".join(exchange.text), gateway.queue.in_flight) == ("hello", 0)
 
 
+async def test_what_was_thought_is_kept_apart_also_where_the_client_leaves(gateway, pool, exchange):
+    pool.add("m", [Delta(reasoning="2 and "), Delta(reasoning="2"), Delta("4"), 60.0, END])
+    answer = gateway.answerer.answer(exchange, Ask(messages=HELLO), stream=True)
+    for _ in range(3):
+        await anext(answer)
+    await answer.aclose()
+    assert ("".join(exchange.reasoning), "".join(exchange.text)) == ("2 and 2", "4")
+
+
+async def test_thoughts_of_every_step_with_tools_are_kept(gateway, pool, exchange):
+    pool.add("m", [Delta(reasoning="one "), wants("clock"), CALLS_END], [Delta("noon", reasoning="two"), END])
+    found = await gateway.answer(exchange, asked("*"))
+    assert "".join(delta.reasoning for delta in found) == "".join(exchange.reasoning) == "one two"
+
+
 async def test_a_client_that_leaves_gives_its_place_back(gateway, pool, exchange):
     upstream = pool.add("m", [Delta("he"), 60.0, END])
     answer = gateway.answerer.answer(exchange, Ask(messages=HELLO), stream=True)

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from moltbot_mesh.api_keys import ApiKeys
 from moltbot_mesh.errors import Unauthenticated, Unavailable
-from moltbot_mesh.identity import ApiKeys
 from moltbot_mesh.keyvalue import MemoryKeyValueStore
 from moltbot_mesh.keyvalue_files import FileKeyValueStore
 

@@ -6,15 +6,15 @@ import asyncio
 
 import pytest
 
-from moltbot_mesh import etcd
+from moltbot_mesh import etcd_members
 from moltbot_mesh.errors import Unavailable
-from moltbot_mesh.etcd import EtcdClient
+from moltbot_mesh.etcd_members import Members
 
 
 @pytest.fixture
-async def client(monkeypatch):
+async def members(monkeypatch):
     """Two members; the first is dead. Tells which were asked."""
-    found = EtcdClient(["127.0.0.1:1", "127.0.0.1:2"], timeout_s=2.0)
+    found = Members(["127.0.0.1:1", "127.0.0.1:2"], None, "", "", 2.0)
     asked: list[int] = []
 
     async def is_ready(channel, _timeout_s):
@@ -22,21 +22,21 @@ async def client(monkeypatch):
         await asyncio.sleep(0)
         return channel is found._channels[1]
 
-    monkeypatch.setattr(etcd, "is_ready", is_ready)
+    monkeypatch.setattr(etcd_members, "is_ready", is_ready)
     yield found, asked
     await found.close()
 
 
 @pytest.mark.parametrize("calls", [1, 2, 3, 4])
-async def test_calls_that_fail_together_move_on_by_one_member(client, calls):
-    found, asked = client
+async def test_calls_that_fail_together_move_on_by_one_member(members, calls):
+    found, asked = members
     channels = await asyncio.gather(*(found.connected(1.0) for _ in range(calls)))
     assert channels == [found._channels[1]] * calls
     assert len(asked) == 2 * calls
 
 
-async def test_reads_that_fail_together_move_on_by_one_member(client, monkeypatch):
-    found, _ = client
+async def test_reads_that_fail_together_move_on_by_one_member(members, monkeypatch):
+    found, _ = members
     found._current = 1
     tried: list[int] = []
 
@@ -51,6 +51,6 @@ async def test_reads_that_fail_together_move_on_by_one_member(client, monkeypatc
             raise Unavailable("dies")
         return member
 
-    monkeypatch.setattr(etcd, "is_ready", ready)
-    assert await asyncio.gather(*(found._attempts(once, repeat=True) for _ in range(2))) == [0, 0]
+    monkeypatch.setattr(etcd_members, "is_ready", ready)
+    assert await asyncio.gather(*(found.attempts(once, repeat=True) for _ in range(2))) == [0, 0]
     assert tried == [1, 1, 0, 0]

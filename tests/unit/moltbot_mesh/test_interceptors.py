@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from google.api.httpbody_pb2 import HttpBody
-from moltbot.router.v1 import router_pb2
 from moltbot.tool.v1 import tool_pb2, tool_pb2_grpc
 
 from moltbot_mesh.call import TraceContext, acting_tenant, current_call
-from moltbot_mesh.errors import InvalidArgument
 from moltbot_mesh.identity import MeshIdentity
 from moltbot_mesh.inprocess import InProcessChannel
-from moltbot_mesh.interceptors import Surroundings, _Served, wrapped_handlers
+from moltbot_mesh.interceptors import Surroundings, wrapped_handlers
 from moltbot_mesh.module import Access, Registration
 from moltbot_mesh.telemetry import Metrics, Telemetry, TelemetrySettings
 
@@ -78,14 +75,3 @@ async def test_a_service_acts_for_the_tenant_it_names_or_whose_request_it_serves
 async def test_where_no_key_opens_anything_a_key_opens_nothing(around):
     with pytest.raises(Exception, match="services of the mesh only"):
         await echo(around, ("authorization", "Bearer mb_a_b"), access=Access.TENANT)
-
-
-def test_a_violation_names_its_place_as_the_client_wrote_it(around):
-    served = _Served("/x/Y", Access.PUBLIC, around)
-    request = router_pb2.ReportOutcomesRequest(
-        outcomes=[router_pb2.CallOutcome(outcome=router_pb2.OUTCOME_OK, model="x" * 200)]
-    )
-    with pytest.raises(InvalidArgument) as raised:
-        served._validate(request)
-    assert [violation.field for violation in raised.value.violations] == ["outcomes[0].model"]
-    served._validate(HttpBody(data=b"anything"))

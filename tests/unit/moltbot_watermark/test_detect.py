@@ -14,8 +14,11 @@ from moltbot_mesh.keyvalue import MemoryKeyValueStore
 from moltbot_watermark import detect
 from moltbot_watermark.detect import Detector, Layer, TextMatch
 from moltbot_watermark.fingerprint import fingerprint
-from moltbot_watermark.keys import Keyring, MasterKey
-from moltbot_watermark.registry import Output, Registry
+from moltbot_watermark.keys import Keyring
+from moltbot_watermark.master_key import MasterKey
+from moltbot_watermark.output_kind import OutputKind
+from moltbot_watermark.output_rows import Output
+from moltbot_watermark.registry import Registry
 from moltbot_watermark.stream_embedder import embed
 from moltbot_watermark.unicode_mark import frame_text
 
@@ -38,13 +41,22 @@ class Mesh:
     registry: Registry
     detector: Detector
 
-    def answer(self, tenant: str, request_id: str, text: str = TEXT, *, register: bool = True) -> str:
+    def answer(
+        self,
+        tenant: str,
+        request_id: str,
+        text: str = TEXT,
+        *,
+        register: bool = True,
+        kind: OutputKind = OutputKind.ANSWER,
+    ) -> str:
         epoch = self.keyring.active(tenant).epoch
         mark_id, _ = self.registry.reserve(tenant, epoch, request_id)
         if register:
-            output = Output(tenant, epoch, mark_id, request_id, f"audit-{request_id}", "", "tiny", time.time())
+            audit_id = f"audit-{request_id}"
+            output = Output(tenant, epoch, mark_id, request_id, audit_id, "", "tiny", time.time(), kind)
             self.registry.register(output, fingerprint(text, KEY))
-        return embed(text, frame_text(self.keyring.key(tenant, epoch, "unicode"), epoch, mark_id))
+        return embed(text, frame_text(self.keyring.key(tenant, epoch, "unicode"), epoch, mark_id, kind))
 
 
 @pytest.fixture
@@ -123,6 +135,41 @@ def test_an_edited_answer_without_its_mark_is_found_in_part(mesh: Mesh) -> None:
     mesh.answer("acme", "request-1")
     (found,) = mesh.detector.detect(f"{OTHER} {TEXT.replace('evening', 'morning')}", "").findings
     assert (found.layer, found.text_match) == (Layer.FINGERPRINT, TextMatch.PARTIAL)
+
+
+@pytest.mark.parametrize("without_mark", [False, True])
+def test_a_thought_is_traced_and_said_to_be_one(mesh: Mesh, without_mark: bool) -> None:
+    mesh.answer("acme", "request-1", OTHER)
+    text = mesh.answer("acme", "request-1", kind=OutputKind.REASONING)
+    (found,) = mesh.detector.detect(TEXT if without_mark else text, "").findings
+    assert found.layer is (Layer.FINGERPRINT if without_mark else Layer.UNICODE)
+    assert (found.kind, found.text_match, found.audit_id) == (OutputKind.REASONING, TextMatch.EXACT, "audit-request-1")
+
+
+@pytest.mark.parametrize("without_mark", [False, True])
+def test_a_thought_and_its_answer_in_one_text_are_two_findings(mesh: Mesh, without_mark: bool) -> None:
+    thought = mesh.answer("acme", "request-1", kind=OutputKind.REASONING)
+    answer = f"{OTHER}\n\nA baker who has it sleeps by day, and lets the dough rise while others are at their dinners."
+    said = mesh.answer("acme", "request-1", answer)
+    text = f"{TEXT}\n\n{answer}" if without_mark else f"{thought}\n\n{said}"
+    findings = mesh.detector.detect(text, "").findings
+    assert {(found.kind, found.request_id) for found in findings} == {(kind, "request-1") for kind in OutputKind}
+    assert len(findings) == 2
+
+
+def test_a_mark_of_a_thought_that_was_never_registered_says_what_it_marks(mesh: Mesh) -> None:
+    text = mesh.answer("acme", "request-1", kind=OutputKind.REASONING, register=False)
+    (found,) = mesh.detector.detect(text, "").findings
+    assert (found.request_id, found.text_match, found.kind) == ("request-1", TextMatch.UNKNOWN, OutputKind.REASONING)
+
+
+def test_an_answers_mark_on_a_thought_is_said_to_be_elsewhere(mesh: Mesh) -> None:
+    said = mesh.answer("acme", "request-1", OTHER)
+    frame = "".join(c for c in said if c > "\ufdff")
+    mesh.answer("acme", "request-1", kind=OutputKind.REASONING)
+    first, second = mesh.detector.detect(TEXT.replace("keeper", f"keeper{frame}", 1), "").findings
+    assert (first.layer, first.kind, first.text_match) == (Layer.UNICODE, OutputKind.ANSWER, TextMatch.DIFFERENT)
+    assert (second.layer, second.kind, second.text_match) == (Layer.FINGERPRINT, OutputKind.REASONING, TextMatch.EXACT)
 
 
 def test_a_short_answer_that_anybody_gives_is_no_evidence(mesh: Mesh) -> None:

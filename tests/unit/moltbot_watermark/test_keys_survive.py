@@ -9,11 +9,11 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from moltbot_mesh import durable
 from moltbot_mesh.errors import FailedPrecondition, Unavailable
 from moltbot_mesh.keyvalue import MemoryKeyValueStore
 from moltbot_watermark import keys
-from moltbot_watermark.keys import Keyring, MasterKey, load_master_key
+from moltbot_watermark.keys import Keyring
+from moltbot_watermark.master_key import MasterKey
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -95,17 +95,3 @@ async def test_an_epoch_that_cannot_be_read_verifies_and_marks_no_more_and_its_n
             after.active("acme")
         assert [epoch.epoch for epoch in after.verifying("acme")] == [1, 2]
         assert (await after.rotate("acme")).epoch == 3
-
-
-def test_a_master_key_that_was_made_in_the_same_moment_is_not_overwritten(tmp_path, monkeypatch) -> None:
-    path = tmp_path / "master.key"
-    create = durable.create_durably
-    theirs = []
-
-    def second(path, data):
-        theirs.append(create(path, b"A" * 43 + b"=\n"))
-        return create(path, data)
-
-    monkeypatch.setattr(durable, "create_durably", second)
-    assert load_master_key(path).derive("x") == MasterKey(bytes(32)).derive("x")
-    assert theirs == [True]

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from moltbot_mesh.errors import InvalidArgument, NotFound
 from moltbot_mesh.keyvalue import MemoryKeyValueStore
-from moltbot_watermark.keys import Keyring, MasterKey
+from moltbot_watermark.keys import Keyring
 from moltbot_watermark.label import EXPLICIT, FIELDS, Label, Labels, markdown, metadata
+from moltbot_watermark.master_key import MasterKey
 
 ALLOWED = "".join(map(chr, (0x21, *range(0x23, 0x5C), *range(0x5D, 0x7F))))
 LABEL = Label("1", "001191110000MA00", "request-1")

@@ -89,6 +89,44 @@ async def test_an_answer_goes_from_key_to_finding(service: watermark_pb2_grpc.Wa
     assert other.verdict == pb.VERDICT_INSUFFICIENT_EVIDENCE
 
 
+async def test_a_thought_goes_beside_its_answer_from_stream_to_finding(
+    service: watermark_pb2_grpc.WatermarkServiceAsyncStub,
+) -> None:
+    thought = "The user wants two paragraphs.\n\nI write them now, and mind the cat."
+    await service.IssueKey(pb.IssueKeyRequest(tenant="acme"))
+    mark = await service.ReserveMark(pb.ReserveMarkRequest(tenant="acme", request_id="r-1"))
+    call = service.EmbedStream()
+    await call.write(
+        pb.EmbedStreamRequest(tenant="acme", mark_id=mark.mark_id, epoch=mark.epoch, reasoning=thought[:40])
+    )
+    thinking = await call.read()
+    await call.write(pb.EmbedStreamRequest(reasoning=thought[40:], reasoning_ends=True, text=TEXT, finish=True))
+    ended = await call.read()
+    assert (thinking.text, strip(thinking.reasoning)) == ("", thought[:40])
+    assert strip(ended.text) == TEXT
+    marked_thought = thinking.reasoning + ended.reasoning
+    assert strip(marked_thought) == thought
+    for kind, text in ((pb.OUTPUT_KIND_REASONING, thought), (pb.OUTPUT_KIND_UNSPECIFIED, TEXT)):
+        output = pb.RegisterOutputRequest(tenant="acme", request_id="r-1", audit_id="a-1", model="tiny", text=text)
+        output.mark_id, output.epoch, output.kind = mark.mark_id, mark.epoch, kind
+        await service.RegisterOutput(output)
+    for text, layer, kind in (
+        (marked_thought, pb.LAYER_UNICODE, pb.OUTPUT_KIND_REASONING),
+        (thought, pb.LAYER_FINGERPRINT, pb.OUTPUT_KIND_REASONING),
+        (ended.text, pb.LAYER_UNICODE, pb.OUTPUT_KIND_ANSWER),
+    ):
+        (finding,) = (await service.Detect(pb.DetectRequest(text=text, tenant="acme"))).findings
+        assert (finding.layer, finding.kind, finding.audit_id) == (layer, kind, "a-1")
+        assert (finding.request_id, finding.model, finding.text_match) == ("r-1", "tiny", pb.TEXT_MATCH_EXACT)
+
+
+async def test_a_kind_of_output_that_is_unknown_is_refused(
+    service: watermark_pb2_grpc.WatermarkServiceAsyncStub,
+) -> None:
+    with pytest.raises(InvalidArgument, match="kind"):
+        await service.RegisterOutput(pb.RegisterOutputRequest(tenant="acme", text=TEXT, kind=9))  # type: ignore[arg-type]
+
+
 async def test_a_stream_must_open_with_its_mark(service: watermark_pb2_grpc.WatermarkServiceAsyncStub) -> None:
     with pytest.raises(InvalidArgument, match="first message"):
         await marked(service, pb.ReserveMarkResponse(), ["text"])

@@ -10,7 +10,9 @@ import pytest
 
 from moltbot_mesh.errors import AlreadyExists
 from moltbot_watermark.fingerprint import fingerprint
-from moltbot_watermark.registry import Output, Registry
+from moltbot_watermark.output_kind import OutputKind
+from moltbot_watermark.output_rows import Output
+from moltbot_watermark.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +61,7 @@ def test_threads_reserve_different_marks(registry: Registry) -> None:
 def test_a_registered_output_is_found_by_its_mark(registry: Registry) -> None:
     text = fingerprint(TEXT, KEY)
     registry.register(OUTPUT, text)
-    match = registry.marked("acme", 1, 7, [fingerprint("something else", KEY), text])
+    match = registry.marked("acme", 1, 7, OutputKind.ANSWER, [fingerprint("something else", KEY), text])
     assert match is not None
     assert match.output == OUTPUT
     assert match.exact
@@ -80,6 +82,20 @@ def test_registering_twice_is_registering_once(registry: Registry) -> None:
     registry.register(OUTPUT, text)
     registry.register(dataclasses.replace(OUTPUT, create_time_s=1.0), text)
     assert len(registry.similar(text, "acme")) == 1
+
+
+def test_an_audit_id_has_one_answer_and_the_thoughts_before_it(registry: Registry) -> None:
+    thoughts = dataclasses.replace(OUTPUT, kind=OutputKind.REASONING)
+    registry.register(OUTPUT, fingerprint(TEXT, KEY))
+    registry.register(thoughts, fingerprint("What was thought. " * 9, KEY))
+    registry.register(thoughts, fingerprint("What was thought. " * 9, KEY))
+    with pytest.raises(AlreadyExists):
+        registry.register(thoughts, fingerprint(TEXT, KEY))
+    for kind, output in ((OutputKind.ANSWER, OUTPUT), (OutputKind.REASONING, thoughts)):
+        match = registry.marked("acme", 1, 7, kind, [fingerprint(TEXT, KEY)])
+        assert match is not None
+        assert match.output == output
+        assert match.exact == (kind is OutputKind.ANSWER)
 
 
 def test_an_audit_id_cannot_be_bound_to_another_text(registry: Registry) -> None:

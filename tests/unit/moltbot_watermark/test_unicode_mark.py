@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moltbot_watermark import unicode_mark
+from moltbot_watermark.output_kind import OutputKind
 from moltbot_watermark.stream_embedder import embed
 from moltbot_watermark.unicode_mark import FRAME_LENGTH, Frame, authentic, frame_text, readings, runs, strip
 
@@ -40,6 +41,26 @@ def test_a_frame_says_what_was_put_in(key: bytes, epoch: int, mark_id: int) -> N
     assert isinstance(first, Frame)
     assert (first.epoch, first.mark_id) == (epoch, mark_id)
     assert authentic(first, key)
+
+
+@pytest.mark.parametrize("kind", OutputKind)
+def test_a_frame_says_what_it_marks_and_cannot_be_turned_into_another(kind: OutputKind) -> None:
+    (run,) = runs(frame_text(KEY, 1, 7, kind))
+    frame = next(readings(run.data))
+    assert frame is not None
+    assert (frame.kind, authentic(frame, KEY)) == (kind, True)
+    for other in OutputKind:
+        turned = bytes((unicode_mark.VERSIONS[other],)) + run.data[1:]
+        read = [frame.kind for frame in readings(turned) if frame is not None and authentic(frame, KEY)]
+        assert set(read) == {kind}  # the wrong byte is mended
+
+
+def test_a_damaged_mark_of_a_thought_is_mended_as_that() -> None:
+    frame = list(frame_text(KEY, 3, MARK, OutputKind.REASONING))
+    frame[0], frame[5], frame[9], frame[20] = "\U000e0101\U000e0102\U000e0103\U000e0104"
+    (run,) = runs("".join(frame))
+    read = [frame for frame in readings(run.data) if frame is not None and authentic(frame, KEY)]
+    assert [(frame.kind, frame.mark_id) for frame in read] == [(OutputKind.REASONING, MARK)]
 
 
 @given(st.binary(min_size=32, max_size=32))
@@ -117,7 +138,9 @@ def test_twenty_thousand_random_runs_verify_nothing() -> None:
     chance = random.Random(7)
     verified = 0
     for _ in range(20_000):
-        data = bytes((unicode_mark.VERSION, *(chance.randrange(256) for _ in range(FRAME_LENGTH - 1))))
+        data = bytes(
+            (unicode_mark.VERSIONS[OutputKind.ANSWER], *(chance.randrange(256) for _ in range(FRAME_LENGTH - 1)))
+        )
         frame = next(readings(data))
         verified += frame is not None and authentic(frame, KEY)
     assert verified == 0
@@ -130,9 +153,10 @@ def test_text_without_a_mark_holds_none(text: str) -> None:
 
 def test_stripping_removes_frames_and_leaves_other_selectors() -> None:
     text = "A heart \u2764\ufe0f and a variant 葛\U000e0100 stand in this sentence."
-    marked = embed(text, frame_text(KEY, 1, 1))
-    assert marked != text
-    assert strip(marked) == text
+    for kind in OutputKind:
+        marked = embed(text, frame_text(KEY, 1, 1, kind))
+        assert marked != text
+        assert strip(marked) == text
 
 
 def test_stripping_leaves_a_run_that_is_no_frame() -> None:

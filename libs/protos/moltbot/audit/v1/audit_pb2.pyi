@@ -189,6 +189,9 @@ class AuditEvent(_message.Message):
     PEER_FIELD_NUMBER: _builtins.int
     HTTP_STATUS_FIELD_NUMBER: _builtins.int
     PRODUCER_FIELD_NUMBER: _builtins.int
+    REASONING_COMMITMENT_FIELD_NUMBER: _builtins.int
+    OUTPUT_BYTES_FIELD_NUMBER: _builtins.int
+    REASONING_BYTES_FIELD_NUMBER: _builtins.int
     event_id: _builtins.bytes
     """UUIDv7, 16 bytes."""
     time_unix_ns: _builtins.int
@@ -232,13 +235,19 @@ class AuditEvent(_message.Message):
     input_commitment: _builtins.bytes
     """HMAC-SHA256 of the request's body under the tenant's commitment key."""
     output_commitment: _builtins.bytes
-    """HMAC-SHA256 of the answer's text under the tenant's commitment key."""
+    """HMAC-SHA256 of the answer's text, without what the model thought, under the tenant's commitment key."""
     mark_id: _builtins.int
-    """The mark in the answer; 0 if none."""
+    """The mark in the answer and in what the model thought; 0 if none."""
     peer: _builtins.str
     """Address of the caller, without port."""
     http_status: _builtins.int
     """HTTP status sent; 0 for gRPC."""
+    reasoning_commitment: _builtins.bytes
+    """HMAC-SHA256 of what the model thought before it answered, under the tenant's commitment key; empty if nothing."""
+    output_bytes: _builtins.int
+    """Bytes of the answer's text in UTF-8, without its mark."""
+    reasoning_bytes: _builtins.int
+    """Bytes of what the model thought, likewise."""
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Other facts, none of them personal."""
@@ -277,10 +286,13 @@ class AuditEvent(_message.Message):
         peer: _builtins.str = ...,
         http_status: _builtins.int = ...,
         producer: Global___Producer | None = ...,
+        reasoning_commitment: _builtins.bytes = ...,
+        output_bytes: _builtins.int = ...,
+        reasoning_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["producer", b"producer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "attributes", b"attributes", "completion_tokens", b"completion_tokens", "duration_us", b"duration_us", "event_id", b"event_id", "http_status", b"http_status", "ingress", b"ingress", "input_commitment", b"input_commitment", "instance", b"instance", "mark_id", b"mark_id", "model", b"model", "object", b"object", "outcome", b"outcome", "output_commitment", b"output_commitment", "parent_event_id", b"parent_event_id", "peer", b"peer", "producer", b"producer", "prompt_tokens", b"prompt_tokens", "reason", b"reason", "request_id", b"request_id", "service", b"service", "span_id", b"span_id", "subject", b"subject", "tenant", b"tenant", "time_unix_ns", b"time_unix_ns", "trace_id", b"trace_id", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "attributes", b"attributes", "completion_tokens", b"completion_tokens", "duration_us", b"duration_us", "event_id", b"event_id", "http_status", b"http_status", "ingress", b"ingress", "input_commitment", b"input_commitment", "instance", b"instance", "mark_id", b"mark_id", "model", b"model", "object", b"object", "outcome", b"outcome", "output_bytes", b"output_bytes", "output_commitment", b"output_commitment", "parent_event_id", b"parent_event_id", "peer", b"peer", "producer", b"producer", "prompt_tokens", b"prompt_tokens", "reason", b"reason", "reasoning_bytes", b"reasoning_bytes", "reasoning_commitment", b"reasoning_commitment", "request_id", b"request_id", "service", b"service", "span_id", b"span_id", "subject", b"subject", "tenant", b"tenant", "time_unix_ns", b"time_unix_ns", "trace_id", b"trace_id", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -72,6 +72,30 @@ VERDICT_INSUFFICIENT_EVIDENCE: Verdict.ValueType  # 2
 """Nothing was found; that proves nothing."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
+class _OutputKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OutputKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OutputKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OUTPUT_KIND_UNSPECIFIED: _OutputKind.ValueType  # 0
+    """Not said: the answer."""
+    OUTPUT_KIND_ANSWER: _OutputKind.ValueType  # 1
+    """What it answers."""
+    OUTPUT_KIND_REASONING: _OutputKind.ValueType  # 2
+    """What it thinks before it answers."""
+
+class OutputKind(_OutputKind, metaclass=_OutputKindEnumTypeWrapper):
+    """What of a model's output a text is."""
+
+OUTPUT_KIND_UNSPECIFIED: OutputKind.ValueType  # 0
+"""Not said: the answer."""
+OUTPUT_KIND_ANSWER: OutputKind.ValueType  # 1
+"""What it answers."""
+OUTPUT_KIND_REASONING: OutputKind.ValueType  # 2
+"""What it thinks before it answers."""
+Global___OutputKind: _TypeAlias = OutputKind  # noqa: Y015
+
 class _Layer:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -497,6 +521,8 @@ class EmbedStreamRequest(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     FINISH_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
+    REASONING_ENDS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """On the first message: the tenant."""
     mark_id: _builtins.int
@@ -507,6 +533,10 @@ class EmbedStreamRequest(_message.Message):
     """More text; chunks may end anywhere, also within a grapheme."""
     finish: _builtins.bool
     """No more text follows: what was held back comes with the answer."""
+    reasoning: _builtins.str
+    """More of what the model thinks: a text of its own, which stands before `text` and has a mark of its own."""
+    reasoning_ends: _builtins.bool
+    """The model has stopped thinking, for now: thoughts that follow are a new text."""
     def __init__(
         self,
         *,
@@ -515,10 +545,12 @@ class EmbedStreamRequest(_message.Message):
         epoch: _builtins.int = ...,
         text: _builtins.str = ...,
         finish: _builtins.bool = ...,
+        reasoning: _builtins.str = ...,
+        reasoning_ends: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "finish", b"finish", "mark_id", b"mark_id", "tenant", b"tenant", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "finish", b"finish", "mark_id", b"mark_id", "reasoning", b"reasoning", "reasoning_ends", b"reasoning_ends", "tenant", b"tenant", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -531,16 +563,20 @@ class EmbedStreamResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text of the message, marked; some of its end may be held back until the next."""
+    reasoning: _builtins.str
+    """Its thoughts, marked. Nothing of them is held back."""
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
+        reasoning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reasoning", b"reasoning", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -590,6 +626,7 @@ class Finding(_message.Message):
     END_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     P_VALUE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     layer: Global___Layer.ValueType
     """How it was found."""
     tenant: _builtins.str
@@ -612,6 +649,8 @@ class Finding(_message.Message):
     """Characters of the text, to."""
     p_value: _builtins.float
     """Probability of such a finding in a text that the mesh did not make."""
+    kind: Global___OutputKind.ValueType
+    """What the model wrote it as: a mark says so itself, a fingerprint by what was registered. Never unspecified."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the answer was made."""
@@ -631,10 +670,11 @@ class Finding(_message.Message):
         end: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         p_value: _builtins.float = ...,
+        kind: Global___OutputKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_id", b"audit_id", "create_time", b"create_time", "end", b"end", "epoch", b"epoch", "layer", b"layer", "mark_id", b"mark_id", "model", b"model", "p_value", b"p_value", "request_id", b"request_id", "start", b"start", "tenant", b"tenant", "text_match", b"text_match"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_id", b"audit_id", "create_time", b"create_time", "end", b"end", "epoch", b"epoch", "kind", b"kind", "layer", b"layer", "mark_id", b"mark_id", "model", b"model", "p_value", b"p_value", "request_id", b"request_id", "start", b"start", "tenant", b"tenant", "text_match", b"text_match"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -682,6 +722,7 @@ class RegisterOutputRequest(_message.Message):
     MARK_ID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The tenant."""
     request_id: _builtins.str
@@ -698,6 +739,8 @@ class RegisterOutputRequest(_message.Message):
     """The epoch of the mark."""
     text: _builtins.str
     """The text without its mark. Only keyed hashes of it are stored."""
+    kind: Global___OutputKind.ValueType
+    """What it is. An audit event has one output of each kind."""
     def __init__(
         self,
         *,
@@ -709,10 +752,11 @@ class RegisterOutputRequest(_message.Message):
         mark_id: _builtins.int = ...,
         epoch: _builtins.int = ...,
         text: _builtins.str = ...,
+        kind: Global___OutputKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_id", b"audit_id", "epoch", b"epoch", "mark_id", b"mark_id", "model", b"model", "request_id", b"request_id", "tenant", b"tenant", "text", b"text", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_id", b"audit_id", "epoch", b"epoch", "kind", b"kind", "mark_id", b"mark_id", "model", b"model", "request_id", b"request_id", "tenant", b"tenant", "text", b"text", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

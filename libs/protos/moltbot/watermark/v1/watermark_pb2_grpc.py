@@ -158,7 +158,7 @@ class WatermarkServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RegisterOutput(self, request, context):
-        """Binds an answer to its request. Idempotent by audit id.
+        """Binds an answer, or what the model thought before it, to its request. Idempotent by audit id and kind.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,7 +50,7 @@ class WatermarkServiceStub:
     Detect: _grpc.UnaryUnaryMultiCallable[_watermark_pb2.DetectRequest, _watermark_pb2.DetectResponse]
     """Says whether the mesh made a text. Tenants find their own only. Without side effects but for the audit log."""
     RegisterOutput: _grpc.UnaryUnaryMultiCallable[_watermark_pb2.RegisterOutputRequest, _watermark_pb2.RegisterOutputResponse]
-    """Binds an answer to its request. Idempotent by audit id."""
+    """Binds an answer, or what the model thought before it, to its request. Idempotent by audit id and kind."""
     BatchRegisterOutputs: _grpc.UnaryUnaryMultiCallable[_watermark_pb2.BatchRegisterOutputsRequest, _watermark_pb2.BatchRegisterOutputsResponse]
     """Binds answers to their requests, each as RegisterOutput does: one that is refused keeps no other from being bound."""
     BuildLabel: _grpc.UnaryUnaryMultiCallable[_watermark_pb2.BuildLabelRequest, _watermark_pb2.BuildLabelResponse]
@@ -80,7 +80,7 @@ class WatermarkServiceAsyncStub(WatermarkServiceStub):
     Detect: _aio.UnaryUnaryMultiCallable[_watermark_pb2.DetectRequest, _watermark_pb2.DetectResponse]  # type: ignore[assignment]
     """Says whether the mesh made a text. Tenants find their own only. Without side effects but for the audit log."""
     RegisterOutput: _aio.UnaryUnaryMultiCallable[_watermark_pb2.RegisterOutputRequest, _watermark_pb2.RegisterOutputResponse]  # type: ignore[assignment]
-    """Binds an answer to its request. Idempotent by audit id."""
+    """Binds an answer, or what the model thought before it, to its request. Idempotent by audit id and kind."""
     BatchRegisterOutputs: _aio.UnaryUnaryMultiCallable[_watermark_pb2.BatchRegisterOutputsRequest, _watermark_pb2.BatchRegisterOutputsResponse]  # type: ignore[assignment]
     """Binds answers to their requests, each as RegisterOutput does: one that is refused keeps no other from being bound."""
     BuildLabel: _aio.UnaryUnaryMultiCallable[_watermark_pb2.BuildLabelRequest, _watermark_pb2.BuildLabelResponse]  # type: ignore[assignment]
@@ -161,7 +161,7 @@ class WatermarkServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _watermark_pb2.RegisterOutputRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_watermark_pb2.RegisterOutputResponse, _abc.Awaitable[_watermark_pb2.RegisterOutputResponse]]:
-        """Binds an answer to its request. Idempotent by audit id."""
+        """Binds an answer, or what the model thought before it, to its request. Idempotent by audit id and kind."""
 
     @_abc_1.abstractmethod
     def BatchRegisterOutputs(
