@@ -36,7 +36,10 @@ _KEY_ID = re.compile(r"[a-z2-7]{1,64}")
 _LOOK_INTERVAL_S = 0.2
 """Unknown keys are looked for at most so often, in seconds: whoever guesses must not load the store."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-ROLES = frozenset({"admin", "user"})
+ADMINISTRATORS = frozenset({"admin", "security", "auditor"})
+"""Who runs the system, who looks after keys and people's data, who reads the log: three people, so a key has one of
+these roles at most."""
+ROLES = ADMINISTRATORS | {"user"}
 
 
 class _StoredKey(msgspec.Struct, frozen=True):
@@ -168,6 +171,10 @@ class ApiKeys:
             raise InvalidArgument(f"tenant {tenant!r}: use 1 to 63 of a-z 0-9 . _ - and begin with a letter or digit")
         if not roles or roles - ROLES:
             raise InvalidArgument(f"roles {sorted(roles)}: known are {sorted(ROLES)}")
+        if len(roles & ADMINISTRATORS) > 1:
+            raise InvalidArgument(
+                f"roles {sorted(roles & ADMINISTRATORS)}: a key has one of them; make a key for each person"
+            )
         key_id = base64.b32encode(secrets.token_bytes(10)).decode().lower()
         secret = secrets.token_hex(32)
         stored = _StoredKey(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from moltbot_mesh import call as calls
+from moltbot_mesh.api_keys import ADMINISTRATORS
 from moltbot_mesh.call import ANONYMOUS, Call, Principal, TraceContext, address
 from moltbot_mesh.errors import PermissionDenied, Unauthenticated
 from moltbot_mesh.headers import (
@@ -13,6 +15,7 @@ from moltbot_mesh.headers import (
     MESH_METHOD,
     MESH_PATH,
     MESH_TOKEN,
+    ONE_TIME_CODE,
     PEER,
     REQUEST_ID,
     SUBJECT,
@@ -26,7 +29,10 @@ if TYPE_CHECKING:
 
     from moltbot_mesh.interceptors import Surroundings
 
-_READ = frozenset({MESH_TOKEN, TENANT, SUBJECT, PEER, REQUEST_ID, TRACEPARENT, AUTHORIZATION, MESH_METHOD, MESH_PATH})
+_READ = frozenset({
+    MESH_TOKEN, TENANT, SUBJECT, PEER, REQUEST_ID, TRACEPARENT, AUTHORIZATION, MESH_METHOD, MESH_PATH, ONE_TIME_CODE,
+})  # fmt: skip
+_NEEDED = {Access.OPERATOR: "admin", Access.SECURITY: "security", Access.AUDITOR: "auditor"}
 _SERVICE_ROLES = frozenset({"service"})
 _NO_DEADLINE_S = 10 * 365 * 86400.0
 
@@ -49,7 +55,7 @@ class CallEntry:
         """Read metadata, recognise the caller, check access and make the call current.
 
         Raises:
-            Unauthenticated: Nobody was recognised.
+            Unauthenticated: Nobody was recognised, or an administrator without a second factor.
             PermissionDenied: The caller may not call this.
             Unavailable: What clients call cannot be recorded, and must be.
         """
@@ -74,7 +80,11 @@ class CallEntry:
         principal = await self._principal(metadata)
         if principal is not ANONYMOUS:
             call = call.by(principal)
-            calls.enter_call(call)
+            calls.enter_call(call)  # also what is refused from here on is recorded as this caller's
+            allowed = await self._allowed(principal, metadata.get(ONE_TIME_CODE, ""))
+            if allowed is not principal:
+                call = call.by(allowed)
+                calls.enter_call(call)
             if self._around.calls is not None and principal.kind != "service":
                 self._around.calls.admit()
         return call
@@ -91,7 +101,21 @@ class CallEntry:
             raise PermissionDenied(f"{self._method} is for services of the mesh only")
         if authorization is None:
             raise Unauthenticated("no API key: send metadata `authorization: Bearer <key>`")
-        principal = await self._around.api_keys.authenticate(authorization)
-        if self._access is Access.OPERATOR and "admin" not in principal.roles:
-            raise PermissionDenied(f"{self._method} needs a key with the role admin")
+        return await self._around.api_keys.authenticate(authorization)
+
+    async def _allowed(self, principal: Principal, code: str) -> Principal:
+        """The caller with the roles that it may use now: an administrator's count only with a second factor."""
+        if principal.kind == "service":
+            return principal
+        needed = _NEEDED.get(self._access)
+        if needed is not None and needed not in principal.roles:
+            raise PermissionDenied(f"{self._method} needs a key with the role {needed}")
+        if self._around.factors is None or not principal.roles & ADMINISTRATORS:
+            return principal
+        try:
+            await self._around.factors.admit(principal.subject, code)
+        except Unauthenticated:
+            if needed is not None or code:
+                raise
+            return replace(principal, roles=principal.roles - ADMINISTRATORS)
         return principal

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 AUTHORIZATION = "authorization"
 REQUEST_ID = "x-request-id"
+ONE_TIME_CODE = "x-otp"
+"""From clients: the code of an administrator's device."""
 TRACEPARENT = "traceparent"
 MESH_TOKEN = "x-mesh-token"  # noqa: S105 - a header's name
 TENANT = "x-mesh-tenant"

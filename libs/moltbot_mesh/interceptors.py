@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from moltbot_mesh.audit.calls import CallRecords
     from moltbot_mesh.identity import MeshIdentity
     from moltbot_mesh.module import Registration
+    from moltbot_mesh.second_factor import SecondFactors
     from moltbot_mesh.telemetry import Telemetry
 
 
@@ -39,6 +40,8 @@ class Surroundings:
     """`None`: no API key opens anything here."""
     calls: CallRecords | None = None
     """Record what clients call; `None`: nothing is recorded."""
+    factors: SecondFactors | None = None
+    """Of administrators; `None`: their key is enough."""
 
 
 class HandlerTable:

@@ -30,6 +30,7 @@ from moltbot_mesh.inprocess import InProcessChannel
 from moltbot_mesh.interceptors import Surroundings, wrapped_handlers
 from moltbot_mesh.module import Module, Service, in_order
 from moltbot_mesh.registry import HTTP, Instance, Registry
+from moltbot_mesh.second_factor import FactorPolicy, second_factors
 from moltbot_mesh.server import MeshServer
 from moltbot_mesh.telemetry import Metrics, Telemetry, TelemetrySettings
 
@@ -69,6 +70,8 @@ class Node:
     registry: Registry | None = None
     """Where other services are found. `None`: everything runs in this process."""
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
+    second_factor: FactorPolicy | None = field(default_factory=FactorPolicy)
+    """Of administrators; `None`: their key is enough."""
     grace_s: float = 10.0
     """How long running calls may take to end when the process stops, in seconds."""
 
@@ -235,13 +238,14 @@ async def running(
         process = _Process(node, settings, stack)
         await stack.enter_async_context(process.api_keys.watching())
         calls = CallRecords(process.instance)
+        factors = second_factors(node.store, node.mesh_key, node.second_factor) if node.second_factor else None
         services: dict[str, Service] = {}
         names: dict[str, list[str]] = {}
         for module in order:
             runtime = _Runtime(module.name, process)
             stack.callback(runtime.telemetry.close)
             service = await stack.enter_async_context(module.open(runtime))
-            around = Surroundings(runtime.telemetry, runtime.identity, process.api_keys, calls)
+            around = Surroundings(runtime.telemetry, runtime.identity, process.api_keys, calls, factors)
             for registration in service.registrations:
                 handlers = wrapped_handlers(registration, around)
                 process.handlers.update(handlers)

@@ -23,7 +23,8 @@ import msgspec
 import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA1
+from cryptography.hazmat.primitives.hashes import SHA1, SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.twofactor import InvalidToken
 from cryptography.hazmat.primitives.twofactor.totp import TOTP
 
@@ -146,7 +147,9 @@ class SecondFactors:
 
     async def _check(self, key_id: str, state: _State, code: str, now: float) -> None:
         step = self._step_of(key_id, state, code, now)
-        if step is not None:
+        if step == state.last_step and 0 <= now - state.active_s < self._policy.idle_s:
+            return  # the code that opened the session: as good as none
+        if step is not None and step > state.last_step:
             state.last_step, state.active_s, state.failures = step, now, 0
             await self._put(key_id, state)
             return
@@ -160,7 +163,7 @@ class SecondFactors:
         raise _required("the code is wrong, or was used already; wait for the next one")
 
     def _step_of(self, key_id: str, state: _State, code: str, now: float) -> int | None:
-        """The time step of a code that may be taken; None if it may not."""
+        """The time step of a code; None if it is of no present one."""
         if not _CODE.fullmatch(code):
             return None
         totp = _totp(self._secret(key_id, state))
@@ -170,7 +173,7 @@ class SecondFactors:
                 totp.verify(code.encode(), step * _STEP_S)
             except InvalidToken:
                 continue
-            return step if step > state.last_step else None
+            return step
         return None
 
     def _secret(self, key_id: str, state: _State) -> bytes:
@@ -189,6 +192,17 @@ class SecondFactors:
 
     async def _put(self, key_id: str, state: _State) -> None:
         await self._store.put(PREFIX + key_id, msgspec.json.encode(state))
+
+
+def second_factors(store: KeyValueStore, mesh_key: bytes, policy: FactorPolicy) -> SecondFactors:
+    """The second factors of an installation; all its processes and commands have the same.
+
+    Args:
+        store: Of the installation.
+        mesh_key: Its key, 32 bytes.
+        policy: See `FactorPolicy`.
+    """
+    return SecondFactors(store, HKDF(SHA256(), 32, None, b"moltbot second factors").derive(mesh_key), policy)
 
 
 def _totp(secret: bytes) -> TOTP:

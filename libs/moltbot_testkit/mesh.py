@@ -7,12 +7,15 @@ import json
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx2 as httpx
 import yaml
 
+from moltbot_mesh.second_factor import code_at
 from moltbot_testkit.etcd import EtcdServer
 from moltbot_testkit.ports import free_port
 from moltbot_testkit.process import ChildProcess, http_answers
@@ -45,7 +48,7 @@ class Mesh:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._settings = dict(settings or {})
-        self._keys: dict[tuple[str, bool], str] = {}
+        self._keys: dict[tuple[str, str], str] = {}
 
     @property
     def target(self) -> str:
@@ -68,12 +71,17 @@ class Mesh:
         """What all processes have logged."""
         return "\n".join(path.read_text(errors="replace") for path in sorted(self.directory.glob("*.log")))
 
-    def key(self, tenant: str, *, admin: bool = False) -> str:
-        """An API key of a tenant, made at the first call."""
-        made = self._keys.get((tenant, admin))
+    def key(self, tenant: str, role: str = "user") -> str:
+        """An API key of a tenant, made at the first call; an administrator's has a session open."""
+        made = self._keys.get((tenant, role))
         if made is None:
-            done = self.command("keys", "create", "--tenant", tenant, *(["--admin"] if admin else []))
-            made = self._keys[tenant, admin] = done.stdout.strip()
+            key = self.json("keys", "create", "--tenant", tenant, "--role", role)
+            made = self._keys[tenant, role] = key["key"]
+            if role != "user":
+                code = code_at(self.json("keys", "enrol", key["id"])["uri"], time.time())
+                headers = {"Authorization": f"Bearer {made}", "x-otp": code}
+                answer = httpx.get(f"{self.url}/moltbot/v1/audit/checkpoint", headers=headers, trust_env=False)
+                assert answer.status_code == 200, answer.text
         return made
 
     def command(

@@ -44,7 +44,13 @@ _TENANT_METHODS = (
     "Export",
 )  # fmt: skip
 _PRIVACY_RECORDED = frozenset({"GetBody", "Shred", "PlaceHold", "ReleaseHold"})
-_PRIVACY = (*_PRIVACY_RECORDED, "ListHolds")
+_PRIVACY_ACCESS = {
+    "GetBody": Access.AUDITOR,
+    "PlaceHold": Access.AUDITOR,
+    "ReleaseHold": Access.AUDITOR,
+    "ListHolds": Access.AUDITOR,
+    "Shred": Access.SECURITY,  # who destroys is not who may forbid it
+}
 _RECORDED = frozenset({"GetEvent", "Query", "GetTrace", "GetInclusionProof", "GetReceipt", "Export"})
 _DAY_S = 86_400
 _LOOK_S = 0.5
@@ -80,13 +86,13 @@ async def open_audit(runtime: Runtime) -> AsyncGenerator[Service]:
     try:
         async with Threads("audit-read", _THREADS, _MAX_WAITING) as threads:
             servicer = AuditServicer(ledger, journal.read, threads)
-            access = dict.fromkeys(_TENANT_METHODS, Access.TENANT) | {"Verify": Access.OPERATOR}
+            access = dict.fromkeys(_TENANT_METHODS, Access.TENANT) | {"Verify": Access.AUDITOR}
             add = audit_pb2_grpc.add_AuditServiceServicer_to_server
             registration = Registration(add, servicer, access, _RECORDED)
             keeps = settings.bodies == "encrypted"
             keeper = PrivacyServicer(privacy, journal.read_body, journal.act, threads, keeps=keeps)
             add_privacy = privacy_pb2_grpc.add_PrivacyServiceServicer_to_server
-            of_privacy = Registration(add_privacy, keeper, dict.fromkeys(_PRIVACY, Access.OPERATOR), _PRIVACY_RECORDED)
+            of_privacy = Registration(add_privacy, keeper, _PRIVACY_ACCESS, _PRIVACY_RECORDED)
             yield Service((registration, of_privacy), lambda: [ledger.problem] if ledger.problem else [])
     finally:
         expiring.cancel()

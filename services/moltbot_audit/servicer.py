@@ -203,7 +203,7 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
         """The sequences that an export names, those of other tenants left out."""
         if what == "range":
             if _only_own(""):
-                raise PermissionDenied("a range holds events of all tenants; it needs a key with the role admin")
+                raise PermissionDenied("a range holds events of all tenants; it needs a key with the role auditor")
             _, head = self._ledger.checkpoint()
             end = request.range.end or head.size
             if request.range.first >= end:
@@ -273,9 +273,9 @@ def _nanoseconds(time: Timestamp) -> int:
 
 
 def _only_own(asked: str) -> str:
-    """The tenant to look at: a key with the role admin any (empty), everybody else the one it acts for."""
+    """The tenant to look at: a key with the role auditor any (empty), everybody else the one it acts for."""
     call = current_call()
-    if call is None or "admin" in call.principal.roles:
+    if call is None or "auditor" in call.principal.roles:
         return asked
     tenant = acting_tenant(asked)
     if not tenant and call.principal.kind != "service":

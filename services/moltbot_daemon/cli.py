@@ -24,6 +24,8 @@ _COMMANDS = {
     "config show": "setup:config_show",
     "config diff": "setup:config_diff",
     "keys create": "setup:keys_create",
+    "keys enrol": "setup:keys_enrol",
+    "keys unlock": "setup:keys_unlock",
     "keys list": "setup:keys_list",
     "keys revoke": "setup:keys_revoke",
     "daemon": "run:run_daemon",
@@ -97,11 +99,18 @@ def parser() -> argparse.ArgumentParser:
     keys = group("keys", "the API keys by which people and programs are known")
     create = add(keys, "create", "make a key and print it alone, once")
     create.add_argument("--tenant", required=True, metavar="NAME", help="whose key it is; a-z 0-9 . _ -")
-    create.add_argument("--admin", action="store_true", help="also with the role admin")
+    create.add_argument("--admin", action="store_true", help="with the roles admin and user")
+    create.add_argument(
+        "--role", action="append", choices=("user", "admin", "security", "auditor"), help="roles instead of user alone"
+    )
     create.add_argument("--name", help="a note to know it by")
     add(keys, "list", "show all keys, never their text")
     revoke = add(keys, "revoke", "end a key, within a second")
     revoke.add_argument("id", metavar="ID", help="the part between the two underscores of mb_ID_…; see `keys list`")
+    enrol = add(keys, "enrol", "enrol a device as an administrator's second factor; prints its URI alone, once")
+    enrol.add_argument("id", metavar="ID", help="of the key; a device that it had is not valid any more")
+    unlock = add(keys, "unlock", "end the lock of an administrator's key after wrong codes")
+    unlock.add_argument("id", metavar="ID", help="of the key")
     config = group("config", "the configuration: file, environment and defaults")
     add(config, "check", "check the configuration and all that it names")
     add(config, "show", "show the configuration in force")

@@ -98,6 +98,7 @@ async def serving(settings: Settings, places: Places, progress: Callable[[str], 
             store=FileKeyValueStore(places.store_dir),
             listen=(f"unix:{places.mesh_socket}",),
             listen_http=f"unix:{places.http_socket}",
+            second_factor=settings.security.policy(),
             telemetry=settings.telemetry,
             grace_s=settings.envoy.drain_s,
         )

@@ -53,6 +53,7 @@ async def serving(settings: Settings, places: Places, service: str) -> AsyncGene
             listen_http=settings.listen_http or f"{listen.rpartition(':')[0]}:0",
             advertise=settings.advertise,
             registry=EtcdRegistry(client, f"{settings.etcd.prefix}/services/"),
+            second_factor=settings.security.policy(),
             telemetry=settings.telemetry,
             grace_s=settings.envoy.drain_s,
         )

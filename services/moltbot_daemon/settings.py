@@ -10,6 +10,7 @@ from pydantic import Field
 from moltbot_audit.settings import AuditSettings
 from moltbot_context.settings import ContextSettings
 from moltbot_gateway.settings import GatewaySettings
+from moltbot_mesh.second_factor import FactorPolicy
 from moltbot_mesh.settings import Section
 from moltbot_mesh.telemetry import TelemetrySettings
 from moltbot_models.settings import EngineSettings
@@ -51,6 +52,25 @@ class InferenceSettings(EngineSettings):
     """Whether the MiniLM embedder is served."""
 
 
+class SecuritySettings(Section):
+    """Administrators' keys."""
+
+    second_factor: Literal["required", "off"] = "required"
+    """Whether calls that need a role of administration also need a code of a device (`moltbot keys enrol`)."""
+    session_idle_s: Annotated[float, Field(ge=30, le=86_400)] = 900.0
+    """A code opens a session, which ends when no call comes for so long, in seconds."""
+    wrong_codes: Annotated[int, Field(ge=1, le=100)] = 5
+    """Wrong codes in a row that lock a key."""
+    lock_s: Annotated[float, Field(ge=1, le=86_400)] = 900.0
+    """How long, in seconds."""
+
+    def policy(self) -> FactorPolicy | None:
+        """For the mesh; None if a key is enough."""
+        if self.second_factor == "off":
+            return None
+        return FactorPolicy(self.session_idle_s, self.wrong_codes, self.lock_s)
+
+
 class EtcdSettings(Section):
     """Discovery and shared configuration of separate services."""
 
@@ -83,6 +103,7 @@ class Settings(Section):
     """The key that all services share; `<data_dir>/mesh.key` if empty."""
     envoy: EnvoySettings = EnvoySettings()
     inference: InferenceSettings = InferenceSettings()
+    security: SecuritySettings = SecuritySettings()
     etcd: EtcdSettings = EtcdSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     gateway: GatewaySettings = GatewaySettings()

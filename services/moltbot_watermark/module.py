@@ -29,10 +29,10 @@ log = structlog.get_logger("moltbot.watermark")
 _DAY_S = 86_400.0
 _INDEX_INTERVAL_S = 5.0
 _ACCESS = {
-    "IssueKey": Access.OPERATOR,
-    "RotateKey": Access.OPERATOR,
-    "RevokeKey": Access.OPERATOR,
-    "ListKeys": Access.OPERATOR,
+    "IssueKey": Access.SECURITY,
+    "RotateKey": Access.SECURITY,
+    "RevokeKey": Access.SECURITY,
+    "ListKeys": Access.SECURITY,
     "Detect": Access.TENANT,
     "VerifyLabel": Access.TENANT,
 }

@@ -245,7 +245,7 @@ def _caller() -> str:
 def _searched(asked: str) -> str:
     """Whose keys a search may use; empty means all, which only operators and services may ask for."""
     call = current_call()
-    if call is not None and call.principal.kind == "key" and "admin" in call.principal.roles:
+    if call is not None and call.principal.kind == "key" and "auditor" in call.principal.roles:
         return asked
     return acting_tenant(asked)
 

@@ -51,16 +51,16 @@ class World:
         )
 
     @functools.cache  # noqa: B019 - lives as long as the session
-    def http(self, tenant: str | None = "e2e", *, admin: bool = False) -> httpx.Client:
-        headers = {} if tenant is None else {"Authorization": f"Bearer {self.mesh.key(tenant, admin=admin)}"}
+    def http(self, tenant: str | None = "e2e", role: str = "user") -> httpx.Client:
+        headers = {} if tenant is None else {"Authorization": f"Bearer {self.mesh.key(tenant, role)}"}
         return self.clients.enter_context(
             httpx.Client(base_url=self.mesh.url, headers=headers, timeout=60, trust_env=False)
         )
 
     @contextlib.contextmanager
-    def grpc(self, tenant: str = "e2e", *, admin: bool = False) -> Iterator[tuple[grpc.Channel, list]]:
+    def grpc(self, tenant: str = "e2e", role: str = "user") -> Iterator[tuple[grpc.Channel, list]]:
         with grpc.insecure_channel(self.mesh.target) as channel:
-            yield channel, [("authorization", f"Bearer {self.mesh.key(tenant, admin=admin)}")]
+            yield channel, [("authorization", f"Bearer {self.mesh.key(tenant, role)}")]
 
     @contextlib.contextmanager
     def playing(self, script: Script, upstream: FakeOpenAI | None = None) -> Iterator[FakeOpenAI]:

@@ -121,7 +121,7 @@ def test_a_forged_token_is_none(world):
 def test_an_address_is_not_believed(world):
     claims = {"x-forwarded-for": "6.6.6.6", "x-moltbot-peer": "7.7.7.7:1", "x-envoy-external-address": "8.8.8.8"}
     receipt = world.http().get("/v1/models", headers=claims).headers["x-moltbot-receipt"]
-    admin = world.http("e2e", admin=True)
+    admin = world.http("e2e", "auditor")
     for _ in range(100):
         answer = admin.get(f"/moltbot/v1/audit/events/{receipt}")
         if answer.status_code == 200:

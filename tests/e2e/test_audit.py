@@ -33,7 +33,7 @@ def requests_of(world, request_id, at_least=1, timeout_s=15.0):
     """The records of one HTTP request, as the administrator sees them, once they have come."""
     limit = time.monotonic() + timeout_s
     while True:
-        answer = world.http("auditor", admin=True).post(
+        answer = world.http("auditor", "auditor").post(
             f"{EVENTS}:query", json={"requestId": request_id, "type": "EVENT_TYPE_REQUEST", "pageSize": 100}
         )
         assert answer.status_code == 200, answer.text
@@ -51,7 +51,7 @@ def event_id(logged):
 def proof_of(world, found_id, timeout_s=15.0):
     limit = time.monotonic() + timeout_s
     while True:
-        answer = world.http("auditor", admin=True).get(f"{EVENTS}/{found_id}/proof")
+        answer = world.http("auditor", "auditor").get(f"{EVENTS}/{found_id}/proof")
         if answer.status_code == 200:
             return answer.json()
         assert answer.status_code in {404, 412, 400, 503}, answer.text
@@ -61,7 +61,7 @@ def proof_of(world, found_id, timeout_s=15.0):
 
 def assert_proven(world, logged):
     proof = proof_of(world, event_id(logged))
-    key = world.http("auditor", admin=True).get("/moltbot/v1/audit/checkpoint").json()["verifierKey"]
+    key = world.http("auditor", "auditor").get("/moltbot/v1/audit/checkpoint").json()["verifierKey"]
     head = verify(proof["checkpoint"], key)
     leaf = merkle.leaf_hash(base64.b64decode(proof["record"]))
     hashes = [base64.b64decode(one) for one in proof.get("hashes", [])]
@@ -186,7 +186,7 @@ def test_a_call_to_any_service_stands_in_the_log_once_and_is_proven(world, tenan
 def test_a_grpc_call_that_is_refused_stands_in_the_log_once(world):
     calls = {f"grpc-{uuid.uuid4().hex}": admin for admin in (False, True)}
     for asked, admin in calls.items():
-        with world.grpc(admin=admin) as (channel, key):
+        with world.grpc(role="admin" if admin else "user") as (channel, key):
             stub = router_pb2_grpc.RouterServiceStub(channel)
             metadata = [*key, ("x-request-id", asked)]
             with contextlib.nullcontext() if admin else pytest.raises(grpc.RpcError):
@@ -344,7 +344,7 @@ def test_the_receipt_of_an_answer_is_checked_without_the_mesh(world):
     audit_id = answer.headers["x-moltbot-receipt"]
     found = receipt_of(world, audit_id)
     assert found.headers["content-type"] == "application/json"
-    key = world.http("auditor", admin=True).get("/moltbot/v1/audit/checkpoint").json()["verifierKey"]
+    key = world.http("auditor", "auditor").get("/moltbot/v1/audit/checkpoint").json()["verifierKey"]
     receipt = json.dumps(found.json()).encode()
     assert check_bundle.check(io.BytesIO(receipt), check_bundle.Key.parse(key))[1] == 1
     (told,) = [item for item in found.json()["items"] if "record" in item]
@@ -361,7 +361,7 @@ def test_a_trace_is_exported_and_checked_without_the_mesh(world, tmp_path):
     file = tmp_path / "trace.bundle"
     written = world.mesh.json("audit", "export", "--trace", trace_id, "--out", str(file))
     assert written["bytes"] == file.stat().st_size
-    key = world.http("auditor", admin=True).get("/moltbot/v1/audit/checkpoint").json()["verifierKey"]
+    key = world.http("auditor", "auditor").get("/moltbot/v1/audit/checkpoint").json()["verifierKey"]
     checked = world.mesh.json("audit", "verify", str(file), "--key", key)
     assert checked["proven"]
     assert checked["records"] >= 2  # the request, and the call to the model

@@ -49,7 +49,7 @@ class Auditor:
     """Reads what is new in the log, over the API, while the load goes on."""
 
     def __init__(self, mesh):
-        headers = {"Authorization": f"Bearer {mesh.key('auditor', admin=True)}"}
+        headers = {"Authorization": f"Bearer {mesh.key('auditor', 'auditor')}"}
         self.http = httpx.Client(base_url=mesh.url, headers=headers, timeout=30, trust_env=False)
         self.found = {}  # request id: audit id
         self.twice = []

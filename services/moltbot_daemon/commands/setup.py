@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, cast
 import yaml
 
 from moltbot_daemon.commands.checks import named_files, refuse_broken
-from moltbot_daemon.commands.shell import OK, Shell
+from moltbot_daemon.commands.shell import OK, Shell, tell
 from moltbot_daemon.settings import Settings
-from moltbot_mesh.api_keys import ApiKey, ApiKeys
+from moltbot_mesh.api_keys import ADMINISTRATORS, ApiKey, ApiKeys
 from moltbot_mesh.audit.administration import SPILL, administration_event
+from moltbot_mesh.errors import NotFound
 from moltbot_mesh.identity import load_mesh_key
 from moltbot_mesh.keyvalue import EtcdKeyValueStore, FileKeyValueStore, KeyValueStore
+from moltbot_mesh.second_factor import FactorPolicy, SecondFactors, second_factors
 from moltbot_mesh.settings import Section
 from moltbot_router.source import read_table
 
@@ -122,15 +124,57 @@ def _record(shell: Shell, action: str, target: str, tenant: str) -> None:
 def keys_create(shell: Shell) -> int:
     """Make an API key; prints it alone, once."""
     shell.made()
-    roles = frozenset({"admin", "user"} if shell.args.admin else {"user"})
+    roles = frozenset({"admin", "user"} if shell.args.admin else shell.args.role or {"user"})
 
     async def work(store: KeyValueStore) -> tuple[ApiKey, str]:
         return await ApiKeys(store).create(shell.args.tenant, roles, shell.args.name or "")
 
     key, text = asyncio.run(with_store(shell, work))
     _record(shell, "keys create", key.id, key.tenant)
+    if key.roles & ADMINISTRATORS and shell.settings.security.policy() is not None:
+        tell(f"moltbot: an administrator needs a second factor: `moltbot keys enrol {key.id}`")
     shell.show({"id": key.id, "tenant": key.tenant, "roles": sorted(key.roles), "key": text}, text)
     return OK
+
+
+def keys_enrol(shell: Shell) -> int:
+    """Enrol a device as an administrator's second factor; prints its URI alone, once."""
+
+    async def work(store: KeyValueStore) -> tuple[ApiKey, str]:
+        key = await _key(store, shell.args.id)
+        return key, await _factors(shell, store).enrol(key.id, f"{key.id} of {key.tenant}")
+
+    key, uri = asyncio.run(with_store(shell, work))
+    _record(shell, "keys enrol", key.id, key.tenant)
+    tell("moltbot: give this to an authenticator app (as a QR code, for example with qrencode); it is shown once")
+    shell.show({"id": key.id, "uri": uri}, uri)
+    return OK
+
+
+def keys_unlock(shell: Shell) -> int:
+    """End the lock of an administrator's key after wrong codes."""
+
+    async def work(store: KeyValueStore) -> ApiKey:
+        key = await _key(store, shell.args.id)
+        await _factors(shell, store).unlock(key.id)
+        return key
+
+    key = asyncio.run(with_store(shell, work))
+    _record(shell, "keys unlock", key.id, key.tenant)
+    shell.show({"id": key.id}, f"unlocked {key.id}")
+    return OK
+
+
+async def _key(store: KeyValueStore, key_id: str) -> ApiKey:
+    for key in await ApiKeys(store).list():
+        if key.id == key_id and key.revoke_time_s is None:
+            return key
+    raise NotFound(f"no API key in force has the id {key_id!r}; `moltbot keys list` shows them")
+
+
+def _factors(shell: Shell, store: KeyValueStore) -> SecondFactors:
+    policy = shell.settings.security.policy() or FactorPolicy()
+    return second_factors(store, load_mesh_key(shell.made().mesh_key_file), policy)
 
 
 def keys_list(shell: Shell) -> int:

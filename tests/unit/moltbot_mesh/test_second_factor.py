@@ -66,11 +66,15 @@ async def test_a_session_holds_on_every_instance(office):
     await office.another().admit("k1", "")
 
 
-async def test_a_code_is_taken_once(office):
-    await office.factors.admit("k1", office.code)
-    assert await office.refused(office.code, office.another()) == "SECOND_FACTOR_REQUIRED"
+async def test_a_code_opens_one_session(office):
+    office.now -= office.now % 30
+    quick = SecondFactors(office.store, b"s" * 32, FactorPolicy(idle_s=10), lambda: office.now)
+    await quick.admit("k1", office.code)
+    await quick.admit("k1", office.code)  # as good as none while the session is open
+    office.now += 15
+    assert await office.refused(office.code, quick) == "SECOND_FACTOR_REQUIRED"
     office.now += 30
-    await office.factors.admit("k1", office.code)
+    await quick.admit("k1", office.code)
 
 
 @pytest.mark.parametrize("drift", [-30, 30])

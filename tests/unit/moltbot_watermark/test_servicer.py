@@ -23,8 +23,8 @@ def _call() -> Iterator[None]:
     [
         (Principal("key", "k", "acme", frozenset({"user"})), "", "acme"),
         (Principal("key", "k", "acme", frozenset({"user"})), "other", "acme"),
-        (Principal("key", "k", "acme", frozenset({"admin"})), "", ""),
-        (Principal("key", "k", "acme", frozenset({"admin"})), "other", "other"),
+        (Principal("key", "k", "acme", frozenset({"auditor"})), "", ""),
+        (Principal("key", "k", "acme", frozenset({"auditor"})), "other", "other"),
         (Principal("service", "gateway", "acme", frozenset({"service"})), "", "acme"),
         (Principal("service", "daemon", "", frozenset({"service"})), "", ""),
     ],
