@@ -13,17 +13,20 @@ import time
 from pathlib import Path
 
 import grpc
+import httpx2 as httpx
 import pytest
 from google.protobuf import descriptor_pb2
 
 from moltbot_daemon.daemon import descriptor_set
 from moltbot_mesh.identity import MeshIdentity, load_mesh_key
+from moltbot_mesh.second_factor import code_at
 from moltbot_testkit.upstreams import Script
 
 CHAT = "/v1/chat/completions"
 DETECT = "/moltbot/v1/watermark:detect"
 pytestmark = pytest.mark.timeout(180)
 FOR_SERVICES = {
+    "PrivacyService": {"GetBodyKey", "PutBodies"},
     "AuditService": {"AppendStream"},
     "ContextService": {"AppendTurn", "AssemblePrompt"},
     "RouterService": {"Route", "ReportOutcomes", "WatchTable"},
@@ -36,10 +39,17 @@ FOR_SERVICES = {
         "BuildLabel",
     },
 }
-FOR_OPERATORS = {
-    "AuditService": {"Verify"},
-    "RouterService": {"ListModels"},
-    "WatermarkService": {"IssueKey", "RotateKey", "RevokeKey", "ListKeys"},
+ROLE_FOR = {
+    "AuditService": {"Verify": "auditor"},
+    "PrivacyService": {
+        "GetBody": "auditor",
+        "Shred": "security",
+        "PlaceHold": "auditor",
+        "ReleaseHold": "auditor",
+        "ListHolds": "auditor",
+    },
+    "RouterService": {"ListModels": "admin"},
+    "WatermarkService": dict.fromkeys(("IssueKey", "RotateKey", "RevokeKey", "ListKeys"), "security"),
 }
 OPEN = {"OperationsService"}
 
@@ -79,12 +89,12 @@ def refusal(world, package, service, method, metadata):
     return "OK"
 
 
-@pytest.mark.parametrize("role", ["nobody", "user", "admin"])
+@pytest.mark.parametrize("role", ["nobody", "user", "admin", "security", "auditor"])
 def test_each_method_opens_to_its_callers_alone(world, role):
-    metadata = [("authorization", f"Bearer {world.mesh.key('e2e', admin=role == 'admin')}")]
+    metadata = [] if role == "nobody" else [("authorization", f"Bearer {world.mesh.key('e2e', role)}")]
     wrong = []
     for package, service, method in methods():
-        code = refusal(world, package, service, method, [] if role == "nobody" else metadata)
+        code = refusal(world, package, service, method, metadata)
         if service in OPEN:
             expected = {"OK"}
         elif method in FOR_SERVICES.get(service, ()):
@@ -92,13 +102,56 @@ def test_each_method_opens_to_its_callers_alone(world, role):
         elif role == "nobody":
             # An empty message may be refused as one before the caller is asked for.
             expected = {"UNAUTHENTICATED"} | ({"INVALID_ARGUMENT"} if service == "GatewayService" else set())
-        elif role == "user" and method in FOR_OPERATORS.get(service, ()):
+        elif ROLE_FOR.get(service, {}).get(method, role) != role:
             expected = {"PERMISSION_DENIED"}
         else:
             continue
         if code not in expected:
             wrong.append((service, method, code))
     assert not wrong
+
+
+def test_an_administrator_without_a_second_factor_is_refused_and_recorded(world):
+    made = world.mesh.json("keys", "create", "--tenant", "factor", "--role", "auditor")
+    http = httpx.Client(base_url=world.mesh.url, headers={"Authorization": f"Bearer {made['key']}"}, trust_env=False)
+    asked = f"factor-{time.time_ns()}"
+    with http:
+        answer = http.get("/moltbot/v1/audit/holds", headers={"x-request-id": asked})
+        assert answer.status_code == 401
+        assert "SECOND_FACTOR_REQUIRED" in answer.text
+        uri = world.mesh.json("keys", "enrol", made["id"])["uri"]
+        wrong = {"x-otp": "000000"}
+        assert [http.get("/moltbot/v1/audit/holds", headers=wrong).status_code for _ in range(5)] == [401] * 5
+        locked = http.get("/moltbot/v1/audit/holds", headers={"x-otp": code_at(uri, time.time())})
+        assert (locked.status_code, "LOCKED_OUT" in locked.text) == (401, True)
+        world.mesh.command("keys", "unlock", made["id"])
+        assert http.get("/moltbot/v1/audit/holds", headers={"x-otp": code_at(uri, time.time())}).status_code == 200
+        assert http.get("/moltbot/v1/audit/holds").status_code == 200
+    query = {"requestId": asked, "pageSize": 10}
+    for _ in range(100):
+        events = world.http("auditor", "auditor").post("/moltbot/v1/audit/events:query", json=query).json()["events"]
+        if events:
+            break
+        time.sleep(0.05)
+    (found,) = events
+    assert (found["event"]["subject"], found["event"]["reason"]) == (made["id"], "SECOND_FACTOR_REQUIRED")
+
+
+def test_an_administrator_of_the_system_reads_nobody_elses_records(world):
+    receipt = world.http("somebody").get("/v1/models").headers["x-moltbot-receipt"]
+    assert wait_for(world.http("somebody"), receipt).status_code == 200
+    for role in ("admin", "security"):
+        assert world.http("e2e", role).get(f"/moltbot/v1/audit/events/{receipt}").status_code == 404
+    assert world.http("auditor", "auditor").get(f"/moltbot/v1/audit/events/{receipt}").status_code == 200
+
+
+def wait_for(client, receipt):
+    for _ in range(100):
+        answer = client.get(f"/moltbot/v1/audit/events/{receipt}")
+        if answer.status_code == 200:
+            break
+        time.sleep(0.05)
+    return answer
 
 
 @pytest.mark.parametrize("header", ["x-mesh-token", "X-Mesh-Token", "X-MESH-TOKEN", "x_mesh_token"])
