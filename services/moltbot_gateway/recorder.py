@@ -131,24 +131,25 @@ class Recorder:
             tokens.labels(principal.tenant, exchange.model, "in").inc(exchange.usage.prompt_tokens)
             tokens.labels(principal.tenant, exchange.model, "out").inc(exchange.usage.completion_tokens)
         record_spans(self._telemetry, exchange)
-        for kind, output in (
-            (watermark_pb2.OUTPUT_KIND_REASONING, reasoning),
-            (watermark_pb2.OUTPUT_KIND_ANSWER, text),
-        ):
-            if output:
-                self._outputs.put(
-                    watermark_pb2.RegisterOutputRequest(
-                        tenant=exchange.tenant,
-                        request_id=caller.request_id,
-                        audit_id=exchange.audit_id,
-                        trace_id=trace_id.hex(),
-                        model=exchange.model,
-                        mark_id=exchange.mark_id,
-                        epoch=exchange.mark_epoch,
-                        text=output,
-                        kind=kind,
-                    )
+        # The answer first: a watermark service of an earlier release takes one output of an event.
+        self._register(exchange, watermark_pb2.OUTPUT_KIND_ANSWER, text)
+        self._register(exchange, watermark_pb2.OUTPUT_KIND_REASONING, reasoning)
+
+    def _register(self, exchange: Exchange, kind: watermark_pb2.OutputKind.ValueType, text: str) -> None:
+        if text:
+            self._outputs.put(
+                watermark_pb2.RegisterOutputRequest(
+                    tenant=exchange.tenant,
+                    request_id=exchange.caller.request_id,
+                    audit_id=exchange.audit_id,
+                    trace_id=exchange.caller.trace.trace_id.hex(),
+                    model=exchange.model,
+                    mark_id=exchange.mark_id,
+                    epoch=exchange.mark_epoch,
+                    text=text,
+                    kind=kind,
                 )
+            )
 
     def _caused(
         self,

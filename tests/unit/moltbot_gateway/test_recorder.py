@@ -43,7 +43,7 @@ def test_thoughts_have_a_commitment_and_a_length_of_their_own(recorded):
 
 
 def test_thoughts_are_registered_under_the_same_event_as_their_answer(recorded, exchange):
-    _, (thought, said) = recorded("4", "2 + 2")
+    _, (said, thought) = recorded("4", "2 + 2")
     assert (thought.kind, thought.text) == (watermark_pb2.OUTPUT_KIND_REASONING, "2 + 2")
     assert (said.kind, said.text) == (watermark_pb2.OUTPUT_KIND_ANSWER, "4")
     for output in (thought, said):
