@@ -89,11 +89,14 @@ class Call:
     """Address of the caller, without port; empty within the process."""
     action: str = ""
     """What a client of REST asked for (`GET /moltbot/v1/tools`), without query; empty for gRPC."""
+    event_id: bytes = b""
+    """The audit event that it belongs to, 16 bytes; empty if that is not known. What it causes names it as parent."""
 
-    def by(self, principal: Principal, request_id: str | None = None) -> Call:
-        """The same call, its caller recognised, and under another request id if one is given."""
+    def by(self, principal: Principal, request_id: str | None = None, event_id: bytes | None = None) -> Call:
+        """The same call, its caller recognised, under another request id and event if they are given."""
         found = self.request_id if request_id is None else request_id
-        return Call(self.method, principal, self.deadline_monotonic_s, self.trace, found, self.peer, self.action)
+        event = self.event_id if event_id is None else event_id
+        return Call(self.method, principal, self.deadline_monotonic_s, self.trace, found, self.peer, self.action, event)
 
     def remaining_s(self, at_most: float) -> float:
         """Seconds until the deadline, at least 0, at most `at_most`."""

@@ -12,6 +12,7 @@ from moltbot_mesh.call import ANONYMOUS, Call, Principal, TraceContext, address
 from moltbot_mesh.errors import PermissionDenied, Unauthenticated
 from moltbot_mesh.headers import (
     AUTHORIZATION,
+    EVENT,
     MESH_METHOD,
     MESH_PATH,
     MESH_TOKEN,
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
 
 _READ = frozenset({
     MESH_TOKEN, TENANT, SUBJECT, PEER, REQUEST_ID, TRACEPARENT, AUTHORIZATION, MESH_METHOD, MESH_PATH, ONE_TIME_CODE,
+    EVENT,
 })  # fmt: skip
 _NEEDED = {Access.OPERATOR: "admin", Access.SECURITY: "security", Access.AUDITOR: "auditor"}
 _SERVICE_ROLES = frozenset({"service"})
+_EVENT_BYTES = 16
 _NO_DEADLINE_S = 10 * 365 * 86400.0
 
 
@@ -79,7 +82,7 @@ class CallEntry:
         calls.enter_call(call)
         principal = await self._principal(metadata)
         if principal is not ANONYMOUS:
-            call = call.by(principal)
+            call = call.by(principal, event_id=_event(metadata) if principal.kind == "service" else None)
             calls.enter_call(call)  # also what is refused from here on is recorded as this caller's
             allowed = await self._allowed(principal, metadata.get(ONE_TIME_CODE, ""))
             if allowed is not principal:
@@ -119,3 +122,12 @@ class CallEntry:
                 raise
             return replace(principal, roles=principal.roles - ADMINISTRATORS)
         return principal
+
+
+def _event(metadata: Mapping[str, str]) -> bytes:
+    """The event that a service says its call belongs to."""
+    try:
+        found = bytes.fromhex(metadata.get(EVENT, ""))
+    except ValueError:
+        return b""
+    return found if len(found) == _EVENT_BYTES else b""

@@ -14,7 +14,7 @@ import grpc
 
 from moltbot_mesh.call import current_call
 from moltbot_mesh.errors_wire import from_rpc_error
-from moltbot_mesh.headers import MESH_TOKEN, REQUEST_ID, SUBJECT, TENANT, TRACEPARENT
+from moltbot_mesh.headers import EVENT, MESH_TOKEN, REQUEST_ID, SUBJECT, TENANT, TRACEPARENT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator
@@ -134,6 +134,8 @@ class MeshChannel:
                 (TRACEPARENT, call.trace.traceparent),
                 (REQUEST_ID, call.request_id),
             )
+            if call.event_id:
+                pairs += ((EVENT, call.event_id.hex()),)
         return pairs + tuple(metadata) if metadata else pairs
 
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Callable[..., Any]:

@@ -13,6 +13,8 @@ TRACEPARENT = "traceparent"
 MESH_TOKEN = "x-mesh-token"  # noqa: S105 - a header's name
 TENANT = "x-mesh-tenant"
 SUBJECT = "x-mesh-subject"
+EVENT = "x-mesh-event"
+"""The audit event that a call between services belongs to, in hexadecimal."""
 PEER = "x-moltbot-peer"
 """Address of the client, with its port, from Envoy."""
 MESH_METHOD = "x-mesh-method"

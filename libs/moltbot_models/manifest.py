@@ -19,6 +19,7 @@ Modality = Literal["text", "image", "audio"]
 
 DEFAULT_TIMEOUT_S = 60.0
 DEFAULT_IDLE_TIMEOUT_S = 30.0
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$")
 _HEADER = re.compile(r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
 _SCHEMES = {
@@ -122,6 +123,16 @@ def taken(input_modalities: Iterable[str]) -> tuple[Modality, ...]:
     """All that may stand in a conversation, text first: a model that declares images takes text too."""
     declared = {"text", *input_modalities}
     return tuple(modality for modality in get_args(Modality) if modality in declared)
+
+
+def leaves_the_machine(manifest: Manifest) -> bool:
+    """Whether a call of the model goes to another machine, as far as its endpoint says."""
+    endpoint = manifest.endpoint
+    if not endpoint or endpoint.startswith("unix:"):
+        return False
+    authority = endpoint.rpartition("://")[2].partition("/")[0]
+    host = authority.rpartition(":")[0] if not authority.endswith("]") else authority
+    return (host or authority).strip("[]") not in _LOOPBACK
 
 
 def engine_options(manifest: Manifest) -> dict[str, str]:

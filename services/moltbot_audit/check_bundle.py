@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import hmac
 import json
 import re
 import shutil
@@ -411,6 +412,11 @@ def _varint(data: bytes, place: int) -> tuple[int, int]:
         if byte < 128:
             return value, place
     raise IndexError
+
+
+def commits(key: bytes, data: bytes, commitment: str) -> bool:
+    """Whether a commitment (hexadecimal, as `event` shows it) is to some data, by the key disclosed with them."""
+    return hmac.compare_digest(hmac.digest(key, data, "sha256").hex(), commitment)
 
 
 def read_lines(lines: Iterable[bytes]) -> tuple[dict[str, Any], Items]:

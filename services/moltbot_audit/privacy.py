@@ -57,7 +57,7 @@ class Privacy:
         return self._vault.put(bodies)
 
     def _redact(self, body: privacy_pb2.Body) -> None:
-        for name in ("input", "output"):
+        for name in ("input", "reasoning", "output"):
             text, changed = redact(getattr(body, name).decode("utf-8", "replace"), self._rules)
             if changed:
                 setattr(body, name, text.encode())

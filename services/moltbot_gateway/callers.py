@@ -96,7 +96,7 @@ class Callers:
         exchange.caller = Caller(
             principal, caller.trace, caller.request_id, caller.action, caller.peer, caller.deadline_monotonic_s
         )
-        enter_call(call.by(principal, caller.request_id))
+        enter_call(call.by(principal, caller.request_id, exchange.event_id))
         return principal
 
     @contextlib.contextmanager

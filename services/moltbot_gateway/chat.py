@@ -92,6 +92,7 @@ class Answerer:
         Raises:
             MoltbotError: Before the first piece if nothing could be answered; after it, the answer stays cut off.
         """
+        exchange.end_user = ask.mesh.end_user
         async with self._admitted(exchange, ask.prompt_bytes(), media_tokens(ask.messages)) as limits:
             prepared = await self._prepare(exchange, ask, mark=limits.mark)
             new_messages: list[Message] = []
@@ -248,13 +249,13 @@ class Answerer:
             except (InvalidArgument, NotFound, DeadlineExceeded) as error:
                 # The model may mend its arguments; any other error ends the request.
                 content, failed = f"error: {error.message}", True
-                exchange.tool_runs.append(ToolRun(call.name, "refused", error.reason, watch.us()))
+                exchange.tool_runs.append(ToolRun(call.name, "refused", error.reason, watch.us(), call.arguments))
             except MoltbotError as error:
-                exchange.tool_runs.append(ToolRun(call.name, "failed", error.reason, watch.us()))
+                exchange.tool_runs.append(ToolRun(call.name, "failed", error.reason, watch.us(), call.arguments))
                 raise
             else:
                 outcome, reason = ("failed", "TOOL_FAILED") if failed else ("success", "")
-                exchange.tool_runs.append(ToolRun(call.name, outcome, reason, watch.us()))
+                exchange.tool_runs.append(ToolRun(call.name, outcome, reason, watch.us(), call.arguments, content))
             return Message("tool", content, name=call.name, tool_call_id=call.id)
 
         return await all_of(*(run(call) for call in calls))

@@ -31,6 +31,8 @@ class Attempt:
     """`chat`, `text_completion` or `embeddings`, as OpenTelemetry names them; `rerank` or `classify`."""
     usage: Usage = field(default_factory=Usage)
     finish_reason: str = ""
+    outbound: bool = False
+    """Whether it left this machine."""
     ended_ns: int = field(default_factory=time.time_ns)
     """Since the epoch; it is made when the call ends."""
 
@@ -47,6 +49,24 @@ class ToolRun:
     tool: str
     outcome: Outcome
     reason: str
+    duration_us: int
+    arguments: str = ""
+    result: str = ""
+    ended_ns: int = field(default_factory=time.time_ns)
+    """Since the epoch; it is made when the call ends."""
+
+    @property
+    def started_ns(self) -> int:
+        """Since the epoch."""
+        return self.ended_ns - self.duration_us * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What the router decided."""
+
+    candidates: tuple[str, ...]
+    """Models, the best first."""
     duration_us: int
     ended_ns: int = field(default_factory=time.time_ns)
     """Since the epoch; it is made when the call ends."""
@@ -82,6 +102,13 @@ class Exchange:
     session: str = ""
     input_digest: bytes = b""
     """Keyed commitment to what was asked."""
+    commitment_key: bytes = b""
+    """Keys this request's commitments, 32 bytes; made with the first of them."""
+    input: bytes = b""
+    """What was asked, where bodies are kept."""
+    end_user: str = ""
+    """Whom the request is about, as the client names it."""
+    routing: Routing | None = None
     media: tuple[MediaNote, ...] = ()
     """Of the images and sounds in it."""
     text: list[str] = field(default_factory=list)

@@ -23,6 +23,7 @@ from moltbot_mesh.errors import (
 )
 from moltbot_mesh.telemetry import Stopwatch
 from moltbot_models.generation import Usage
+from moltbot_models.manifest import leaves_the_machine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -255,7 +256,15 @@ class _Running:
         self._reported = True
         first_us, took_us = self.first_token_us, self.watch.us()
         attempt = Attempt(
-            self._model, outcome, reason, first_us, took_us, self._operation, self.usage, self.finish_reason
+            self._model,
+            outcome,
+            reason,
+            first_us,
+            took_us,
+            self._operation,
+            self.usage,
+            self.finish_reason,
+            leaves_the_machine(self._upstream.manifest),
         )
         self._exchange.attempts.append(attempt)
         self._upstream.calls -= 1

@@ -42,7 +42,9 @@ class Intake:
         Raises:
             ResourceExhausted: Too many large requests wait to be read.
         """
-        exchange.input_digest = await self.read(len(data), self._recorder.commitment, exchange.tenant, data)
+        if self._recorder.keeps_bodies:
+            exchange.input = data
+        exchange.input_digest = await self.read(len(data), self._recorder.commitment, exchange, data)
 
     async def read(self, size_bytes: int, reader: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What a reader makes of so many bytes.
@@ -60,8 +62,8 @@ class Intake:
         media = media_of(messages)
         if media:
             size_bytes = sum(len(one.data) for one in media)
-            exchange.media = await self.read(size_bytes, self._notes, exchange.tenant, media)
+            exchange.media = await self.read(size_bytes, self._notes, exchange, media)
 
-    def _notes(self, tenant: str, media: Sequence[Media]) -> tuple[MediaNote, ...]:
+    def _notes(self, exchange: Exchange, media: Sequence[Media]) -> tuple[MediaNote, ...]:
         commitment = self._recorder.commitment
-        return tuple(MediaNote(one.media_type, len(one.data), commitment(tenant, one.data)) for one in media)
+        return tuple(MediaNote(one.media_type, len(one.data), commitment(exchange, one.data)) for one in media)

@@ -28,11 +28,11 @@ class MeshFields(Struct, forbid_unknown_fields=True):
     mark: bool | None = None
 
 
-def mesh_options(mesh: MeshFields | None) -> MeshOptions:
+def mesh_options(mesh: MeshFields | None, end_user: str = "") -> MeshOptions:
     """What the mesh does beyond; the defaults if the body does not say."""
     if mesh is None:
-        return MeshOptions()
-    return MeshOptions(mesh.session, mesh.task_type, tuple(mesh.tools), mesh.mark)
+        return MeshOptions(end_user=end_user)
+    return MeshOptions(mesh.session, mesh.task_type, tuple(mesh.tools), mesh.mark, end_user)
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:

@@ -7,7 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING, cast
 
-from moltbot.audit.v1 import audit_pb2_grpc
+from moltbot.audit.v1 import audit_pb2_grpc, privacy_pb2_grpc
 from moltbot.gateway.v1 import gateway_pb2_grpc, openai_pb2_grpc
 from moltbot.third_party.envoy.v3 import accesslog_pb2_grpc
 
@@ -28,6 +28,7 @@ from moltbot_gateway.refusals_servicer import RefusalsServicer
 from moltbot_gateway.servicer import GatewayServicer
 from moltbot_gateway.settings import GatewaySettings
 from moltbot_gateway.upstream_pool import UpstreamPool
+from moltbot_mesh.audit.bodies import BodyKeeper
 from moltbot_mesh.audit.producer import AuditProducer
 from moltbot_mesh.http_routes import SERVED
 from moltbot_mesh.http_server import HttpRoutes
@@ -40,6 +41,7 @@ from moltbot_models.settings import EngineSettings
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from moltbot_mesh.audit.bodies import KeepsBodies
     from moltbot_mesh.audit.sender import AppendsEvents
 
 _OPTIONAL = ("audit", "context", "tool", "watermark")
@@ -79,6 +81,9 @@ async def open_gateway(runtime: Runtime) -> AsyncGenerator[Service]:
         audit = cast("AppendsEvents", audit_pb2_grpc.AuditServiceStub(runtime.channel("audit")))
         producer = AuditProducer(audit, runtime.data_dir / "audit-spill", runtime.module, runtime.instance)
         await stack.enter_async_context(producer.running())
+        privacy = cast("KeepsBodies", privacy_pb2_grpc.PrivacyServiceStub(runtime.channel("audit")))
+        bodies = BodyKeeper(privacy, runtime.data_dir / "audit-bodies")
+        await stack.enter_async_context(bodies.running())
         outputs = Outputs(peers.watermark)
         await stack.enter_async_context(outputs.registering())
         recorder = Recorder(
@@ -88,6 +93,7 @@ async def open_gateway(runtime: Runtime) -> AsyncGenerator[Service]:
             runtime.derive_key("commitment"),
             runtime.module,
             runtime.instance,
+            bodies,
         )
         engines = EngineHost(runtime.settings(EngineSettings).engine_config())
         stack.push_async_callback(engines.aclose)

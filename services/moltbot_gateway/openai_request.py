@@ -20,9 +20,11 @@ from moltbot_gateway.media_check import MediaCheck, MediaLimits, content_of
 from moltbot_models.generation import Message, ResponseFormat, Sampling, ToolCall, ToolSpec
 
 if TYPE_CHECKING:
+    from moltbot_gateway.ask import MeshOptions
     from moltbot_models.generation import Role
 
 _Short = Annotated[str, Meta(max_length=256)]
+_EndUser = Annotated[str, Meta(max_length=512)]
 _Probability = Annotated[float, Meta(ge=0, le=1)]
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
 _Tokens = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -112,6 +114,8 @@ class _Common(Struct):
     response_format: _ResponseFormat | None = None
     structured_outputs: _StructuredOutputs | None = None
     n: int | None = 1
+    user: _EndUser | None = None
+    safety_identifier: _EndUser | None = None
     moltbot: MeshFields | None = None
 
 
@@ -180,7 +184,7 @@ def chat(body: bytes, limits: MediaLimits = _MEDIA) -> tuple[Ask, StreamWish]:
         tools,
         choice.function.name if isinstance(choice, _NamedTool) else choice or "auto",
         _sampling(request, request.max_completion_tokens, bool(request.logprobs), request.top_logprobs or 0),
-        mesh_options(request.moltbot),
+        _mesh(request),
         _format(request),
         tuple((request.chat_template_kwargs or {}).items()),
     )
@@ -206,7 +210,16 @@ def completion(body: bytes) -> tuple[Ask, StreamWish]:
     else:
         prompt = request.prompt
     sampling = _sampling(request, None, request.logprobs is not None, request.logprobs or 0)
-    ask = Ask(request.model, (), prompt, (), "none", sampling, mesh_options(request.moltbot), _format(request))
+    ask = Ask(
+        request.model,
+        (),
+        prompt,
+        (),
+        "none",
+        sampling,
+        _mesh(request),
+        _format(request),
+    )
     return ask, _wish(request)
 
 
@@ -300,6 +313,11 @@ def _sampling(request: _Common, max_tokens: int | None, logprobs: bool, top_logp
         stop_token_ids=tuple(request.stop_token_ids or ()),
         min_tokens=request.min_tokens or 0,
     )
+
+
+def _mesh(request: _Common) -> MeshOptions:
+    # `user` is what `safety_identifier` was called before.
+    return mesh_options(request.moltbot, request.safety_identifier or request.user or "")
 
 
 def _wish(request: _Common) -> StreamWish:

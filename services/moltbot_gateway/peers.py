@@ -9,9 +9,11 @@ from moltbot.router.v1 import router_pb2, router_pb2_grpc
 from moltbot.tool.v1 import tool_pb2, tool_pb2_grpc
 from moltbot.watermark.v1 import watermark_pb2, watermark_pb2_grpc
 
+from moltbot_gateway.exchange import Routing
 from moltbot_gateway.media_notes import remembered
 from moltbot_gateway.stream_mark import StreamMark
 from moltbot_mesh.errors import NotFound
+from moltbot_mesh.telemetry import Stopwatch
 from moltbot_mesh.uuid7 import uuid7, uuid_text
 from moltbot_models.generation import Message, ToolCall, ToolSpec
 from moltbot_models.manifest_wire import TASK_NUMBERS
@@ -78,9 +80,12 @@ class Peers:
         )
 
     async def _route(self, exchange: Exchange, request: router_pb2.RouteRequest) -> tuple[str, ...]:
+        watch = Stopwatch()
         answer = await self.router.Route(request)
         exchange.task_type, exchange.rule = answer.task_type, answer.rule
-        return tuple(candidate.model for candidate in answer.candidates)
+        candidates = tuple(candidate.model for candidate in answer.candidates)
+        exchange.routing = Routing(candidates, watch.us())
+        return candidates
 
     async def assemble(self, exchange: Exchange, ask: Ask, budget_tokens: int) -> tuple[Message, ...]:
         """The session's turns that fit, then the new messages."""

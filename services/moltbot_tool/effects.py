@@ -50,7 +50,7 @@ class EffectRecords:
         begun.outcome = audit_pb2.OUTCOME_SUCCESS
         await self._producer.emit_durable(begun)
         ended = _event(tenant, tool, "ended")
-        ended.parent_event_id = begun.event_id
+        ended.parent_event_id = begun.event_id  # which names what it is part of
         ended.outcome = audit_pb2.OUTCOME_FAILED
         watch = Stopwatch()
         try:
@@ -85,4 +85,5 @@ def _event(tenant: str, tool: str, phase: str) -> audit_pb2.AuditEvent:
         event.subject = call.principal.subject[:256]
         event.request_id = call.request_id[:128]
         event.trace_id, event.span_id = call.trace.trace_id, call.trace.span_id
+        event.parent_event_id = call.event_id
     return event

@@ -110,6 +110,7 @@ def world(request) -> Iterator[World]:
             "router": {"models": [str(directory / "models.yaml")], "rules": str(directory / "routing.json")},
             "gateway": {"tenants": {name: {"requests_per_minute": REQUESTS_PER_MINUTE} for name in LIMITED}},
             "envoy": {"drain_s": 5},
+            "audit": {"bodies": "encrypted"},
         }
         mesh = SHAPES[request.param](directory, settings)
         try:

@@ -79,7 +79,7 @@ class BodyKeeper:
         """Hand the bodies of an event over; never waits."""
         if not self.wanted:
             return
-        size = len(body.input) + len(body.output)
+        size = len(body.input) + len(body.output) + len(body.reasoning)
         if self._queued_bytes + size > self._waiting_bytes:
             self._drop(1)
             return
@@ -193,10 +193,13 @@ class BodyKeeper:
     async def _send_spilled(self) -> bool:
         """Whether nothing waits on disk any more."""
         for file in await asyncio.to_thread(self._waiting):
-            request = privacy_pb2.PutBodiesRequest.FromString(await asyncio.to_thread(file.read_bytes))
-            if not await self._put(request.bodies):
+            try:
+                data = await asyncio.to_thread(file.read_bytes)
+            except FileNotFoundError:  # another instance on this data directory has sent it
+                continue
+            if not await self._put(privacy_pb2.PutBodiesRequest.FromString(data).bodies):
                 return False
-            await asyncio.to_thread(file.unlink)
+            await asyncio.to_thread(file.unlink, missing_ok=True)
         return True
 
     def _drop(self, count: int) -> None:

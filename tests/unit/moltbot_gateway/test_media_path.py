@@ -97,7 +97,7 @@ async def test_a_record_names_media_by_type_size_and_commitment(recorder, produc
         await Intake(recorder, threads).note(exchange, [LOOK, Message("user", parts=(SOUND,))])
     recorder.record(exchange)
     ((event,),) = producer.emit_now.call_args.args
-    key = hmac.digest(b"k" * 32, b"acme", "sha256")
+    key = hmac.digest(hmac.digest(b"k" * 32, b"acme", "sha256"), event.event_id, "sha256")
     image, sound = (hmac.new(key, media.data, hashlib.sha256).hexdigest() for media in (IMAGE, SOUND))
     assert event.attributes["media"] == f"image/png {len(PNG)} {image}, audio/wav 64000 {sound}"
     assert PNG not in event.SerializeToString()
@@ -121,7 +121,7 @@ async def test_a_large_request_has_the_commitment_of_its_bytes(recorder, exchang
     body = bytes(1 << 20)
     async with Threads("intake", 1, 1) as threads:
         await Intake(recorder, threads).commit(exchange, body)
-    assert exchange.input_digest == recorder.commitment("acme", body)
+    assert exchange.input_digest == recorder.commitment(exchange, body)
 
 
 async def test_large_requests_beyond_those_that_may_wait_are_refused_and_small_ones_are_not(recorder):

@@ -62,7 +62,15 @@ def test_null_is_as_good_as_nothing():
 
 
 def test_fields_nobody_knows_are_ignored():
-    assert chat(user="u", store=True, future={"x": [1]}) == chat()
+    assert chat(store=True, future={"x": [1]}) == chat()
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [({}, ""), ({"user": "u"}, "u"), ({"safety_identifier": "s"}, "s"), ({"user": "u", "safety_identifier": "s"}, "s")],
+)
+def test_whom_a_request_is_about(fields, found):
+    assert chat(**fields)[0].mesh.end_user == found
 
 
 def test_the_newer_name_of_the_token_limit_goes_first():

@@ -6,16 +6,20 @@ import hmac
 from unittest.mock import Mock
 
 import pytest
+from moltbot.audit.v1 import audit_pb2
 from moltbot.watermark.v1 import watermark_pb2
 
+from moltbot_gateway.exchange import Attempt, Routing, ToolRun
 from moltbot_gateway.recorder import Recorder
 from moltbot_mesh.telemetry import Metrics, Telemetry, TelemetrySettings
+from moltbot_models.generation import Usage
 
 KEY = bytes(range(32))
 
 
-def commitment(tenant: str, text: str) -> bytes:
-    return hmac.digest(hmac.digest(KEY, tenant.encode(), "sha256"), text.encode(), "sha256")
+def commitment(event, text: str) -> bytes:
+    tenant_key = hmac.digest(KEY, event.tenant.encode(), "sha256")
+    return hmac.digest(hmac.digest(tenant_key, event.event_id, "sha256"), text.encode(), "sha256")
 
 
 @pytest.fixture
@@ -37,8 +41,8 @@ def recorded(exchange):
 
 def test_thoughts_have_a_commitment_and_a_length_of_their_own(recorded):
     event, _ = recorded("vier", "zwei und zwei gibt fünf, nein")
-    assert event.output_commitment == commitment("acme", "vier")
-    assert event.reasoning_commitment == commitment("acme", "zwei und zwei gibt fünf, nein")
+    assert event.output_commitment == commitment(event, "vier")
+    assert event.reasoning_commitment == commitment(event, "zwei und zwei gibt fünf, nein")
     assert (event.output_bytes, event.reasoning_bytes) == (4, 30)
 
 
@@ -61,3 +65,65 @@ def test_a_model_that_thinks_nothing_has_one_output(recorded):
     event, (only,) = recorded("4", "")
     assert only.kind == watermark_pb2.OUTPUT_KIND_ANSWER
     assert (event.reasoning_commitment, event.reasoning_bytes) == (b"", 0)
+
+
+class Bodies:
+    """Where bodies are kept."""
+
+    wanted = True
+
+    def __init__(self):
+        self.kept = {}
+
+    def keep(self, event_id, body):
+        self.kept[event_id] = body
+
+
+@pytest.fixture
+def causes(exchange):
+    """Records the exchange; all its events by type."""
+
+    def record(bodies=None):
+        producer = Mock()
+        telemetry = Telemetry("gateway", Metrics(), TelemetrySettings())
+        Recorder(producer, Mock(), telemetry, KEY, "gateway", "i", bodies).record(exchange)
+        (events,) = producer.emit_now.call_args.args
+        return {event.type: event for event in events}
+
+    return record
+
+
+def test_what_a_request_causes_names_it_as_its_parent(causes, exchange):
+    exchange.routing, exchange.rule = Routing(("a", "b"), 40), "chat"
+    exchange.attempts = [Attempt("a", "success", "", 5, 70, usage=Usage(3, 4), outbound=True)]
+    exchange.tool_runs = [ToolRun("calculator", "success", "", 9, "1+1", "2")]
+    events = causes()
+    route, call, tool = (
+        events[kind]
+        for kind in (audit_pb2.EVENT_TYPE_ROUTE, audit_pb2.EVENT_TYPE_MODEL_CALL, audit_pb2.EVENT_TYPE_TOOL_CALL)
+    )
+    for event in (route, call, tool):
+        assert event.parent_event_id == exchange.event_id
+        assert event.trace_id == exchange.caller.trace.trace_id
+    assert (route.object, route.attributes["rule"], route.duration_us) == ("a,b", "chat", 40)
+    assert (call.model, call.prompt_tokens, call.completion_tokens) == ("a", 3, 4)
+    assert call.ingress == audit_pb2.INGRESS_CLASS_OUTBOUND
+    assert tool.input_commitment == commitment(events[audit_pb2.EVENT_TYPE_REQUEST], "1+1")
+    assert tool.output_commitment == commitment(events[audit_pb2.EVENT_TYPE_REQUEST], "2")
+
+
+def test_a_commitment_to_what_is_kept_has_a_key_of_its_own_that_lies_with_it(causes, exchange):
+    bodies = Bodies()
+    exchange.text, exchange.input, exchange.end_user = ["vier"], b"zwei und zwei", "alice"
+    event = causes(bodies)[audit_pb2.EVENT_TYPE_REQUEST]
+    body = bodies.kept[exchange.event_id]
+    assert (body.tenant, body.data_subject, body.input, body.output) == ("acme", "alice", b"zwei und zwei", b"vier")
+    assert event.output_commitment == hmac.digest(body.commitment_key, b"vier", "sha256")
+    assert event.output_commitment != commitment(event, "vier")
+
+
+def test_without_an_end_user_a_body_is_about_the_key_that_asked(causes, exchange):
+    bodies = Bodies()
+    exchange.text = ["vier"]
+    causes(bodies)
+    assert bodies.kept[exchange.event_id].data_subject == exchange.caller.principal.subject

@@ -138,7 +138,10 @@ Global___IngressClass: _TypeAlias = IngressClass  # noqa: Y015
 
 @_typing.final
 class AuditEvent(_message.Message):
-    """One thing that happened. No prompt, answer or tool argument stands in it: only keyed commitments to them."""
+    """One thing that happened. No prompt, answer or tool argument stands in it: only keyed commitments to them. The key is of
+    the request: HMAC-SHA256 of the event id under the tenant's key or, where bodies are kept, drawn for it and kept with
+    them. What a request caused is committed to under the same key.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -233,9 +236,9 @@ class AuditEvent(_message.Message):
     duration_us: _builtins.int
     """Microseconds it took."""
     input_commitment: _builtins.bytes
-    """HMAC-SHA256 of the request's body under the tenant's commitment key."""
+    """HMAC-SHA256 of the request's body under the request's commitment key."""
     output_commitment: _builtins.bytes
-    """HMAC-SHA256 of the answer's text, without what the model thought, under the tenant's commitment key."""
+    """HMAC-SHA256 of the answer's text, without what the model thought, under the request's commitment key."""
     mark_id: _builtins.int
     """The mark in the answer and in what the model thought; 0 if none."""
     peer: _builtins.str
@@ -243,7 +246,7 @@ class AuditEvent(_message.Message):
     http_status: _builtins.int
     """HTTP status sent; 0 for gRPC."""
     reasoning_commitment: _builtins.bytes
-    """HMAC-SHA256 of what the model thought before it answered, under the tenant's commitment key; empty if nothing."""
+    """HMAC-SHA256 of what the model thought before it answered, under the request's commitment key; empty if nothing."""
     output_bytes: _builtins.int
     """Bytes of the answer's text in UTF-8, without its mark."""
     reasoning_bytes: _builtins.int

@@ -53,6 +53,7 @@ class Body(_message.Message):
     INPUT_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     REDACTED_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Whose request it was."""
     data_subject: _builtins.str
@@ -67,6 +68,8 @@ class Body(_message.Message):
     """The request's body."""
     output: _builtins.bytes
     """The answer's text."""
+    reasoning: _builtins.bytes
+    """What the model thought before it answered."""
     @_builtins.property
     def redacted(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Rules of redaction that changed it, with how often each did; a commitment is to what it was before."""
@@ -82,10 +85,11 @@ class Body(_message.Message):
         input: _builtins.bytes = ...,
         output: _builtins.bytes = ...,
         redacted: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        reasoning: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commitment_key", b"commitment_key", "data_subject", b"data_subject", "input", b"input", "output", b"output", "redacted", b"redacted", "tenant", b"tenant", "time_unix_ns", b"time_unix_ns", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commitment_key", b"commitment_key", "data_subject", b"data_subject", "input", b"input", "output", b"output", "reasoning", b"reasoning", "redacted", b"redacted", "tenant", b"tenant", "time_unix_ns", b"time_unix_ns", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

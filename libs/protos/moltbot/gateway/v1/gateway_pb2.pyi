@@ -448,12 +448,15 @@ class MeshOptions(_message.Message):
     TASK_TYPE_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
     MARK_FIELD_NUMBER: _builtins.int
+    END_USER_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     """Session whose turns are put before the messages and to which this turn is added."""
     task_type: _builtins.str
     """Kind of task, for the routing rules."""
     mark: _builtins.bool
     """Whether the text carries the Unicode mark; unset means the tenant's setting."""
+    end_user: _builtins.str
+    """Whom the request is about, for records of it that can be erased; the key that makes it if empty."""
     @_builtins.property
     def tools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Tools of the mesh that the model may call; the loop then runs in the mesh. `*` means all that the tenant may use."""
@@ -465,10 +468,11 @@ class MeshOptions(_message.Message):
         task_type: _builtins.str = ...,
         tools: _abc.Iterable[_builtins.str] | None = ...,
         mark: _builtins.bool | None = ...,
+        end_user: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_mark", b"_mark", "mark", b"mark"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mark", b"_mark", "mark", b"mark", "session", b"session", "task_type", b"task_type", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mark", b"_mark", "end_user", b"end_user", "mark", b"mark", "session", b"session", "task_type", b"task_type", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__mark: _TypeAlias = _typing.Literal["mark"]  # noqa: Y015
     _WhichOneofArgType__mark: _TypeAlias = _typing.Literal["_mark", b"_mark"]  # noqa: Y015
