@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import grpc.aio
 
     from moltbot_mesh.api_keys import ApiKeys
+    from moltbot_mesh.audit.acts import Acts
     from moltbot_mesh.http_server import HttpRoutes
     from moltbot_mesh.keyvalue import KeyValueStore
     from moltbot_mesh.settings import Section
@@ -108,6 +109,11 @@ class Runtime(Protocol):
     @property
     def api_keys(self) -> ApiKeys:
         """The API keys of all tenants."""
+        ...
+
+    @property
+    def acts(self) -> Acts:
+        """Records what the module does, in the audit log."""
         ...
 
     def derive_key(self, purpose: str) -> bytes:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import secrets
 import socket
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import structlog
@@ -20,6 +22,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from moltbot.audit.v1 import audit_pb2_grpc
 
 from moltbot_mesh.api_keys import ApiKeys
+from moltbot_mesh.audit.acts import LIFECYCLE, Acts
 from moltbot_mesh.audit.calls import CallRecords
 from moltbot_mesh.audit.producer import AuditProducer
 from moltbot_mesh.channel import MeshChannel, as_channel
@@ -95,7 +98,7 @@ class Running:
 class _Runtime:
     """What one module is given to open itself with (`moltbot_mesh.module.Runtime`)."""
 
-    def __init__(self, module: str, process: _Process) -> None:
+    def __init__(self, module: str, process: _Process, calls: CallRecords) -> None:
         self.module = module
         self.instance = process.instance
         self.shared_dir = process.node.data_dir
@@ -105,6 +108,7 @@ class _Runtime:
         self.api_keys = process.api_keys
         self.telemetry = Telemetry(module, process.metrics, process.node.telemetry, process.instance)
         self.identity = MeshIdentity(process.node.mesh_key, module)
+        self.acts = Acts(calls, module, process.instance)
         self._process = process
 
     def derive_key(self, purpose: str) -> bytes:
@@ -132,6 +136,8 @@ class _Process:
         self.handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self.local: set[str] = set()
         self._settings = settings
+        self.settings_digest = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()
+        """Of the configuration in force: another one is another digest."""
         self._in_process = InProcessChannel(self.handlers)
         self._remote: dict[str, Any] = {}
         self._stack = stack
@@ -196,9 +202,13 @@ async def _recording(calls: CallRecords, process: _Process, name: str) -> AsyncG
     producer = AuditProducer(stub, directory, name, process.instance, spill_bytes=_CALLS_SPILL_BYTES)
     async with producer.running():
         calls.producer = producer
+        acts = Acts(calls, name, process.instance)
+        services = {"services": ",".join(sorted(process.local)), "version": version("moltbot")}
+        acts.after(LIFECYCLE, "start", name, services | {"configuration_sha256": process.settings_digest})
         try:
             yield
         finally:
+            acts.after(LIFECYCLE, "stop", name, services)
             calls.producer = None
 
 
@@ -242,7 +252,7 @@ async def running(
         services: dict[str, Service] = {}
         names: dict[str, list[str]] = {}
         for module in order:
-            runtime = _Runtime(module.name, process)
+            runtime = _Runtime(module.name, process, calls)
             stack.callback(runtime.telemetry.close)
             service = await stack.enter_async_context(module.open(runtime))
             around = Surroundings(runtime.telemetry, runtime.identity, process.api_keys, calls, factors)

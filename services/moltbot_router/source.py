@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import time
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,15 @@ from moltbot_router.policy import Table
 from moltbot_router.rules import load_rules
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable, Mapping
     from pathlib import Path
+
+    Changed = Callable[[str, Mapping[str, str]], None]
 
     from moltbot_models.manifest import Manifest
     from moltbot_router.settings import RouterSettings
 
+_MOST_DIGESTS = 16
 log = structlog.get_logger("moltbot.router")
 
 
@@ -52,13 +56,15 @@ class TableSource:
 
     Args:
         settings: Names the files.
+        changed: Told of each new version, and of files that are refused: what happened, and facts of it.
 
     Raises:
         InvalidArgument: A file is not valid at the start, when there is no older table to keep.
     """
 
-    def __init__(self, settings: RouterSettings) -> None:
+    def __init__(self, settings: RouterSettings, changed: Changed | None = None) -> None:
         self._settings = settings
+        self._changes = changed
         self._stamp = self._look()
         self._changed = asyncio.Condition()
         # Greater than any version of a router that ran before: whoever knows one of those must get this one.
@@ -85,6 +91,8 @@ class TableSource:
         except MoltbotError as error:
             self._stamp, self.problem = stamp, error.message
             log.error("routing table kept: the new files are not valid", error=error.message)
+            if self._changes is not None:
+                self._changes("refuse routing table", {"why": error.message})
             return
         except OSError as error:  # the disk, not the file: tried again
             self.problem = str(error)
@@ -94,7 +102,18 @@ class TableSource:
         async with self._changed:
             self.table = table
             self._changed.notify_all()
+        if self._changes is not None:
+            self._changes("change routing table", await asyncio.to_thread(self._digests))
         log.info("routing table read", version=table.version, models=len(table.models), rules=len(table.rules))
+
+    def _digests(self) -> dict[str, str]:
+        """What the table was read from: SHA-256 by file name."""
+        found: dict[str, str] = {}
+        for root in (*self._settings.models, self._settings.rules):
+            for path in _files(root)[:_MOST_DIGESTS]:
+                with contextlib.suppress(OSError):
+                    found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return found
 
     async def versions(self, known: int) -> AsyncGenerator[Table]:
         """Yield the table and each later version, beginning after `known`."""

@@ -66,6 +66,7 @@ async def open_watermark(runtime: Runtime) -> AsyncGenerator[Service]:
             label_maker=Labels(keyring),
             writing=writing,
             reading=reading,
+            acts=runtime.acts,
         )
         yield Service((Registration(watermark_pb2_grpc.add_WatermarkServiceServicer_to_server, servicer, _ACCESS),))
 

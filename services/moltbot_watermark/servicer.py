@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from moltbot.watermark.v1 import watermark_pb2 as pb
 from moltbot.watermark.v1 import watermark_pb2_grpc
 
+from moltbot_mesh.audit.acts import WATERMARK_KEY
 from moltbot_mesh.call import acting_tenant, current_call
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, NotFound
 from moltbot_mesh.paging import page_of
@@ -25,6 +26,7 @@ from moltbot_watermark.unicode_mark import MAX_MARK_ID
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from moltbot_mesh.audit.acts import Acts
     from moltbot_watermark.detect import Detector, Finding
     from moltbot_watermark.keys import Epoch, Keyring
     from moltbot_watermark.label import Labels
@@ -65,6 +67,7 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
         label_maker: Makes and checks labels.
         writing: Where the database is written.
         reading: Where texts are searched.
+        acts: Record what happens to keys, before it does.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
         label_maker: Labels,
         writing: Lane,
         reading: Lane,
+        acts: Acts,
     ) -> None:
         self._settings = settings
         self._keyring = keyring
@@ -87,21 +91,27 @@ class WatermarkServicer(watermark_pb2_grpc.WatermarkServiceServicer):
         self._labels = label_maker
         self._writing = writing
         self._reading = reading
+        self._acts = acts
 
     async def IssueKey(self, request: pb.IssueKeyRequest, context: Any) -> pb.IssueKeyResponse:  # noqa: ARG002, N802
         """Create the tenant's first key."""
+        if not self._keyring.epochs(request.tenant):
+            await self._acts.before(WATERMARK_KEY, "issue key", f"tenant:{request.tenant}")
         epoch = await self._keyring.issue(request.tenant)
         log.info("watermark key", tenant=epoch.tenant, epoch=epoch.epoch, state=epoch.state.value)
         return pb.IssueKeyResponse(key=_key(epoch))
 
     async def RotateKey(self, request: pb.RotateKeyRequest, context: Any) -> pb.RotateKeyResponse:  # noqa: ARG002, N802
         """Start a new epoch."""
+        await self._acts.before(WATERMARK_KEY, "rotate key", f"tenant:{request.tenant}")
         epoch = await self._keyring.rotate(request.tenant)
         log.info("watermark key rotated", tenant=epoch.tenant, epoch=epoch.epoch)
         return pb.RotateKeyResponse(key=_key(epoch))
 
     async def RevokeKey(self, request: pb.RevokeKeyRequest, context: Any) -> pb.RevokeKeyResponse:  # noqa: ARG002, N802
         """End an epoch."""
+        target = f"tenant:{request.tenant} epoch:{request.epoch}"
+        await self._acts.before(WATERMARK_KEY, "revoke key", target)
         epoch = await self._keyring.revoke(request.tenant, request.epoch)
         log.info("watermark key revoked", tenant=epoch.tenant, epoch=epoch.epoch)
         return pb.RevokeKeyResponse(key=_key(epoch))

@@ -8,6 +8,8 @@ import pytest
 from moltbot.watermark.v1 import watermark_pb2 as pb
 from moltbot.watermark.v1 import watermark_pb2_grpc
 
+from moltbot_audit.module import MODULE as AUDIT
+from moltbot_audit.settings import AuditSettings
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, MoltbotError, NotFound
 from moltbot_mesh.keyvalue import MemoryKeyValueStore
 from moltbot_mesh.runner import Node, running
@@ -27,6 +29,7 @@ TEXT = (
 
 class Root(Section):
     watermark: WatermarkSettings = WatermarkSettings()
+    audit: AuditSettings = AuditSettings(segment_bytes=1 << 20)
 
 
 @contextlib.asynccontextmanager
@@ -34,7 +37,8 @@ async def serving(
     data_dir: Path, store: MemoryKeyValueStore
 ) -> AsyncIterator[watermark_pb2_grpc.WatermarkServiceAsyncStub]:
     node = Node(data_dir, bytes(32), store, (f"unix:{data_dir}/s",))
-    async with running({"watermark": MODULE}, ["watermark"], Root(), node) as process:
+    modules = {"watermark": MODULE, "audit": AUDIT}  # what happens to keys is in the log, or does not happen
+    async with running(modules, list(modules), Root(), node) as process:
         stub = watermark_pb2_grpc.WatermarkServiceStub(process.channel("watermark"))
         yield cast("watermark_pb2_grpc.WatermarkServiceAsyncStub", stub)
 
