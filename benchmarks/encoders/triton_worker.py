@@ -98,7 +98,7 @@ async def main() -> None:
             for name, options in OPTIONS.items():
                 await server.place(ModelSpec(name, "embedding", Path(model), options))
             write_ort(Path(scratch) / "models", model, file, site)
-            client = TritonClient(server.endpoint)
+            client = server.client()
             await client.load("ort", 60)
             pid = server.supervisor.pid
             print(json.dumps({"models": [*OPTIONS, "ort"]}), flush=True)

@@ -37,7 +37,7 @@ from moltbot_models.providers.triton import TritonUpstream
 from moltbot_models.store.placing import spec_of
 from moltbot_models.targets.configs import EncoderFacts
 from moltbot_models.targets.configs import tokenizer as tokenizer_config
-from moltbot_models.triton.client import TritonClient, _raw, _request
+from moltbot_models.triton.client import _raw, _request
 from moltbot_models.triton.repository import ModelSpec
 from moltbot_testkit.random_encoder import write_encoder
 from moltbot_testkit.triton import embedder_path, running_triton, triton_runtime
@@ -213,10 +213,10 @@ async def test_a_tokenizer_before_another_engine_says_what_the_encoder_reads(
     whole = Tokenizer.from_file(str(embedder / "tokenizer.json"))
     whole.no_padding()
     whole.enable_truncation(256)
-    async with contextlib.aclosing(TritonClient(server.endpoint)) as client:
+    async with contextlib.aclosing(server.client()) as client:
         await client.load("gpu-tokenizer", 30)
         request = _request("gpu-tokenizer", [3, 1], {"TEXT": [text.encode() for text in texts]})
-        answer = await client._stub.ModelInfer(request, timeout=30)
+        answer = await client._ask("ModelInfer", request, 30)
         await client.unload("gpu-tokenizer", 30)
     shapes = {output.name: tuple(output.shape) for output in answer.outputs}
     rows = [whole.encode(text).ids for text in texts]

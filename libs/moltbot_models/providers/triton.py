@@ -73,7 +73,9 @@ class TritonUpstream:
         if manifest.task != "embedding":
             raise wrong_task(request.model, manifest.task, "embedding")
         try:
-            vectors, tokens = await self._client.embed(self._name, request.inputs, manifest.timeout_s)
+            vectors, tokens = await self._client.embed(
+                self._name, request.inputs, manifest.timeout_s, request.traceparent
+            )
         except TimeoutError:
             raise timed_out(manifest.id, "the vectors", manifest.timeout_s) from None
         except (grpc.aio.AioRpcError, ValueError) as error:
@@ -91,7 +93,9 @@ class TritonUpstream:
         try:
             if request.query is None and not self._labels:
                 self._labels = await self._client.labels(self._name, manifest.timeout_s)
-            values, tokens = await self._client.score(self._name, request.inputs, request.query, manifest.timeout_s)
+            values, tokens = await self._client.score(
+                self._name, request.inputs, request.query, manifest.timeout_s, request.traceparent
+            )
         except TimeoutError:
             raise timed_out(manifest.id, "the scores", manifest.timeout_s) from None
         except (grpc.aio.AioRpcError, ValueError) as error:
