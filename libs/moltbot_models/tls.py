@@ -55,7 +55,7 @@ class TlsFiles:
     """The files of one upstream.
 
     Args:
-        model: The manifest's id, for messages.
+        model: The manifest's id, for the log.
         tls: Which files.
 
     Raises:
@@ -98,11 +98,13 @@ class TlsFiles:
     def _read(self) -> Certificates:
         tls = self._tls
         ca, cert, key = (self._bytes(name) for name in (tls.ca_file, tls.cert_file, tls.key_file))
-        try:
-            context = ssl.create_default_context(cadata=None if ca is None else ca.decode("ascii"))
-        except (ssl.SSLError, ValueError):
-            raise FailedPrecondition(f"model {self._model}: {tls.ca_file}: no certificates in PEM") from None
+        context = ssl.create_default_context() if ca is None else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            if ca is not None:
+                context.load_verify_locations(tls.ca_file)
+        except (ssl.SSLError, OSError):
+            raise FailedPrecondition(f"{tls.ca_file}: no certificates in PEM; mend `tls`") from None
         if tls.cert_file:
             try:
                 # A key under a passphrase would make OpenSSL ask on the terminal.
@@ -110,7 +112,7 @@ class TlsFiles:
             except (ssl.SSLError, OSError) as error:
                 why = getattr(error, "reason", "") or type(error).__name__
                 raise FailedPrecondition(
-                    f"model {self._model}: {tls.cert_file} and {tls.key_file}: not a certificate and its key without "
+                    f"{tls.cert_file} and {tls.key_file}: not a certificate and its key without "
                     f"passphrase, both PEM ({why})"
                 ) from None
         return Certificates(context, ca, cert, key)
@@ -122,7 +124,7 @@ class TlsFiles:
             raise self._unreadable(name, error) from None
 
     def _unreadable(self, name: str, error: OSError) -> FailedPrecondition:
-        return FailedPrecondition(f"model {self._model}: {name}: cannot be read: {error.strerror}; mend `tls`")
+        return FailedPrecondition(f"{name}: cannot be read: {error.strerror}; mend `tls`")
 
 
 def grpc_target(endpoint: str) -> tuple[str, bool]:

@@ -1,6 +1,7 @@
 """Models in Triton: text with the engine in its Python backend, and embeddings.
 
-The endpoint is a gRPC target (`127.0.0.1:8001`, `unix:/path`); `upstream_model` is Triton's name of the model.
+The endpoint is a gRPC target (`127.0.0.1:8001`, `unix:/path`, on another machine `grpcs://host:8001`);
+`upstream_model` is Triton's name of the model.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from moltbot_mesh.errors import InvalidArgument, MoltbotError
 from moltbot_models.generation import Embeddings, Scores, Usage
 from moltbot_models.providers.engines import engine_failure
 from moltbot_models.providers.upstream_errors import connection_lost, garbage, timed_out, unreachable, wrong_task
+from moltbot_models.tls import TlsFiles, grpc_target
 from moltbot_models.triton.client import TritonClient, TritonRefusal
 from moltbot_models.triton.probe import probe_model
 from moltbot_models.triton.repository import triton_name
@@ -38,7 +40,8 @@ class TritonUpstream:
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self._name = manifest.upstream_model or triton_name(manifest.id)
-        self._client = TritonClient(manifest.endpoint)
+        target, encrypted = grpc_target(manifest.endpoint)
+        self._client = TritonClient(target, files=TlsFiles(manifest.id, manifest.tls) if encrypted else None)
         self._labels: tuple[str, ...] = ()
         """Of a classifier; another version of the model is opened anew."""
 
@@ -154,9 +157,10 @@ def open_upstream(manifest: Manifest, context: UpstreamContext) -> TritonUpstrea
 
     Raises:
         InvalidArgument: The manifest names no endpoint.
+        FailedPrecondition: Its certificates cannot be read.
     """
-    if not manifest.endpoint or "://" in manifest.endpoint:
+    if not manifest.endpoint:
         raise InvalidArgument(
-            f"model {manifest.id}: triton needs `endpoint`, a gRPC target such as 127.0.0.1:8001 or unix:/path"
+            f"model {manifest.id}: triton needs `endpoint`, a gRPC target such as grpcs://host:8001 or unix:/path"
         )
     return TritonUpstream(manifest)

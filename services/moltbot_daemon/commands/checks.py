@@ -18,6 +18,7 @@ from moltbot_daemon.settings import Settings
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, MoltbotError
 from moltbot_mesh.identity import load_mesh_key
 from moltbot_mesh.settings import ENV_PREFIX, keys
+from moltbot_models.tls import TlsFiles
 from moltbot_router.source import read_table
 from moltbot_tool.module import builtin_tools
 from moltbot_watermark.master_key import load_master_key
@@ -138,6 +139,8 @@ def _secrets(shell: Shell) -> str:
         named += manifest.auth.type != "none"
         try:
             manifest.auth.headers(os.environ)
+            if manifest.tls.encrypts:
+                TlsFiles(manifest.id, manifest.tls)
         except FailedPrecondition as error:
             problems.append(f"model {manifest.id}: {error.message}")
     if problems:
