@@ -88,7 +88,9 @@ async def serving(settings: Settings, places: Places, progress: Callable[[str], 
         stack.enter_context(_alone(places))
         envoy = _envoy(settings, places)
         envoy.check_port()
-        local = await asyncio.to_thread(inference.prepare, settings.inference, places, progress)
+        local = await asyncio.to_thread(
+            inference.prepare, settings.inference, places, progress, settings.telemetry.traces_url
+        )
         await stack.enter_async_context(local.running())
         router = settings.router.model_copy(update={"models": (local.manifests, *settings.router.models)})
         settings = settings.model_copy(update={"router": router})
@@ -160,6 +162,8 @@ def _envoy(settings: Settings, places: Places) -> EnvoyProcess:
         access_log=str(places.run_dir / "access.log"),
         tls_certificate=settings.envoy.tls_certificate,
         tls_key=settings.envoy.tls_key,
+        otlp_target=settings.telemetry.envoy_target,
+        sample_ratio=settings.telemetry.sample_ratio,
     )
     return EnvoyProcess(config, places.run_dir, settings.envoy.concurrency, settings.envoy.drain_s)
 

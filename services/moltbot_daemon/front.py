@@ -132,6 +132,8 @@ async def _keep(settings: Settings, places: Places, endpoints: _Endpoints, up: a
         access_log=str(places.run_dir / "access.log"),
         tls_certificate=settings.envoy.tls_certificate,
         tls_key=settings.envoy.tls_key,
+        otlp_target=settings.telemetry.envoy_target,
+        sample_ratio=settings.telemetry.sample_ratio,
     )
     envoy = EnvoyProcess(config, places.run_dir, settings.envoy.concurrency, settings.envoy.drain_s)
     envoy.check_port()

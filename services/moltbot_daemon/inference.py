@@ -65,7 +65,9 @@ class Local:
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: InferenceSettings, places: Places, progress: Callable[[str], None]) -> AsyncGenerator[Path]:
+async def serving(
+    settings: InferenceSettings, places: Places, progress: Callable[[str], None], traces_url: str = ""
+) -> AsyncGenerator[Path]:
     """Run Triton with the models of this node alone, as `moltbot serve triton`.
 
     Yields:
@@ -74,7 +76,8 @@ async def serving(settings: InferenceSettings, places: Places, progress: Callabl
     Raises:
         MoltbotError: Triton cannot be had, or does not start.
     """
-    local = await asyncio.to_thread(prepare, settings.model_copy(update={"engine": "triton"}), places, progress)
+    only_triton = settings.model_copy(update={"engine": "triton"})
+    local = await asyncio.to_thread(prepare, only_triton, places, progress, traces_url)
     async with local.running():
         await local.wait_ready(_READY_S)
         yield local.manifests
@@ -109,13 +112,16 @@ def text_model(settings: InferenceSettings) -> Path:
     return path
 
 
-def prepare(settings: InferenceSettings, places: Places, progress: Callable[[str], None]) -> Local:
+def prepare(
+    settings: InferenceSettings, places: Places, progress: Callable[[str], None], traces_url: str = ""
+) -> Local:
     """Fetch what is missing and write the manifests. Blocking.
 
     Args:
         settings: What to run.
         places: Where.
         progress: Told what is being done, in words.
+        traces_url: Where Triton sends its spans; empty: it makes none.
 
     Raises:
         MoltbotError: The model is not there, or `engine: triton` and Triton cannot be had.
@@ -131,7 +137,7 @@ def prepare(settings: InferenceSettings, places: Places, progress: Callable[[str
         embedder = _embedder(settings, places, progress)
         if embedder is not None:
             own.append(Manifest(EMBEDDER_ID, "embedding", "embedded", path=str(embedder)))
-        triton = _triton(settings, places, progress, own)
+        triton = _triton(settings, places, progress, own, traces_url)
         fixed = own if triton is None else [replace(m, provider="triton", endpoint=triton.endpoint) for m in own]
     models = NodeModels(store, fixed, triton, places.run_dir, local=settings.engine != "none")
     models.write()
@@ -151,7 +157,7 @@ def _embedder(settings: InferenceSettings, places: Places, progress: Callable[[s
 
 
 def _triton(
-    settings: InferenceSettings, places: Places, progress: Callable[[str], None], own: list[Manifest]
+    settings: InferenceSettings, places: Places, progress: Callable[[str], None], own: list[Manifest], traces_url: str
 ) -> TritonServer | None:
     if settings.engine == "embedded":
         return None
@@ -172,4 +178,5 @@ def _triton(
         places.run_dir / "triton",
         threads=settings.threads,
         kv_cache_mib=settings.kv_cache_mib,
+        traces_url=traces_url,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from moltbot_mesh.telemetry import Stopwatch
 from moltbot_mesh.uuid7 import uuid7, uuid_text
-from moltbot_models.generation import Usage
+from moltbot_models.generation import Timing, Usage
 
 if TYPE_CHECKING:
     from moltbot_gateway.ask import Caller
@@ -31,6 +31,10 @@ class Attempt:
     """`chat`, `text_completion` or `embeddings`, as OpenTelemetry names them; `rerank` or `classify`."""
     usage: Usage = field(default_factory=Usage)
     finish_reason: str = ""
+    timing: Timing | None = None
+    """Where its time went, where the engine says it."""
+    span_id: bytes = b""
+    """Under which the upstream knows it, in a trace that is recorded."""
     ended_ns: int = field(default_factory=time.time_ns)
     """Since the epoch; it is made when the call ends."""
 

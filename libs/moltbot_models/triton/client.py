@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Metadata = tuple[tuple[str, str], ...]
 
+_END_S = 1.0
 _pb: Any = service_pb2  # generated without types
 
 
@@ -116,7 +117,8 @@ class TritonClient:
             ValueError: The answer cannot be read.
         """
         message = _request(name, [1], {"REQUEST": [encode_request(request, stream=stream)]})
-        async with self._streaming(message, first_s, _traced(request.traceparent)) as call:
+        traced = _traced(request.traceparent)
+        async with self._streaming(message, first_s, traced) as call:
             limit_s = first_s
             while True:
                 async with asyncio.timeout(limit_s):
@@ -132,8 +134,13 @@ class TritonClient:
                     raise TritonRefusal(answer.error_message)
                 for element in _elements(_raw(answer.infer_response, "DELTAS")):
                     deltas = decode_deltas(element)
-                    yield deltas
-                    if deltas and deltas[-1].finish_reason is not None:
+                    last = bool(deltas) and deltas[-1].finish_reason is not None
+                    try:
+                        yield deltas
+                    finally:
+                        if last and traced:
+                            await _ended(call)
+                    if last:
                         return
                 limit_s = idle_s
 
@@ -227,6 +234,14 @@ class TritonClient:
     async def aclose(self) -> None:
         """Close the connection; calls under way end with an error."""
         await self._links.aclose()
+
+
+async def _ended(call: Any) -> None:
+    """Let Triton end a stream whose answer is complete: of one that is cancelled it keeps the spans to itself."""
+    with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError):
+        async with asyncio.timeout(_END_S):
+            while await call.read() is not grpc.aio.EOF:
+                pass
 
 
 def _traced(traceparent: str) -> Metadata:
