@@ -16,6 +16,7 @@ import structlog
 from moltbot.gateway.v1 import gateway_pb2
 
 from moltbot_daemon import inference
+from moltbot_daemon.envoy_child import envoy_supervisor
 from moltbot_daemon.modules import MODULES
 from moltbot_mesh.envoy.config import EXPOSED, EnvoyConfig
 from moltbot_mesh.envoy.log_files import keep_within
@@ -24,7 +25,6 @@ from moltbot_mesh.errors import FailedPrecondition
 from moltbot_mesh.identity import load_mesh_key
 from moltbot_mesh.keyvalue import FileKeyValueStore
 from moltbot_mesh.runner import Node, running
-from moltbot_mesh.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
@@ -116,24 +116,10 @@ async def serving(settings: Settings, places: Places, progress: Callable[[str], 
         yield Started(f"{scheme}://{settings.host}:{port}", time.monotonic() - started_s, mesh)
 
 
-def envoy_supervisor(envoy: EnvoyProcess) -> Supervisor:
-    """Keeps a prepared Envoy running."""
-    env = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "TZ", "TMPDIR")}
-    return Supervisor(
-        "envoy",
-        envoy.argv,
-        env,
-        envoy.ready,
-        alive=envoy.admin.alive,
-        before_stop=lambda: _drained(envoy),
-        grace_s=5.0,
-    )
-
-
 @contextlib.asynccontextmanager
 async def bounded_log(envoy: EnvoyProcess, settings: Settings) -> AsyncGenerator[None]:
     """Keep the access log within its bounds while the context is open."""
-    path = Path(envoy.config.access_log)
+    path = envoy.run_dir / "access.log"
     bounds = keep_within(path, settings.envoy.access_log_mib << 20, settings.envoy.access_log_files, envoy.admin)
     task = asyncio.create_task(bounds, name="access-log")
     try:
@@ -141,12 +127,6 @@ async def bounded_log(envoy: EnvoyProcess, settings: Settings) -> AsyncGenerator
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def _drained(envoy: EnvoyProcess) -> None:
-    left = await envoy.drain()
-    if left:
-        log.warning("requests cut off at the end of the drain", requests=left)
 
 
 def _envoy(settings: Settings, places: Places) -> EnvoyProcess:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from moltbot_daemon.daemon import bounded_log, descriptor_set, envoy_supervisor
+from moltbot_daemon.daemon import bounded_log, descriptor_set
+from moltbot_daemon.envoy_child import envoy_supervisor
 from moltbot_mesh.envoy.config import EXPOSED, GATEWAY, EnvoyConfig
 from moltbot_mesh.envoy.process import ADMIN_SOCKET, EnvoyProcess
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, MoltbotError

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from moltbot_daemon.model_door import model_door
 from moltbot_daemon.node_models import NodeModels
 from moltbot_mesh.errors import InvalidArgument, MoltbotError
 from moltbot_models.manifest import Manifest
@@ -21,6 +22,7 @@ from moltbot_models.store.source import check_weights, inspect
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
+    from moltbot_daemon.model_door import ModelDoor
     from moltbot_daemon.places import Places
     from moltbot_daemon.settings import InferenceSettings
     from moltbot_models.triton.server import TritonServer
@@ -38,6 +40,8 @@ class Local:
     models: NodeModels
     triton: TritonServer | None
     """The child that serves them; `None`: they run in the gateway's process."""
+    door: ModelDoor | None = None
+    """By which other machines use them."""
 
     @property
     def manifests(self) -> Path:
@@ -50,6 +54,8 @@ class Local:
         async with contextlib.AsyncExitStack() as stack:
             if self.triton is not None:
                 await stack.enter_async_context(self.triton.running())
+            if self.door is not None:
+                await stack.enter_async_context(self.door.running())
             await stack.enter_async_context(self.models.following())
             yield
 
@@ -62,6 +68,8 @@ class Local:
         """
         if self.triton is not None:
             await self.triton.wait_ready(timeout_s)
+        if self.door is not None:
+            await self.door.wait_ready(timeout_s)
 
 
 @contextlib.asynccontextmanager
@@ -141,7 +149,7 @@ def prepare(
         fixed = own if triton is None else [replace(m, provider="triton", endpoint=triton.endpoint) for m in own]
     models = NodeModels(store, fixed, triton, places.run_dir, local=settings.engine != "none")
     models.write()
-    return Local(models, triton)
+    return Local(models, triton, model_door(settings, places, triton))
 
 
 def _embedder(settings: InferenceSettings, places: Places, progress: Callable[[str], None]) -> Path | None:

@@ -24,6 +24,14 @@ ADMIN_PROTOCOLS = ("model-repository", "shared-memory", "trace", "logging")
 """What changes the server, or has it read memory or write files, and is for whoever placed the models alone."""
 ADMIN_KEY = "moltbot-admin"
 ADMIN_HEADER = f"triton-grpc-protocol-{ADMIN_KEY}"
+INFERENCE_METHODS = tuple(
+    f"/inference.GRPCInferenceService/{method}"
+    for method in (
+        *("ModelInfer", "ModelStreamInfer", "ModelStatistics", "ModelConfig", "ModelMetadata"),
+        *("ModelReady", "ServerLive", "ServerReady", "ServerMetadata"),
+    )
+)
+"""What other machines may call."""
 _TRACE_DELAY_MS = 1000
 
 

@@ -81,6 +81,7 @@ class TritonServer:
         socket = self._run_dir / "triton.sock"
         self.endpoint = f"unix:{socket}:{GRPC_PORT}"
         """The gRPC target, for a manifest's `endpoint`."""
+        self.socket = Path(self.endpoint.removeprefix("unix:"))
         if len(os.fsencode(self.endpoint)) - len("unix:") > _SOCKET_PATH_BYTES:
             raise FailedPrecondition(f"{run_dir}: too long for the path of a Unix socket; use a shorter directory")
         launch = Launch(runtime, self._repository, socket, self._regions, self._admin, traces_url)
