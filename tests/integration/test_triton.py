@@ -271,10 +271,20 @@ async def test_engines_tell_what_they_count(server: TritonServer, text: TritonUp
     async with contextlib.aclosing(TritonUpstream(manifest)) as up:
         before = await up.statistics()
         await up.embed(EmbeddingRequest(EMBEDDING_ID, TEXTS[:5]))
-        after = await up.statistics()
+        async with asyncio.timeout(10):  # Triton counts a moment after it has answered
+            while (after := await up.statistics())["requests"] == before["requests"]:
+                await asyncio.sleep(0.02)
     assert after["requests"] - before["requests"] == 5
     assert after["batches"] - before["batches"] == 1
     assert after["failures"] == before["failures"]
+    assert after["batches_of_5"] - before.get("batches_of_5", 0) == 1
+
+
+async def test_failures_of_a_text_model_are_those_of_its_engine(text: TritonUpstream) -> None:
+    before = await text.statistics()
+    with pytest.raises(InvalidArgument):
+        await whole(text, dataclasses.replace(question(), response_format=ResponseFormat("regex", "(")))
+    assert (await text.statistics())["failures"] == before["failures"]  # the caller's mistake, not the engine's
 
 
 async def test_only_the_owner_can_reach_the_socket(server: TritonServer) -> None:

@@ -15,6 +15,7 @@ import grpc.aio
 
 from moltbot_mesh.errors import InvalidArgument, MoltbotError
 from moltbot_models.generation import Embeddings, Scores, Usage
+from moltbot_models.providers.base import BATCHES_OF
 from moltbot_models.providers.engines import engine_failure
 from moltbot_models.providers.upstream_errors import connection_lost, garbage, timed_out, unreachable, wrong_task
 from moltbot_models.tls import TlsFiles, grpc_target
@@ -120,11 +121,13 @@ class TritonUpstream:
         """What the engine and Triton count; see `Measured.statistics`."""
         found: dict[str, float] = {}
         try:
-            if self._manifest.task == "text-generation":
-                found |= await self._client.engine_statistics(self._name, _STATISTICS_S)
             for one in await self._client.statistics(_STATISTICS_S, self._name):
                 counted = {"requests": one.requests, "batches": one.batches, "failures": one.failures}
                 found |= counted | {"queue_s": one.queue_s, "compute_s": one.compute_s}
+                found |= {f"{BATCHES_OF}{size}": count for size, count in one.sizes.items()}
+            if self._manifest.task == "text-generation":
+                # Last: Triton only sees that a stream began, its engine knows how it ended.
+                found |= await self._client.engine_statistics(self._name, _STATISTICS_S)
         except TimeoutError:
             raise timed_out(self._manifest.id, "statistics", _STATISTICS_S) from None
         except (grpc.aio.AioRpcError, TritonRefusal, ValueError) as error:

@@ -50,6 +50,8 @@ class ModelStatistics:
     """Seconds that requests waited, summed."""
     compute_s: float
     """Seconds in the backend, summed; a text model's requests only begin there."""
+    sizes: Mapping[int, int]
+    """Batches by the number of texts in them; all of a text model's have one, its engine batches by itself."""
 
 
 class TritonRefusal(Exception):
@@ -96,6 +98,7 @@ class TritonClient:
                 failures=one.inference_stats.fail.count,
                 queue_s=one.inference_stats.queue.ns / 1e9,
                 compute_s=one.inference_stats.compute_infer.ns / 1e9,
+                sizes={int(each.batch_size): int(each.compute_infer.count) for each in one.batch_stats},
             )
             for one in answer.model_stats
         ]
