@@ -133,7 +133,7 @@ def test_a_trace_goes_from_envoy_through_the_gateway_into_triton(
     with shape(directory, settings) as mesh:
         post(mesh, "chat/completions", chat, uuid.uuid4().hex, "00")
         post(mesh, "embeddings", vectors, uuid.uuid4().hex, "00")
-        # Several of each: Triton 2.51 loses the spans of some requests by itself.
+        # Several of each: Triton 2.51 does not see the context of each.
         traces = {path: [uuid.uuid4().hex for _ in range(6)] for path in kinds}
         for path, asked in traces.items():
             for trace in asked:
