@@ -107,7 +107,7 @@ async def serving(settings: Settings, places: Places, progress: Callable[[str], 
         envoy.prepare()
         child = envoy_supervisor(envoy)
         await stack.enter_async_context(child.running())
-        await stack.enter_async_context(bounded_log(envoy, settings))
+        await stack.enter_async_context(bounded_log(envoy, places, settings))
         progress("waiting for the models and Envoy")
         await child.wait_ready(_START_S)
         await local.wait_ready(_START_S)
@@ -117,10 +117,11 @@ async def serving(settings: Settings, places: Places, progress: Callable[[str], 
 
 
 @contextlib.asynccontextmanager
-async def bounded_log(envoy: EnvoyProcess, settings: Settings) -> AsyncGenerator[None]:
+async def bounded_log(envoy: EnvoyProcess, places: Places, settings: Settings) -> AsyncGenerator[None]:
     """Keep the access log within its bounds while the context is open."""
-    path = envoy.run_dir / "access.log"
-    bounds = keep_within(path, settings.envoy.access_log_mib << 20, settings.envoy.access_log_files, envoy.admin)
+    bounds = keep_within(
+        places.access_log, settings.envoy.access_log_mib << 20, settings.envoy.access_log_files, envoy.admin
+    )
     task = asyncio.create_task(bounds, name="access-log")
     try:
         yield
@@ -139,7 +140,7 @@ def _envoy(settings: Settings, places: Places) -> EnvoyProcess:
         listen_port=settings.port,
         admin_path=places.run_dir / ADMIN_SOCKET,
         body_limit_bytes=settings.gateway.body_limit_bytes,
-        access_log=str(places.run_dir / "access.log"),
+        access_log=str(places.access_log),
         tls_certificate=settings.envoy.tls_certificate,
         tls_key=settings.envoy.tls_key,
         otlp_target=settings.telemetry.envoy_target,

@@ -130,7 +130,7 @@ async def _keep(settings: Settings, places: Places, endpoints: _Endpoints, up: a
         clusters_file=places.run_dir / _CLUSTERS_FILE,
         admin_path=places.run_dir / ADMIN_SOCKET,
         body_limit_bytes=settings.gateway.body_limit_bytes,
-        access_log=str(places.run_dir / "access.log"),
+        access_log=str(places.access_log),
         tls_certificate=settings.envoy.tls_certificate,
         tls_key=settings.envoy.tls_key,
         otlp_target=settings.telemetry.envoy_target,
@@ -140,7 +140,7 @@ async def _keep(settings: Settings, places: Places, endpoints: _Endpoints, up: a
     envoy.check_port()
     envoy.prepare()
     child = envoy_supervisor(envoy)
-    async with child.running(), bounded_log(envoy, settings):
+    async with child.running(), bounded_log(envoy, places, settings):
         await child.wait_ready(_START_S)
         scheme = "https" if settings.envoy.tls_certificate else "http"
         up.set_result(f"{scheme}://{settings.host}:{await envoy.port()}")
