@@ -27,8 +27,8 @@ _OPTIONS = [
     ("grpc.enable_http_proxy", 0),
 ]
 _REMOTE_OPTIONS = [
-    # A handshake over a network takes its time. A machine that vanished without a word must not hold calls for hours;
-    # Triton takes a ping more often than every five minutes for an attack, except while calls are under way.
+    # A handshake over a network takes its time. A machine that vanished without a word is noticed by a ping, of which
+    # Triton takes one in five minutes and no more.
     ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.keepalive_time_ms", 330_000),
     ("grpc.keepalive_timeout_ms", 20_000),

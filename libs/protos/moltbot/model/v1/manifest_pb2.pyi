@@ -173,7 +173,7 @@ class Manifest(_message.Message):
 
     @_builtins.property
     def tls(self) -> Global___Tls:
-        """How the mesh and an upstream on another machine know each other."""
+        """How the mesh and an upstream on another machine know each other. Never returned by an API."""
 
     def __init__(
         self,
