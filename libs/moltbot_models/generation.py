@@ -36,8 +36,8 @@ class ToolSpec:
     parameters: str = "{}"
     """JSON Schema of the arguments, as JSON text."""
     strict: bool = False
-    """Passed on to upstreams of the OpenAI protocol. The mesh's own engine keeps to the schema where `tool_choice`
-    demands a call, strict or not, and not where the model is free to call."""
+    """Whether a call must keep to the schema where the model is free to call. A call that `tool_choice` demands keeps
+    to it in any case. Upstreams of the OpenAI protocol are told, and do what they do."""
 
 
 @dataclass(frozen=True, slots=True)

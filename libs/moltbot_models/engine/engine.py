@@ -161,8 +161,11 @@ class TextEngine:
         )
         settings = draw_settings(request.sampling, self._directory.generation)
         answer = Answer(self._directory, request, prompt)
-        wanted_format = prompt.grammar or request.response_format
-        constraint = None if wanted_format is None else self._grammars.constraint(wanted_format)
+        constraint = None
+        if prompt.grammar is not None:
+            constraint = self._grammars.constraint(prompt.grammar, field="tools", waiting=answer.thinking)
+        elif request.response_format is not None:
+            constraint = self._grammars.constraint(request.response_format)
         own_ends = frozenset[int]() if request.sampling.ignore_eos else self._ends
         ends = own_ends.union(request.sampling.stop_token_ids)
         job = _Job(request, sequence, answer, Sampler(settings), hook, constraint, ends, on_delta, on_error)
@@ -265,7 +268,8 @@ class TextEngine:
                 prompt, output = sequence.tokens[: sequence.prompt_length], sequence.tokens[sequence.prompt_length :]
                 context = SamplingContext(job.request, prompt, output, job.sampler.settings)
                 banned = job.ends if len(output) < job.request.sampling.min_tokens else frozenset[int]()
-                rows.append(Row(logits[len(rows)], job.sampler, job.hook, context, job.constraint, banned))
+                constraint = None if job.constraint is None or job.constraint.waiting else job.constraint
+                rows.append(Row(logits[len(rows)], job.sampler, job.hook, context, constraint, banned))
                 jobs.append(job)
         tokens = sample_rows(rows, self._directory.vocabulary, self._grammars)
         drawn_s = time.monotonic()
@@ -280,6 +284,11 @@ class TextEngine:
             # The end token is counted and has a probability, but is never text, special or not.
             shown = None if drawn.logprob is None else Delta(logprobs=(drawn.logprob,))
             last = shown if ended else job.answer.push(drawn.token, drawn.logprob)
+            if job.constraint is not None and job.constraint.waiting and not job.answer.thinking:
+                begun = self._directory.tokenizer.encode(job.answer.begun, add_special_tokens=False).ids
+                if (left := job.constraint.begin(begun)) is not None:
+                    self._fail(job, left)
+                    continue
             whole = job.constraint is not None and job.constraint.complete
             if ended or whole or job.answer.stopped:
                 self._finish(job, last, "stop")

@@ -13,7 +13,7 @@ from typing import Any, cast
 from moltbot_models.engine.tool_calls import new_call_id
 from moltbot_models.generation import ToolCallDelta
 
-PYTHON_TAG, TOOL_CALLS, ARGUMENTS = "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]"
+PYTHON_TAG, TOOL_CALLS, ARGUMENTS, CALL_ID = "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
 _NAMED = re.compile(r"\s*([A-Za-z0-9_.:/-]{1,256})\s*(?:\[CALL_ID\][A-Za-z0-9]*\s*)?\[ARGS\]\s*")
 _BETWEEN = re.compile(r"[\s,;\[\]]*")
 _decoder = json.JSONDecoder()

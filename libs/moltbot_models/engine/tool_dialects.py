@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from moltbot_models.engine.json_calls import ARGUMENTS, PYTHON_TAG, TOOL_CALLS, LlamaToolCalls, MistralToolCalls
+from moltbot_models.engine.json_calls import (
+    ARGUMENTS,
+    CALL_ID,
+    PYTHON_TAG,
+    TOOL_CALLS,
+    LlamaToolCalls,
+    MistralToolCalls,
+)
 from moltbot_models.engine.tool_calls import CLOSE, OPEN, HermesToolCalls
 
 if TYPE_CHECKING:
@@ -46,7 +53,7 @@ class ToolDialect:
 HERMES = ToolDialect("hermes", HermesToolCalls, (OPEN, CLOSE), f'{OPEN}\n{{"name": ', "arguments", ("}", "\n", CLOSE))
 LLAMA = ToolDialect("llama", LlamaToolCalls, (PYTHON_TAG,), '{"name": ', "parameters", ("}",))
 MISTRAL = ToolDialect(
-    "mistral", MistralToolCalls, (TOOL_CALLS, ARGUMENTS), f'{TOOL_CALLS}[{{"name": ', "arguments", ("}", "]")
+    "mistral", MistralToolCalls, (TOOL_CALLS, ARGUMENTS, CALL_ID), f'{TOOL_CALLS}[{{"name": ', "arguments", ("}", "]")
 )
 
 

@@ -1,0 +1,121 @@
+"""Grammars of tool calls: of one that is demanded, and of calls that may stand in a free answer.
+
+Source: llguidance, docs/syntax.md (special tokens, lazy lexemes, tool calling).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from moltbot_models.engine.constraint import JSON_OPTIONS
+from moltbot_models.engine.json_calls import ARGUMENTS, CALL_ID, PYTHON_TAG, TOOL_CALLS
+from moltbot_models.engine.tool_dialects import HERMES, LLAMA, MISTRAL
+from moltbot_models.generation import ResponseFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from moltbot_models.engine.model_directory import ModelDirectory
+    from moltbot_models.engine.tool_dialects import ToolDialect
+    from moltbot_models.generation import GenerationRequest, ToolSpec
+
+_ANY = "/(?s:.*)/"
+
+
+def call_grammar(request: GenerationRequest, directory: ModelDirectory, dialect: ToolDialect) -> ResponseFormat:
+    """What follows `prompting`'s opening of a demanded call: the arguments after the tool's schema, and the end."""
+    end = " ".join(_literal(text, directory) for text in dialect.tail)
+    named = [tool for tool in request.tools if request.tool_choice in {"required", tool.name}]
+    rules = [f"%json {_schema(tool.parameters)}" for tool in named]
+    if request.tool_choice == "required":
+        heads = [json.dumps(f'{json.dumps(tool.name, ensure_ascii=False)[1:]}, "{dialect.key}":') for tool in named]
+    else:
+        heads = ['""']
+    calls = " | ".join(f'{head} " "? arguments_{place}' for place, head in enumerate(heads))
+    lines = [f"start: ( {calls} ) {end}", *(f"arguments_{place}: {rule}" for place, rule in enumerate(rules))]
+    return ResponseFormat("grammar", "\n".join(lines))
+
+
+def free_grammar(tools: Sequence[ToolSpec], directory: ModelDirectory, dialect: ToolDialect) -> ResponseFormat:
+    """An answer that is free until it begins a call: what begins one must be a call of one of the tools.
+
+    Arguments of tools that are `strict` keep to the schema, those of others are any object. The opening is recognised
+    as the tokenizer's own token and spelled out alike, for the parser reads both.
+    """
+    lines = _FREE[dialect.name](directory)
+    one = [f'{json.dumps(_head(tool, dialect.key))} " "? arguments_{place} "}}"' for place, tool in enumerate(tools)]
+    lines.append(f"call: {' | '.join(one)}")
+    if dialect is MISTRAL:
+        named = [f"{json.dumps(tool.name)} between arguments_{place}" for place, tool in enumerate(tools)]
+        lines.append(f"named: {' | '.join(named)}")
+    for place, tool in enumerate(tools):
+        lines.append(f"arguments_{place}: %json {_schema(tool.parameters if tool.strict else '{}')}")
+    return ResponseFormat("grammar", "\n".join(lines))
+
+
+def _head(tool: ToolSpec, key: str) -> str:
+    return f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "{key}":'
+
+
+def _hermes(directory: ModelDirectory) -> list[str]:
+    (opening, closing) = HERMES.tags
+    return [
+        "start: ( opened space call space closed )* TEXT",
+        *_opened(opening, directory),
+        f"closed: {_tag(closing, directory)}",
+        'space: "\\n"?',
+    ]
+
+
+def _mistral(directory: ModelDirectory) -> list[str]:
+    number = f"( {_tag(CALL_ID, directory)} /[A-Za-z0-9]{{0,32}}/ )?"
+    return [
+        'start: TEXT | opened ( " "? "[" call ( "," " "? call )* "]" | named ( again named )* )',
+        f"again: {_tag(TOOL_CALLS, directory)}",
+        f"between: {number} {_tag(ARGUMENTS, directory)}",
+        *_opened(TOOL_CALLS, directory),
+    ]
+
+
+def _llama(directory: ModelDirectory) -> list[str]:
+    # An answer that begins like a call is one; later braces are text.
+    tag = _tag(PYTHON_TAG, directory)
+    return [
+        f"start: TEXT | ( {tag} )? call ( /\\s{{0,4}};\\s{{0,4}}/ call )* /\\s{{0,4}}/",
+        f"TEXT: (/\\s*/ | /\\s*[^{{\\s](?s:.*)/) & ~(/\\s*/ {json.dumps(PYTHON_TAG)} {_ANY})",
+    ]
+
+
+_FREE = {HERMES.name: _hermes, LLAMA.name: _llama, MISTRAL.name: _mistral}
+
+
+def _opened(tag: str, directory: ModelDirectory) -> list[str]:
+    token = directory.tokenizer.token_to_id(tag)
+    alone = "" if token is None else f" | TEXT <[{token}]>"
+    return [f"opened: spelled{alone}", f"spelled[lazy]: TEXT {json.dumps(tag)}", f"TEXT: {_ANY}"]
+
+
+def _tag(tag: str, directory: ModelDirectory) -> str:
+    token = directory.tokenizer.token_to_id(tag)
+    spelled = json.dumps(tag)
+    return spelled if token is None else f"( <[{token}]> | {spelled} )"
+
+
+def _literal(text: str, directory: ModelDirectory) -> str:
+    """A text of a grammar; a tag is the token that the tokenizer has for it, white space may be missing."""
+    token = directory.tokenizer.token_to_id(text) if len(text) > 1 else None
+    if token is not None:
+        return f"<[{token}]>"
+    return json.dumps(text) + ("?" if text.isspace() else "")
+
+
+def _schema(parameters: str) -> str:
+    """A tool's schema, as an object's: what is no schema of an object lets any object through."""
+    try:
+        schema = json.loads(parameters)
+    except ValueError:
+        schema = None
+    if not isinstance(schema, dict):
+        schema = {}
+    return json.dumps({"type": "object", **schema, "x-guidance": JSON_OPTIONS}, ensure_ascii=False)
