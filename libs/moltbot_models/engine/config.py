@@ -37,8 +37,8 @@ class EngineConfig:
     """How a model is compiled and scheduled."""
 
     weights: WeightPrecision = "u8"
-    """Storage of the matrices: per-row 8 bit (asymmetric `u8`, symmetric `i8`), 4 bit with a scale for 64 numbers (`u4`,
-    asymmetric; embedding and head stay `u8`), or as floating point."""
+    """Storage of the matrices: per-row 8 bit (asymmetric `u8`, symmetric `i8`), 4 bit with a scale for 64 numbers
+    (`u4`, asymmetric; embedding and head stay `u8`), or as floating point."""
     compute: ComputePrecision = "f32"
     """Arithmetic: `f32` is quicker for few short streams, `bf16` for many streams and long prompts."""
     kv: CachePrecision = "u8"

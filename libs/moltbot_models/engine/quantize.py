@@ -40,7 +40,7 @@ def quantize_groups(
 
 def pack_nibbles(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return 4-bit numbers [..., n], n even, two in a byte [..., n/2], the first one in the low half."""
-    return values[..., ::2] | (values[..., 1::2] << 4)
+    return values[..., ::2] | (values[..., 1::2] << np.uint8(4))
 
 
 def _asymmetric(

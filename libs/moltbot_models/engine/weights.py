@@ -20,7 +20,6 @@ from moltbot_models.engine.quantize import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import NDArray
     from openvino import Node
 
     from moltbot_models.engine.config import WeightPrecision

@@ -49,7 +49,10 @@ def test_rows_of_8_bits_stray_by_one_step_at_most(matrix):
     assert (np.abs(in_full(values, scale) - matrix) <= scale * 0.501 + 1e-9).all()
 
 
-@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 8).map(lambda n: 2 * n)), elements=st.integers(0, 15)))
+NIBBLES = st.tuples(st.integers(1, 4), st.integers(1, 8).map(lambda count: 2 * count))
+
+
+@given(hnp.arrays(np.uint8, NIBBLES, elements=st.integers(0, 15)))
 def test_the_first_of_two_numbers_lies_in_the_low_half(values):
     packed = pack_nibbles(values)
     assert (packed & 15 == values[:, ::2]).all()
