@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -113,11 +112,11 @@ def _conversation(directory: ModelDirectory, request: GenerationRequest, most_to
 
 def _opening(request: GenerationRequest, dialect: ToolDialect) -> str:
     if request.tool_choice == "required":
-        return f'{dialect.head}"'
+        return dialect.head
     if request.tool_choice not in {tool.name for tool in request.tools}:
         raise EngineError("INVALID_ARGUMENT", f"tool_choice {request.tool_choice!r} is not among the tools")
     # No space at the end: the tokenizer joins it to the bracket that follows.
-    return f'{dialect.head}{json.dumps(request.tool_choice, ensure_ascii=False)}, "{dialect.key}":'
+    return f"{dialect.head}{dialect.written(request.tool_choice)}{dialect.between}"
 
 
 def _tokens(directory: ModelDirectory, texts: list[str], most_tokens: int, *, special: bool) -> list[int]:

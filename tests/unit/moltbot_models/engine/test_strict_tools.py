@@ -15,7 +15,7 @@ from moltbot_models.engine import EngineError, TextEngine
 from moltbot_models.engine.call_grammar import free_grammar
 from moltbot_models.engine.constraint import Grammars
 from moltbot_models.engine.model_directory import read_model_directory
-from moltbot_models.engine.tool_dialects import HERMES, LLAMA, MISTRAL
+from moltbot_models.engine.tool_dialects import DEEPSEEK, DEEPSEEK_FENCED, HERMES, LLAMA, MISTRAL
 from moltbot_models.generation import GenerationRequest, Message, Sampling, ToolSpec
 from moltbot_testkit.random_model import CHATML, model_config, random_weights, write_model
 
@@ -25,8 +25,21 @@ PICK = ToolSpec("pick", "one", json.dumps(SCHEMA), strict=True)
 PLACE = ToolSpec("place \u00fc", "two", json.dumps(SCHEMA), strict=True)
 LOOSE = ToolSpec("loose", "three", json.dumps(SCHEMA))
 TOOLS = (PICK, PLACE, LOOSE)
-TAGS = {"hermes": ("<tool_call>", "</tool_call>"), "llama": ("<|python_tag|>",), "mistral": ("[TOOL_CALLS]", "[ARGS]")}
-DIALECTS = {"hermes": HERMES, "llama": LLAMA, "mistral": MISTRAL}
+BARS = DEEPSEEK.tags
+TAGS = {
+    "hermes": ("<tool_call>", "</tool_call>"),
+    "llama": ("<|python_tag|>",),
+    "mistral": ("[TOOL_CALLS]", "[ARGS]"),
+    "deepseek": BARS,
+    "deepseek-fenced": BARS,
+}
+DIALECTS = {
+    "hermes": HERMES,
+    "llama": LLAMA,
+    "mistral": MISTRAL,
+    "deepseek": DEEPSEEK,
+    "deepseek-fenced": DEEPSEEK_FENCED,
+}
 
 
 def with_tags(directory: Path, tags: tuple[str, ...], *, special: bool) -> Path:
@@ -94,6 +107,12 @@ GOOD = [
     ("mistral", f"[TOOL_CALLS][{ONE}, {ANY}]"),
     ("mistral", f"Yes. [TOOL_CALLS] [{ONE}]"),
     ("mistral", 'ok [TOOL_CALLS]pick[ARGS]{"n": 2}[TOOL_CALLS]loose[CALL_ID]a1[ARGS]{"k": {}}'),
+    ("deepseek", f"Hello {BARS[0][:12]}"),
+    (
+        "deepseek",
+        f'So. {BARS[0]}{BARS[1]}pick{BARS[2]}{{"n": 1}}{BARS[3]}{BARS[1]}loose{BARS[2]}{{}}{BARS[3]}{BARS[4]}',
+    ),
+    ("deepseek-fenced", f'{BARS[0]}{BARS[1]}function{BARS[2]}pick\n```json\n{{"n": 1}}\n```{BARS[3]}{BARS[4]}'),
 ]
 BAD = [
     ("hermes", 'a <tool_call>\n{"nam', '": 1}'),
@@ -111,6 +130,9 @@ BAD = [
     ("mistral", '[TOOL_CALLS][{"name": "pick", "arguments": {"n": ', '"1"}}]'),
     ("mistral", 'a [TOOL_CALLS]pick[ARGS]{"n": ', "9}"),
     ("mistral", f"[TOOL_CALLS][{ONE}]", "and text"),
+    ("deepseek", f"a {BARS[0]}", "text"),
+    ("deepseek", f'{BARS[0]}{BARS[1]}pick{BARS[2]}{{"n": ', "5}"),
+    ("deepseek-fenced", f"{BARS[0]}{BARS[1]}function{BARS[2]}p", "ack"),
 ]
 
 
@@ -176,7 +198,8 @@ def found_calls(answer):
 def speaker(request, tmp_path_factory, exact):
     tags = TAGS[request.param]
     path = with_tags(tmp_path_factory.mktemp(request.param), tags, special=request.param != "hermes")
-    template = CHATML.replace("<tool_call>", tags[0])
+    mark = f"{tags[0]}```json" if request.param == "deepseek-fenced" else tags[0]
+    template = CHATML.replace("<tool_call>", mark)
     (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template, "eos_token": "<|im_end|>"}))
     engine = TextEngine.load(path, replace(exact, kv_cache_bytes=16 << 20))
     yield engine, tags[0]
