@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 
+from moltbot_models.engine.json_calls import text_before
 from moltbot_models.engine.tool_calls import new_call_id
 from moltbot_models.generation import ToolCallDelta
 
@@ -32,16 +33,10 @@ class DeepSeekToolCalls:
     def push(self, text: str) -> tuple[str, list[ToolCallDelta]]:
         """Return the plain text and the calls that this text completes."""
         self._text += text
-        if self._inside:
-            return "", self._take() if CALL_END in self._text else []
-        before, tag, after = self._text.partition(CALLS_BEGIN)
-        if not tag:
-            keep = next((size for size in range(len(CALLS_BEGIN) - 1, 0, -1) if before.endswith(CALLS_BEGIN[:size])), 0)
-            cut = len(before) - keep
-            self._text = before[cut:]
-            return before[:cut], []
-        self._text, self._inside = after, True
-        return before, self._take()
+        plain = ""
+        if not self._inside:
+            plain, self._text, self._inside = text_before(self._text, CALLS_BEGIN)
+        return plain, self._take() if self._inside and CALL_END in self._text else []
 
     def finish(self) -> tuple[str, list[ToolCallDelta]]:
         """Return what is left at the end of the answer: a call whose last tag is missing, or text."""
