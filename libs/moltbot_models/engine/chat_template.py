@@ -82,13 +82,14 @@ class ChatTemplate:
         template = self._templates.get("tool_use") if tools else None
         template = template or self._templates.get("default") or next(iter(self._templates.values()))
         try:
-            self._environment.refill()
+            conversation, offered = [self._message(message) for message in messages], [_tool(tool) for tool in tools]
+            self._environment.refill(conversation, offered)
             return template.render(
                 **{
                     key: value for key, value in (options or {}).items() if key not in _OWN and key not in self._special
                 },
-                messages=[self._message(message) for message in messages],
-                tools=[_tool(tool) for tool in tools] or None,
+                messages=conversation,
+                tools=offered or None,
                 documents=None,
                 add_generation_prompt=True,
                 **self._special,

@@ -32,6 +32,16 @@ MOST_LENGTH = 1 << 25
 _STEP, _TURN, _CALL = 64, 256, 512
 _MOST_BITS = 4096
 _WIDE = re.compile(r"\d{6}|\*")
+_STRUCTURAL = frozenset({
+    "attr", "batch", "count", "d", "default", "first", "items", "last", "length", "list",
+    "map", "reject", "rejectattr", "reverse", "select", "selectattr", "slice",
+})  # fmt: skip
+"""Filters that take a list or mapping as it is; the others write or compare what is in it, however deep."""
+_COMPARING = (
+    "==", "!=", "<", "<=", ">", ">=", "eq", "equalto", "ne", "lt", "lessthan", "le", "gt", "greaterthan", "ge", "in",
+    "lower", "upper",
+)  # fmt: skip
+"""Tests that do so."""
 _FORBIDDEN = frozenset({"translate", "format_map"})
 """Methods of texts whose growth is not worked out beforehand; no template needs them."""
 
@@ -45,19 +55,25 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         super().__init__(**options)
         self._local = threading.local()
         self.filters = {name: self.bounded(name, one) for name, one in self.filters.items()}
-        self.filters |= {"_turns": self._turns, "_joined": self.concat}
+        self.filters |= {"_turns": self._turns, "_joined": self.concat, "_measured": self._measured}
+        self.tests |= {name: self.bounded(name, self.tests[name]) for name in _COMPARING}
+        self.finalize = self._measured  # of what is written, before it is made a text
         del self.globals["lipsum"]
 
-    def refill(self) -> None:
-        """Give what this thread compiles or renders next a budget of its own."""
-        self._local.left = MOST_WORK
+    def refill(self, *given: object) -> None:
+        """Give what this thread compiles or renders next a budget of its own.
+
+        Args:
+            given: Lists that the template is given: comparing them with something costs no more than they are.
+        """
+        self._local.left, self._local.given = MOST_WORK, {id(one) for one in given}
 
     def concat(self, parts: Iterable[Any]) -> str:  # pyright: ignore[reportIncompatibleMethodOverride] - a function there
         """Join what a template, macro or block has written."""
         pieces: list[str] = []
         length = 0
         for part in parts:
-            pieces.append(str(part))
+            pieces.append(str(self._measured(part)))  # of `~` it is no text yet
             self._spend(len(pieces[-1]))
             length += len(pieces[-1])
             _check(length)
@@ -76,8 +92,9 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
                 [one for one in (left, right) if isinstance(one, int)],
             )
             _check(max(sizes) * max(factors, default=1))
-        elif isinstance(left, str) and _WIDE.search(left):
-            raise SecurityError("the chat template formats too wide")
+        elif isinstance(left, str):
+            _check_growth("format", (left,))
+            self._measured(right)
         result = super().call_binop(context, operator, left, right)
         self._spend(_size(result))
         return result
@@ -89,6 +106,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         if isinstance(owner, str):
             args = _whole(args) if name == "join" else args
             _check_growth(name, (owner, *args))
+            self._measured([*args, *kwargs.values()])
         else:
             self._spend(_CALL)  # a macro, most likely
         result = super().call(context, obj, *args, **kwargs)
@@ -107,6 +125,22 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         if self._local.left < 0:
             raise SecurityError("the chat template takes too long")
 
+    def _measured(self, value: Any) -> Any:
+        """The value, its insides paid for: lists of lists that hold each other many times over are no longer small."""
+        if not isinstance(value, (list, tuple, dict)) or id(value) in self._local.given:
+            self._spend(_size(value))
+            return value
+        left: list[Any] = [value]
+        while left:
+            one = left.pop()
+            if isinstance(one, (list, tuple, dict)):
+                self._spend(len(one) * _STEP)
+                left.extend(one)
+                left.extend(one.values() if isinstance(one, dict) else ())
+            elif isinstance(one, str):
+                self._spend(len(one))
+        return value
+
     def _turns(self, values: Iterable[Any]) -> _Turns:
         return _Turns(values if hasattr(values, "__len__") else list(values), self._spend)  # type: ignore[arg-type]
 
@@ -118,6 +152,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         def bounded(*args: Any, **kwargs: Any) -> Any:
             args = _whole(args) if name == "join" else args
             _check_growth(name, (*args, *kwargs.values()))
+            if name not in _STRUCTURAL:
+                self._measured(args)
             result = function(*args, **kwargs)
             self._spend(_size(result))
             return result
@@ -143,11 +179,17 @@ class _Turns:
 
 
 class _Counting(NodeTransformer):
-    """Puts loops and `~` through the environment's own filters."""
+    """Puts loops, comparisons and `~` through the environment's own filters."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - the class's name
         self.generic_visit(node)
         node.iter = nodes.Filter(node.iter, "_turns", [], [], None, None, lineno=node.lineno)
+        return node
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        for side in (node, *node.ops):
+            side.expr = nodes.Filter(side.expr, "_measured", [], [], None, None, lineno=node.lineno)
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802

@@ -89,6 +89,12 @@ TURNS = "{% for a in range(90000) %}{% for b in range(90000) %}BODY{% endfor %}{
 DOUBLING = "{% set n = namespace(x='xxxxxxxx', l=[1]) %}{% for i in range(99) %}STEP{% endfor %}{{ n.x | length }}"
 
 
+NESTED = (
+    "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(99) %}"
+    "{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}{% endfor %}END"
+)
+
+
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize(
     "bomb",
@@ -129,6 +135,18 @@ DOUBLING = "{% set n = namespace(x='xxxxxxxx', l=[1]) %}{% for i in range(99) %}
         DOUBLING.replace("STEP", "{% set n.x = '%s%s' | format(n.x, n.x) %}"),
         DOUBLING.replace("STEP", "{% set n.l = n.l + n.l %}"),
         DOUBLING.replace("STEP", "{% set y %}{{ n.x }}{{ n.x }}{% endset %}{% set n.x = y %}"),
+        NESTED.replace("END", "{{ n.x }}"),
+        NESTED.replace("END", "{{ n.x | tojson }}"),
+        NESTED.replace("END", "{{ n.x | string | length }}"),
+        NESTED.replace("END", "{{ n.x ~ '' }}"),
+        NESTED.replace("END", "{{ '%s' % n.x }}"),
+        NESTED.replace("END", "{{ '{}'.format(n.x) }}"),
+        NESTED.replace("END", "{{ n.x == n.y }}"),
+        NESTED.replace("END", "{{ n.x in [n.y] }}"),
+        NESTED.replace("END", "{{ n.x is eq(n.y) }}"),
+        NESTED.replace("END", "{{ [n.x, n.y] | sort }}"),
+        NESTED.replace("END", "{{ [n.x, n.y] | max | length }}"),
+        "{{ [[1] * 999999] * 999999 }}",
         "{% macro m(k) %}{{ m(k + 1) }}{% endmacro %}{{ m(0) }}",
         "{% macro m(k) %}{% if k %}{{ m(k - 1) }}{{ m(k - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
     ],
