@@ -35,7 +35,7 @@ from workload import Round, line
 from moltbot_testkit.random_model import model_config, random_weights, write_model
 from moltbot_testkit.stateful_ir import write_stateful_ir
 
-TEXT_BLOCKS = ("text", "features", "prefix", "arrivals", "load", "triton", "deterministic", "identity")
+TEXT_BLOCKS = ("text", "features", "prefix", "arrivals", "load", "triton", "weights", "deterministic", "identity")
 BLOCKS = (*TEXT_BLOCKS, "encoder", "encoder_triton")
 TEXT = ROOT / "benchmarks" / "text"
 TINY = ROOT / "libs/moltbot_models/shipped/tiny"
@@ -187,6 +187,20 @@ def triton(model: Path, _ir: Path, repeats: int) -> None:
         for streams in (1, 8, 32):
             row(f"32/32, {streams} streams", *in_turns(one, two, Round(streams, 32, 32, seed=500 + streams), repeats))
         print(f"load in Triton {one.hello['load_s']:.2f} s, memory {one.hello['rss_mib']} MiB")
+
+
+def weights(model: Path, _ir: Path, repeats: int) -> None:
+    """What 4 bits are worth; whether a model bears them is the accuracy gate's to say, random weights say nothing."""
+    for compute in ("f32", "bf16"):
+        with ours(model, weights="u4", compute=compute) as one, ours(model, compute=compute) as two:
+            head(f"u4 weights beside u8, {compute} arithmetic, u8 cache", "u8")
+            for tokens_in, tokens_out in ((32, 32), (256, 64)):
+                for streams in (1, 8, 32):
+                    wanted = Round(streams, tokens_in, tokens_out, seed=2000 * streams + tokens_in)
+                    row(f"{tokens_in}/{tokens_out}, {streams} streams", *in_turns(one, two, wanted, repeats))
+            memory = [engine.run(Round(1, 8, 1))["rss_mib"] for engine in (one, two)]
+            loads = [engine.hello["load_s"] for engine in (one, two)]
+            print(f"memory after the rounds: {memory[0]} / {memory[1]} MiB, load {loads[0]:.2f} / {loads[1]:.2f} s")
 
 
 def deterministic(model: Path, _ir: Path, repeats: int) -> None:

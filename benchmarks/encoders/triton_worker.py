@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,11 +22,13 @@ sys.path[:0] = [str(ROOT / "libs"), str(ROOT / "libs/protos"), str(ROOT / "bench
 from encoders.texts import paragraphs
 
 from moltbot_mesh.telemetry import configure_logging
-from moltbot_models.triton.client import TritonClient
 from moltbot_models.triton.repository import ModelSpec
 from moltbot_models.triton.server import TritonServer
 from moltbot_models.tuning.process_tree import tree_cpu_s, tree_rss_mib
 from moltbot_testkit.triton import triton_runtime
+
+if TYPE_CHECKING:
+    from moltbot_models.triton.client import TritonClient
 
 OPTIONS = {
     "ours": {},
@@ -98,7 +101,7 @@ async def main() -> None:
             for name, options in OPTIONS.items():
                 await server.place(ModelSpec(name, "embedding", Path(model), options))
             write_ort(Path(scratch) / "models", model, file, site)
-            client = TritonClient(server.endpoint)
+            client = server.client()
             await client.load("ort", 60)
             pid = server.supervisor.pid
             print(json.dumps({"models": [*OPTIONS, "ort"]}), flush=True)

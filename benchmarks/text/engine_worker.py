@@ -7,37 +7,20 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "libs"), str(Path(__file__).parent)]
 
 from workload import Round, Watch, serve
 
 from moltbot_models.engine import TextEngine
+from moltbot_models.engine.gumbel import GumbelMark
 from moltbot_models.engine.options import config_of
 from moltbot_models.generation import GenerationRequest, ResponseFormat, Sampling
-
-
-class GumbelMark:
-    """The plain Gumbel function, keyed by the last token: what a watermark costs at least."""
-
-    def alter(self, logits, contexts) -> None:
-        pass
-
-    def choose(self, candidates, contexts) -> list[int]:
-        chosen = []
-        for one, context in zip(candidates, contexts, strict=True):
-            seed = context.output_tokens[-1] if context.output_tokens else 0
-            noise = np.random.Generator(np.random.PCG64(seed)).random(one.log_weights.size, np.float32)
-            chosen.append(one.token_at(int((one.log_weights - np.log(-np.log(noise + 1e-12))).argmax())))
-        return chosen
-
 
 MODES = {
     "greedy": ({"temperature": 0.0}, None),
     "sampled": ({"temperature": 0.8, "top_k": 50, "top_p": 0.9, "seed": 1}, None),
-    "mark": ({"temperature": 0.8, "top_k": 50}, GumbelMark()),
+    "mark": ({"temperature": 0.8, "top_k": 50}, GumbelMark(bytes(32))),
     "logprobs": ({"temperature": 0.0, "logprobs": True, "top_logprobs": 5}, None),
     "constrained": ({"temperature": 0.0}, None),
 }

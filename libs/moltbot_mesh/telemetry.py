@@ -14,12 +14,14 @@ import random
 import sys
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import structlog
 from opentelemetry import trace as otel
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from moltbot_mesh.settings import Section
@@ -39,8 +41,21 @@ class TelemetrySettings(Section):
 
     otlp_endpoint: str = ""
     """OTLP/gRPC endpoint (`http://127.0.0.1:4317`); empty means that no span leaves the process."""
+    otlp_http_endpoint: str = ""
+    """Its OTLP/HTTP endpoint (`http://127.0.0.1:4318`), the one that Triton speaks; empty: Triton makes no spans."""
     sample_ratio: float = 0.01
     """Share of the traces that begin here and are recorded, 0 to 1. A caller's own decision is kept."""
+
+    @property
+    def traces_url(self) -> str:
+        """Where spans go by OTLP/HTTP; empty: nowhere."""
+        return f"{self.otlp_http_endpoint.rstrip('/')}/v1/traces" if self.otlp_http_endpoint else ""
+
+    @property
+    def envoy_target(self) -> str:
+        """`host:port` of the collector for Envoy, which speaks to it without TLS; empty if it cannot."""
+        url = urlsplit(self.otlp_endpoint)
+        return f"{url.hostname}:{url.port or 4317}" if url.scheme == "http" and url.hostname else ""
 
 
 class Metrics:
@@ -97,12 +112,13 @@ class Telemetry:
         self._ratio = settings.sample_ratio
         self._provider: TracerProvider | None = None
         self._tracer: otel.Tracer | None = None
+        self._ids = _Ids()
         if settings.otlp_endpoint:
             # Imported here: the exporter costs 0.2 s and most installations on one node have none.
             from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
 
             resource = Resource.create({"service.name": f"moltbot-{service}", "service.instance.id": instance})
-            self._provider = TracerProvider(resource=resource)
+            self._provider = TracerProvider(resource=resource, id_generator=self._ids)
             exporter = OTLPSpanExporter(settings.otlp_endpoint, insecure=settings.otlp_endpoint.startswith("http://"))
             self._provider.add_span_processor(BatchSpanProcessor(exporter))
             self._tracer = self._provider.get_tracer("moltbot")
@@ -130,6 +146,7 @@ class Telemetry:
         *,
         error: str = "",
         client: bool = False,
+        span_id: bytes = b"",
     ) -> None:
         """Record a span of something that has ended, within `trace`; nothing happens when that is not sampled.
 
@@ -141,11 +158,13 @@ class Telemetry:
             attributes: As OpenTelemetry's conventions name them.
             error: Its `error.type`; empty if it went well.
             client: Whether it was a call to another system.
+            span_id: Under which that system was told of it; a new one if empty.
         """
         if self._tracer is None or not trace.sampled:
             return
         kind = otel.SpanKind.CLIENT if client else otel.SpanKind.INTERNAL
         given = dict(attributes) | ({"error.type": error} if error else {})
+        self._ids.given = int.from_bytes(span_id)
         span = self._tracer.start_span(name, _within(trace), kind, given, start_time=start_ns)
         if error:
             span.set_status(otel.StatusCode.ERROR, error)
@@ -155,6 +174,17 @@ class Telemetry:
         """Send what is left. Bounded by the exporter's own timeout."""
         if self._provider is not None:
             self._provider.shutdown()
+
+
+class _Ids(RandomIdGenerator):
+    """Random ids, but for a span whose id was told to somebody before it was made."""
+
+    given = 0
+
+    def generate_span_id(self) -> int:
+        """The id that was told, once; else a random one."""
+        taken, self.given = self.given, 0
+        return taken or super().generate_span_id()
 
 
 def _within(trace: TraceContext) -> Context:

@@ -36,8 +36,8 @@ class ToolSpec:
     parameters: str = "{}"
     """JSON Schema of the arguments, as JSON text."""
     strict: bool = False
-    """Passed on to upstreams of the OpenAI protocol. The mesh's own engine keeps to the schema where `tool_choice`
-    demands a call, strict or not, and not where the model is free to call."""
+    """Whether a call must keep to the schema where the model is free to call. A call that `tool_choice` demands keeps
+    to it in any case. Upstreams of the OpenAI protocol are told, and do what they do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +153,18 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """Where the time of one answer went, in seconds, by the engine's own clock."""
+
+    queue_s: float = 0.0
+    """Until the first of its tokens was computed."""
+    prefill_s: float = 0.0
+    """From there until its first token was drawn."""
+    decode_s: float = 0.0
+    """From its first token to its last."""
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCallDelta:
     """A piece of a tool call: the first piece carries id and name, the pieces' `arguments` add up."""
 
@@ -174,6 +186,8 @@ class Delta:
     """On the last delta, where the upstream counts tokens."""
     reasoning: str = ""
     """What the model thinks before it answers; it stands before `text`."""
+    timing: Timing | None = field(default=None, compare=False)
+    """On the last delta, from the mesh's own engine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, get_args
 
 from moltbot_mesh.errors import FailedPrecondition
+from moltbot_models.tls import Tls, grpc_target, is_local
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,6 +29,7 @@ _SCHEMES = {
     "websocket": ("ws://", "wss://"),
 }
 _TEXT_ALONE = frozenset({"generic_http", "websocket"})
+_TLS_SCHEMES = ("https://", "wss://", "grpcs://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,8 @@ class Manifest:
     """Digest of weights and options; an upstream is opened anew when it changes."""
     input_modalities: tuple[Modality, ...] = ()
     """What may stand in a conversation beside text; empty means text alone."""
+    tls: Tls = field(default_factory=Tls)
+    """Towards an upstream on another machine."""
 
 
 def taken(input_modalities: Iterable[str]) -> tuple[Modality, ...]:
@@ -161,6 +165,7 @@ def problems_of(manifest: Manifest) -> list[tuple[str, str]]:
         found.append(("path", "embedded needs `path`: the directory of the model's weights"))
     if said := _modality_problem(manifest):
         found.append(("input_modalities", said))
+    found += _tls_problems(manifest)
     auth = manifest.auth
     if auth.type not in get_args(AuthType):
         found.append(("auth.type", f"auth.type must be one of {', '.join(get_args(AuthType))}"))
@@ -181,3 +186,23 @@ def _modality_problem(manifest: Manifest) -> str:
     if manifest.provider in _TEXT_ALONE and len(taken(manifest.input_modalities)) > 1:
         return f"the protocol {manifest.provider} carries text alone; images and sounds need another, such as openai"
     return ""
+
+
+def _tls_problems(manifest: Manifest) -> list[tuple[str, str]]:
+    tls, endpoint = manifest.tls, manifest.endpoint
+    found: list[tuple[str, str]] = []
+    if bool(tls.cert_file) != bool(tls.key_file):
+        found.append(("tls", "tls.cert_file and tls.key_file belong together; give both or none"))
+    if tls.encrypts and not endpoint.startswith(_TLS_SCHEMES):
+        found.append(("tls", f"tls is for an endpoint that begins with {' or '.join(_TLS_SCHEMES)}"))
+    if manifest.provider != "triton" or not endpoint:
+        return found
+    try:
+        target, encrypted = grpc_target(endpoint)
+    except ValueError:
+        forms = "grpcs://host:8001, host:8001 or unix:/path"
+        return [*found, ("endpoint", f"the endpoint of triton is a gRPC target: {forms}")]
+    if not (encrypted or is_local(target) or tls.plain_text):
+        said = f"{target} is another machine, and prompts would go there as plain text: write grpcs://{target} with "
+        found.append(("endpoint", said + "`tls`, or allow it in a network that you trust: `tls: {plain_text: true}`"))
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from moltbot.model.v1 import manifest_pb2
 
 from moltbot_mesh.errors import FieldViolation, InvalidArgument
 from moltbot_models.manifest import DEFAULT_IDLE_TIMEOUT_S, DEFAULT_TIMEOUT_S, Auth, Manifest, Task, problems_of
+from moltbot_models.tls import Tls
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,6 +57,9 @@ def from_proto(proto: manifest_pb2.Manifest) -> Manifest:
         options=MappingProxyType(dict(proto.options)),
         revision=proto.revision,
         input_modalities=tuple(proto.input_modalities),  # pyright: ignore[reportArgumentType] - refused below
+        tls=Tls(
+            proto.tls.ca_file, proto.tls.cert_file, proto.tls.key_file, proto.tls.server_name, proto.tls.plain_text
+        ),
     )
     if problems := problems_of(manifest):
         violations = [FieldViolation("task" if key == "type" else key, message) for key, message in problems]
@@ -90,4 +95,5 @@ def to_proto(manifest: Manifest) -> manifest_pb2.Manifest:
         options=manifest.options,
         revision=manifest.revision,
         input_modalities=manifest.input_modalities,
+        tls=None if manifest.tls == Tls() else manifest_pb2.Tls(**asdict(manifest.tls)),
     )

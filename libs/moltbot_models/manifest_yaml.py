@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 from moltbot_mesh.errors import InvalidArgument
 from moltbot_mesh.settings import read_yaml
 from moltbot_models.manifest import Auth, Manifest, problems_of
+from moltbot_models.tls import Tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -141,6 +142,12 @@ _AUTH_KEYS: dict[str, tuple[str, Callable[[object], Any]]] = dict.fromkeys(
 )
 
 
+_TLS_KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
+    **dict.fromkeys(("ca_file", "cert_file", "key_file", "server_name"), _TEXT),
+    "plain_text": ("true or false", _flag),
+}
+
+
 class _Reader:
     """Turns one file's tree into manifests and collects what is wrong with it."""
 
@@ -168,10 +175,11 @@ class _Reader:
 
     def manifest(self, at: tuple[str, ...], item: object) -> Manifest | None:
         before = len(self._problems)
-        raw = self._mapping(at, item, (*_MANIFEST_KEYS, "auth"), "a model")
+        raw = self._mapping(at, item, (*_MANIFEST_KEYS, "auth", "tls"), "a model")
         if raw is None:
             return None
         auth = self._auth((*at, "auth"), raw.pop("auth", None))
+        tls = self._tls((*at, "tls"), raw.pop("tls", None))
         values = self._values(at, raw, _MANIFEST_KEYS)
         for key in ("id", "type", "provider"):
             if not values.get(key) and key not in raw:
@@ -182,7 +190,7 @@ class _Reader:
         for key in ("timeout_s", "idle_timeout_s", "weight"):
             if not values.get(key, 1):
                 del values[key]  # 0 asks for the default
-        manifest = Manifest(**values, auth=auth)
+        manifest = Manifest(**values, auth=auth, tls=tls)
         for key, message in problems_of(manifest):
             self._wrong((*at, *key.split(".")), message)
         return manifest if len(self._problems) == before else None
@@ -192,6 +200,10 @@ class _Reader:
             return Auth()
         raw = self._mapping(at, item, tuple(_AUTH_KEYS), "auth")
         return Auth() if raw is None else Auth(**self._values(at, raw, _AUTH_KEYS))
+
+    def _tls(self, at: tuple[str, ...], item: object) -> Tls:
+        raw = None if item is None else self._mapping(at, item, tuple(_TLS_KEYS), "tls")
+        return Tls() if raw is None else Tls(**self._values(at, raw, _TLS_KEYS))
 
     def _mapping(self, at: tuple[str, ...], item: object, known: tuple[str, ...], what: str) -> dict[str, Any] | None:
         if not isinstance(item, dict):

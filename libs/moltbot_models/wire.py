@@ -18,6 +18,7 @@ from moltbot_models.generation import (
     Message,
     ResponseFormat,
     Sampling,
+    Timing,
     TokenLogprob,
     ToolCall,
     ToolCallDelta,
@@ -114,6 +115,8 @@ def _delta_tree(delta: Delta) -> dict[str, Any]:
         tree["finish_reason"] = delta.finish_reason
     if delta.usage is not None:
         tree["usage"] = asdict(delta.usage)
+    if delta.timing is not None:
+        tree["timing"] = asdict(delta.timing)
     return tree
 
 
@@ -125,6 +128,7 @@ def _delta(tree: dict[str, Any]) -> Delta:
         finish_reason=tree.get("finish_reason"),
         usage=Usage(**tree["usage"]) if "usage" in tree else None,
         reasoning=tree.get("reasoning", ""),
+        timing=Timing(**tree["timing"]) if "timing" in tree else None,
     )
 
 

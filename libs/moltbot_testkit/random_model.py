@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from typing import TYPE_CHECKING, Any
@@ -97,10 +98,25 @@ def random_weights(config: Mapping[str, Any], seed: int = 0) -> dict[str, NDArra
     return weights
 
 
+def stored_as(weights: Mapping[str, NDArray[np.float32]], kind: str) -> dict[str, NDArray[Any]]:
+    """Return the tensors rounded to what a file of `F32`, `F16` or `BF16` holds (BF16 as uint16, cut)."""
+    if kind == "BF16":
+        return {name: (value.view(np.uint32) >> 16).astype(np.uint16) for name, value in weights.items()}
+    return {name: value.astype({"F32": np.float32, "F16": np.float16}[kind]) for name, value in weights.items()}
+
+
+def weights_sha256(weights: Mapping[str, NDArray[Any]]) -> str:
+    """A digest of all tensors, to tell whether two have drawn the same."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode() + b"\0" + np.ascontiguousarray(weights[name]).tobytes())
+    return digest.hexdigest()
+
+
 def write_safetensors(file: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
     """Write tensors in the safetensors format; uint16 arrays are stored as BF16."""
     kinds = {"float32": "F32", "float16": "F16", "uint16": "BF16"}
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, tensor in tensors.items():
         end = offset + tensor.nbytes
@@ -128,13 +144,30 @@ def byte_tokenizer(size: int = 259) -> Tokenizer:
 
 
 def write_model(
-    directory: Path, config: Mapping[str, Any], weights: Mapping[str, NDArray[Any]], **generation: Any
+    directory: Path,
+    config: Mapping[str, Any],
+    weights: Mapping[str, NDArray[Any]],
+    *,
+    files: int = 1,
+    **generation: Any,
 ) -> Path:
-    """Write a whole directory; `generation` becomes generation_config.json. Returns the directory."""
+    """Write a whole directory, the weights in so many files; `generation` becomes generation_config.json.
+
+    Returns the directory.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(dict(config)))
     (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [256, 258], **generation}))
     (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": CHATML, "eos_token": "<|im_end|>"}))
     byte_tokenizer(config["vocab_size"]).save(str(directory / "tokenizer.json"))
-    write_safetensors(directory / "model.safetensors", weights)
+    if files == 1:
+        write_safetensors(directory / "model.safetensors", weights)
+        return directory
+    places: dict[str, str] = {}
+    for number in range(files):
+        names = list(weights)[number::files]
+        file = f"model-{number + 1:05}-of-{files:05}.safetensors"
+        write_safetensors(directory / file, {name: weights[name] for name in names})
+        places |= dict.fromkeys(names, file)
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     return directory

@@ -16,6 +16,7 @@ import structlog
 from moltbot.gateway.v1 import gateway_pb2
 
 from moltbot_daemon import inference
+from moltbot_daemon.envoy_child import envoy_supervisor
 from moltbot_daemon.modules import MODULES
 from moltbot_mesh.envoy.config import EXPOSED, EnvoyConfig
 from moltbot_mesh.envoy.log_files import keep_within
@@ -24,7 +25,6 @@ from moltbot_mesh.errors import FailedPrecondition
 from moltbot_mesh.identity import load_mesh_key
 from moltbot_mesh.keyvalue import FileKeyValueStore
 from moltbot_mesh.runner import Node, running
-from moltbot_mesh.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
@@ -88,7 +88,9 @@ async def serving(settings: Settings, places: Places, progress: Callable[[str], 
         stack.enter_context(_alone(places))
         envoy = _envoy(settings, places)
         envoy.check_port()
-        local = await asyncio.to_thread(inference.prepare, settings.inference, places, progress)
+        local = await asyncio.to_thread(
+            inference.prepare, settings.inference, places, progress, settings.telemetry.traces_url
+        )
         await stack.enter_async_context(local.running())
         router = settings.router.model_copy(update={"models": (local.manifests, *settings.router.models)})
         settings = settings.model_copy(update={"router": router})
@@ -106,7 +108,7 @@ async def serving(settings: Settings, places: Places, progress: Callable[[str], 
         envoy.prepare()
         child = envoy_supervisor(envoy)
         await stack.enter_async_context(child.running())
-        await stack.enter_async_context(bounded_log(envoy, settings))
+        await stack.enter_async_context(bounded_log(envoy, places, settings))
         progress("waiting for the models and Envoy")
         await child.wait_ready(_START_S)
         await local.wait_ready(_START_S)
@@ -115,37 +117,18 @@ async def serving(settings: Settings, places: Places, progress: Callable[[str], 
         yield Started(f"{scheme}://{settings.host}:{port}", time.monotonic() - started_s, mesh)
 
 
-def envoy_supervisor(envoy: EnvoyProcess) -> Supervisor:
-    """Keeps a prepared Envoy running."""
-    env = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "TZ", "TMPDIR")}
-    return Supervisor(
-        "envoy",
-        envoy.argv,
-        env,
-        envoy.ready,
-        alive=envoy.admin.alive,
-        before_stop=lambda: _drained(envoy),
-        grace_s=5.0,
-    )
-
-
 @contextlib.asynccontextmanager
-async def bounded_log(envoy: EnvoyProcess, settings: Settings) -> AsyncGenerator[None]:
+async def bounded_log(envoy: EnvoyProcess, places: Places, settings: Settings) -> AsyncGenerator[None]:
     """Keep the access log within its bounds while the context is open."""
-    path = Path(envoy.config.access_log)
-    bounds = keep_within(path, settings.envoy.access_log_mib << 20, settings.envoy.access_log_files, envoy.admin)
+    bounds = keep_within(
+        places.access_log, settings.envoy.access_log_mib << 20, settings.envoy.access_log_files, envoy.admin
+    )
     task = asyncio.create_task(bounds, name="access-log")
     try:
         yield
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def _drained(envoy: EnvoyProcess) -> None:
-    left = await envoy.drain()
-    if left:
-        log.warning("requests cut off at the end of the drain", requests=left)
 
 
 def _envoy(settings: Settings, places: Places) -> EnvoyProcess:
@@ -158,9 +141,11 @@ def _envoy(settings: Settings, places: Places) -> EnvoyProcess:
         listen_port=settings.port,
         admin_path=places.run_dir / ADMIN_SOCKET,
         body_limit_bytes=settings.gateway.body_limit_bytes,
-        access_log=str(places.run_dir / "access.log"),
+        access_log=str(places.access_log),
         tls_certificate=settings.envoy.tls_certificate,
         tls_key=settings.envoy.tls_key,
+        otlp_target=settings.telemetry.envoy_target,
+        sample_ratio=settings.telemetry.sample_ratio,
     )
     return EnvoyProcess(config, places.run_dir, settings.envoy.concurrency, settings.envoy.drain_s)
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from moltbot_daemon.daemon import bounded_log, descriptor_set, envoy_supervisor
+from moltbot_daemon.daemon import bounded_log, descriptor_set
+from moltbot_daemon.envoy_child import envoy_supervisor
 from moltbot_mesh.envoy.config import EXPOSED, GATEWAY, EnvoyConfig
 from moltbot_mesh.envoy.process import ADMIN_SOCKET, EnvoyProcess
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, MoltbotError
@@ -129,15 +130,17 @@ async def _keep(settings: Settings, places: Places, endpoints: _Endpoints, up: a
         clusters_file=places.run_dir / _CLUSTERS_FILE,
         admin_path=places.run_dir / ADMIN_SOCKET,
         body_limit_bytes=settings.gateway.body_limit_bytes,
-        access_log=str(places.run_dir / "access.log"),
+        access_log=str(places.access_log),
         tls_certificate=settings.envoy.tls_certificate,
         tls_key=settings.envoy.tls_key,
+        otlp_target=settings.telemetry.envoy_target,
+        sample_ratio=settings.telemetry.sample_ratio,
     )
     envoy = EnvoyProcess(config, places.run_dir, settings.envoy.concurrency, settings.envoy.drain_s)
     envoy.check_port()
     envoy.prepare()
     child = envoy_supervisor(envoy)
-    async with child.running(), bounded_log(envoy, settings):
+    async with child.running(), bounded_log(envoy, places, settings):
         await child.wait_ready(_START_S)
         scheme = "https" if settings.envoy.tls_certificate else "http"
         up.set_result(f"{scheme}://{settings.host}:{await envoy.port()}")

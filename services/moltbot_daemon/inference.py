@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from moltbot_daemon.model_door import model_door
 from moltbot_daemon.node_models import NodeModels
 from moltbot_mesh.errors import InvalidArgument, MoltbotError
 from moltbot_models.manifest import Manifest
@@ -21,6 +22,7 @@ from moltbot_models.store.source import check_weights, inspect
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
+    from moltbot_daemon.model_door import ModelDoor
     from moltbot_daemon.places import Places
     from moltbot_daemon.settings import InferenceSettings
     from moltbot_models.triton.server import TritonServer
@@ -38,6 +40,8 @@ class Local:
     models: NodeModels
     triton: TritonServer | None
     """The child that serves them; `None`: they run in the gateway's process."""
+    door: ModelDoor | None = None
+    """By which other machines use them."""
 
     @property
     def manifests(self) -> Path:
@@ -50,6 +54,8 @@ class Local:
         async with contextlib.AsyncExitStack() as stack:
             if self.triton is not None:
                 await stack.enter_async_context(self.triton.running())
+            if self.door is not None:
+                await stack.enter_async_context(self.door.running())
             await stack.enter_async_context(self.models.following())
             yield
 
@@ -62,10 +68,14 @@ class Local:
         """
         if self.triton is not None:
             await self.triton.wait_ready(timeout_s)
+        if self.door is not None:
+            await self.door.wait_ready(timeout_s)
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: InferenceSettings, places: Places, progress: Callable[[str], None]) -> AsyncGenerator[Path]:
+async def serving(
+    settings: InferenceSettings, places: Places, progress: Callable[[str], None], traces_url: str = ""
+) -> AsyncGenerator[Path]:
     """Run Triton with the models of this node alone, as `moltbot serve triton`.
 
     Yields:
@@ -74,7 +84,8 @@ async def serving(settings: InferenceSettings, places: Places, progress: Callabl
     Raises:
         MoltbotError: Triton cannot be had, or does not start.
     """
-    local = await asyncio.to_thread(prepare, settings.model_copy(update={"engine": "triton"}), places, progress)
+    only_triton = settings.model_copy(update={"engine": "triton"})
+    local = await asyncio.to_thread(prepare, only_triton, places, progress, traces_url)
     async with local.running():
         await local.wait_ready(_READY_S)
         yield local.manifests
@@ -109,13 +120,16 @@ def text_model(settings: InferenceSettings) -> Path:
     return path
 
 
-def prepare(settings: InferenceSettings, places: Places, progress: Callable[[str], None]) -> Local:
+def prepare(
+    settings: InferenceSettings, places: Places, progress: Callable[[str], None], traces_url: str = ""
+) -> Local:
     """Fetch what is missing and write the manifests. Blocking.
 
     Args:
         settings: What to run.
         places: Where.
         progress: Told what is being done, in words.
+        traces_url: Where Triton sends its spans; empty: it makes none.
 
     Raises:
         MoltbotError: The model is not there, or `engine: triton` and Triton cannot be had.
@@ -131,11 +145,11 @@ def prepare(settings: InferenceSettings, places: Places, progress: Callable[[str
         embedder = _embedder(settings, places, progress)
         if embedder is not None:
             own.append(Manifest(EMBEDDER_ID, "embedding", "embedded", path=str(embedder)))
-        triton = _triton(settings, places, progress, own)
+        triton = _triton(settings, places, progress, own, traces_url)
         fixed = own if triton is None else [replace(m, provider="triton", endpoint=triton.endpoint) for m in own]
     models = NodeModels(store, fixed, triton, places.run_dir, local=settings.engine != "none")
     models.write()
-    return Local(models, triton)
+    return Local(models, triton, model_door(settings, places, triton))
 
 
 def _embedder(settings: InferenceSettings, places: Places, progress: Callable[[str], None]) -> Path | None:
@@ -151,7 +165,7 @@ def _embedder(settings: InferenceSettings, places: Places, progress: Callable[[s
 
 
 def _triton(
-    settings: InferenceSettings, places: Places, progress: Callable[[str], None], own: list[Manifest]
+    settings: InferenceSettings, places: Places, progress: Callable[[str], None], own: list[Manifest], traces_url: str
 ) -> TritonServer | None:
     if settings.engine == "embedded":
         return None
@@ -172,4 +186,5 @@ def _triton(
         places.run_dir / "triton",
         threads=settings.threads,
         kv_cache_mib=settings.kv_cache_mib,
+        traces_url=traces_url,
     )

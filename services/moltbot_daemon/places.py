@@ -39,6 +39,11 @@ class Places:
         return self.run_dir / "http.sock"
 
     @property
+    def access_log(self) -> Path:
+        """Envoy's."""
+        return self.run_dir / "access.log"
+
+    @property
     def models_dir(self) -> Path:
         """What `moltbot model add` wrote: a folder a model."""
         return self.data_dir / "models"

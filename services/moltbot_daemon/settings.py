@@ -50,6 +50,16 @@ class InferenceSettings(EngineSettings):
     """Its id; the directory's name if empty."""
     embedder: bool = True
     """Whether the MiniLM embedder is served."""
+    listen: str = ""
+    """Address (`10.0.0.7:8001`) at which other machines use the models of Triton, by mutual TLS; empty: none do."""
+    tls_certificate: Path | None = None
+    """PEM chain that proves this node to them."""
+    tls_key: Path | None = None
+    """PEM key of the certificate."""
+    tls_client_ca: Path | None = None
+    """PEM authorities of their certificates."""
+    tls_client_names: list[str] = []
+    """DNS names or URIs, of which their certificates must have one; empty: any name."""
 
 
 class SecuritySettings(Section):

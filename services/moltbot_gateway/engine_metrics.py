@@ -6,10 +6,10 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from moltbot_mesh.errors import MoltbotError
-from moltbot_models.providers.base import Measured
+from moltbot_models.providers.base import BATCHES_OF, Measured
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -40,6 +40,8 @@ _COUNTERS = {
     "queue_s": ("queue_seconds", "Time that requests waited in Triton, summed."),
     "compute_s": ("compute_seconds", "Time in Triton's backend, summed."),
 }
+
+_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class EngineMetrics:
@@ -82,6 +84,21 @@ class EngineMetrics:
                         family.add_metric([model], figures[key])
                 if family.samples:
                     yield family
+        batches = HistogramMetricFamily("moltbot_model_batch_texts", "Texts in a batch of Triton's.", labels=["model"])
+        for model, figures in self._found.items():
+            sizes = {int(key.removeprefix(BATCHES_OF)): n for key, n in figures.items() if key.startswith(BATCHES_OF)}
+            if sizes:
+                batches.add_metric([model], _buckets(sizes), sum(size * count for size, count in sizes.items()))
+        if batches.samples:
+            yield batches
+
+
+def _buckets(sizes: Mapping[int, float]) -> list[tuple[str, float]]:
+    """Cumulative, as Prometheus counts."""
+    return [
+        *((f"{most:.1f}", sum(count for size, count in sizes.items() if size <= most)) for most in _SIZES),
+        ("+Inf", sum(sizes.values())),
+    ]
 
 
 async def _figures(provider: Measured) -> Mapping[str, float]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from moltbot_mesh.telemetry import Stopwatch
 from moltbot_mesh.uuid7 import uuid7, uuid_text
-from moltbot_models.generation import Usage
+from moltbot_models.generation import Timing, Usage
 
 if TYPE_CHECKING:
     from moltbot_gateway.ask import Caller
@@ -33,6 +33,10 @@ class Attempt:
     finish_reason: str = ""
     outbound: bool = False
     """Whether it left this machine."""
+    timing: Timing | None = None
+    """Where its time went, where the engine says it."""
+    span_id: bytes = b""
+    """Under which the upstream knows it, in a trace that is recorded."""
     ended_ns: int = field(default_factory=time.time_ns)
     """Since the epoch; it is made when the call ends."""
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         Sampling,
         Scores,
         ScoringRequest,
+        Timing,
     )
 
 A = TypeVar("A", "Embeddings", "Scores")
@@ -89,7 +90,8 @@ class Failover:
                 failures.append(error)
                 continue
             attempt = _Running(exchange, self._pool, upstream, "chat" if request.prompt is None else "text_completion")
-            limited = replace(request, model=upstream.name, sampling=self._within_limits(request.sampling, upstream))
+            sampling = self._within_limits(request.sampling, upstream)
+            limited = replace(request, model=upstream.name, sampling=sampling, traceparent=attempt.traceparent)
             pieces = upstream.provider.generate(limited, stream=stream)
             size = 0
             try:
@@ -112,6 +114,7 @@ class Failover:
                     counted = _sum(last.usage or Usage(_prompt_tokens(request), estimate_tokens(size)), Usage())
                     exchange.usage = _sum(exchange.usage, counted)
                     attempt.usage, attempt.finish_reason = counted, last.finish_reason
+                    attempt.timing = last.timing
                     attempt.ended(None)
                     yield (*deltas[:-1], replace(last, usage=exchange.usage))
                     return
@@ -137,8 +140,8 @@ class Failover:
             MoltbotError: No candidate could.
         """
 
-        def call(upstream: OpenUpstream) -> Awaitable[Embeddings]:
-            return upstream.provider.embed(replace(request, model=upstream.name))
+        def call(upstream: OpenUpstream, traceparent: str) -> Awaitable[Embeddings]:
+            return upstream.provider.embed(replace(request, model=upstream.name, traceparent=traceparent))
 
         return await self._first(exchange, models, "embeddings", call, sum(map(len, request.inputs)))
 
@@ -151,8 +154,8 @@ class Failover:
             MoltbotError: No candidate could.
         """
 
-        def call(upstream: OpenUpstream) -> Awaitable[Scores]:
-            return upstream.provider.score(replace(request, model=upstream.name))
+        def call(upstream: OpenUpstream, traceparent: str) -> Awaitable[Scores]:
+            return upstream.provider.score(replace(request, model=upstream.name, traceparent=traceparent))
 
         return await self._first(exchange, models, "classify" if request.query is None else "rerank", call, size_bytes)
 
@@ -161,7 +164,7 @@ class Failover:
         exchange: Exchange,
         models: Sequence[str],
         operation: str,
-        call: Callable[[OpenUpstream], Awaitable[A]],
+        call: Callable[[OpenUpstream, str], Awaitable[A]],
         size_bytes: int,
     ) -> A:
         """The answer of the first candidate that gives one; `size_bytes` stands in for tokens that nobody counted."""
@@ -175,7 +178,7 @@ class Failover:
             attempt = _Running(exchange, self._pool, upstream, operation)
             try:
                 async with asyncio.timeout_at(exchange.deadline_s):
-                    found = await call(upstream)
+                    found = await call(upstream, attempt.traceparent)
             except TimeoutError:
                 raise attempt.out_of_time() from None
             except MoltbotError as error:
@@ -211,6 +214,12 @@ class _Running:
         self.first_token_us = 0
         self.usage = Usage()
         self.finish_reason = ""
+        self.timing: Timing | None = None
+        trace = exchange.caller.trace
+        # What is recorded has a span of its own for each model that was asked, which is the upstream's parent.
+        trace = trace.child() if trace.sampled else trace
+        self.traceparent = trace.traceparent
+        self._span_id = trace.span_id if trace.sampled else b""
         self._operation = operation
         self._exchange = exchange
         self._pool = pool
@@ -265,6 +274,8 @@ class _Running:
             self.usage,
             self.finish_reason,
             leaves_the_machine(self._upstream.manifest),
+            self.timing,
+            self._span_id,
         )
         self._exchange.attempts.append(attempt)
         self._upstream.calls -= 1

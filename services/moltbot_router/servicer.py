@@ -143,4 +143,5 @@ def _shown(manifest: Manifest, *, with_auth: bool) -> manifest_pb2.Manifest:
     proto = to_proto(manifest)
     if not with_auth:
         proto.ClearField("auth")
+        proto.ClearField("tls")
     return proto

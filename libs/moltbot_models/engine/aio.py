@@ -89,4 +89,5 @@ def merged(deltas: Sequence[Delta]) -> Delta:
         finish_reason=deltas[-1].finish_reason,
         usage=deltas[-1].usage,
         reasoning="".join(delta.reasoning for delta in deltas),
+        timing=deltas[-1].timing,
     )

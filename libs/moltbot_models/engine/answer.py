@@ -42,6 +42,16 @@ class Answer:
         """Whether a stop string has come."""
         return self._stops.stopped
 
+    @property
+    def thinking(self) -> bool:
+        """Whether it still thinks, or may be about to."""
+        return self._thoughts is not None and self._thoughts.begun is None
+
+    @property
+    def begun(self) -> str:
+        """What had come of the answer itself when its thoughts were over; to be asked at the step that ended them."""
+        return "" if self._thoughts is None else (self._thoughts.begun or "") + self._stops.held
+
     def push(self, token: int, logprob: TokenLogprob | None) -> Delta | None:
         """Return what this token lets the caller see, None if that is nothing yet."""
         text = self._parse(self._stops.push(self._detokenizer.push(token)))

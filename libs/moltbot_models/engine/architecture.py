@@ -18,6 +18,16 @@ FAMILIES: dict[str, Family] = {
     "Qwen3ForCausalLM": "qwen3",
     "MistralForCausalLM": "mistral",
 }
+_DEFAULTS: Mapping[Family, Mapping[str, Any]] = {
+    "llama": {},
+    "qwen2": {"num_key_value_heads": 32},
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
+    "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
+}
+"""What a config.json means that leaves these out, where it is not the same for all.
+
+Source: transformers 5.24, configuration_{llama,qwen2,qwen3,mistral}.py.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +82,7 @@ def read_architecture(config: Mapping[str, Any], context_length: int | None) -> 
     family = FAMILIES.get(name)
     if family is None:
         raise _unsupported(f"architecture {name}", f"built are {', '.join(FAMILIES)}")
+    config = {**_DEFAULTS[family], **config}
     rope = _rope(config)
     own_length = _number(config, "max_position_embeddings")
     if rope.kind == "yarn":
@@ -118,14 +129,17 @@ def _refuse_features(config: Mapping[str, Any], family: Family, length: int) -> 
     if config.get("quantization_config"):
         method = cast("dict[str, Any]", config["quantization_config"]).get("quant_method", "unknown")
         raise _unsupported(f"a checkpoint quantised with {method}", "give the plain one, the engine compresses it")
-    if float(config.get("partial_rotary_factor", 1.0)) != 1.0:
-        raise _unsupported(f"partial_rotary_factor {config['partial_rotary_factor']}", "built is 1.0")
+    rope = cast("dict[str, Any]", config.get("rope_parameters") or {})
+    rotary = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    if float(rotary) != 1.0:
+        raise _unsupported(f"partial_rotary_factor {rotary}", "built is 1.0")
     window = config.get("sliding_window")
     slides = config.get("use_sliding_window", False) if family in {"qwen2", "qwen3"} else family == "mistral"
     if window and slides and int(window) < length:
         raise _unsupported(f"sliding_window {window}", f"it has no effect with context_length at most {window}")
-    if "sliding_attention" in cast("list[str]", config.get("layer_types") or []):
-        raise _unsupported("layer_types with sliding_attention", "built is full_attention")
+    others = sorted({*cast("list[str]", config.get("layer_types") or [])} - {"full_attention"})
+    if others:
+        raise _unsupported(f"layer_types with {', '.join(others)}", "built is full_attention")
 
 
 def _rope(config: Mapping[str, Any]) -> Rope:
@@ -133,6 +147,8 @@ def _rope(config: Mapping[str, Any]) -> Rope:
     scaling = cast("dict[str, Any]", config.get("rope_parameters") or config.get("rope_scaling") or {})
     theta = float(scaling.get("rope_theta", config.get("rope_theta", 10000.0)))
     kind = str(scaling.get("rope_type", scaling.get("type", "default")))
+    if any(isinstance(value, dict) for value in scaling.values()):
+        raise _unsupported(f"rope_parameters for each of {', '.join(scaling)}", "built is one for all layers")
     try:
         # NTK by length is the plain embedding up to the model's own length, and no request may be longer.
         if kind in {"default", "dynamic"}:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from moltbot_models.engine.config import EngineError
+from moltbot_models.engine.template_sandbox import BoundedEnvironment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ class ChatTemplate:
     """The compiled templates of one model: a default one, and one for tools where the model has it."""
 
     def __init__(self, source: str | Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
-        """Compile in a sandbox that can neither import nor change what it is given.
+        """Compile in a sandbox that can neither import nor change what it is given, nor take time without end.
 
         Args:
             source: The template, or templates by name (`default`, `tool_use`).
@@ -48,20 +48,22 @@ class ChatTemplate:
         Raises:
             EngineError: `MODEL_INVALID` if a template is not valid Jinja.
         """
-        environment = ImmutableSandboxedEnvironment(
+        environment = BoundedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
         )
-        environment.filters["tojson"] = _tojson
+        environment.filters["tojson"] = environment.bounded("tojson", _tojson)
+        self._environment = environment
         environment.globals.update({"raise_exception": _raise_exception, "strftime_now": _strftime_now})  # pyright: ignore[reportArgumentType, reportCallIssue] - jinja2 types its own globals alone
         sources = {"default": source} if isinstance(source, str) else dict(source)
         self.text = "\n".join(sources.values())
         """All sources, for telling which dialect of tool calls the model speaks."""
         self._special = dict(special_tokens)
         try:
+            environment.refill()  # constants are worked out now
             self._templates: dict[str, Template] = {
                 name: environment.from_string(text) for name, text in sources.items()
             }
-        except TemplateError as error:
+        except (TemplateError, MemoryError, RecursionError) as error:
             raise EngineError("MODEL_INVALID", f"the chat template is not valid Jinja: {error}") from error
 
     def render(
@@ -80,17 +82,28 @@ class ChatTemplate:
         template = self._templates.get("tool_use") if tools else None
         template = template or self._templates.get("default") or next(iter(self._templates.values()))
         try:
+            conversation, offered = [self._message(message) for message in messages], [_tool(tool) for tool in tools]
+            self._environment.refill(conversation, offered)
             return template.render(
                 **{
                     key: value for key, value in (options or {}).items() if key not in _OWN and key not in self._special
                 },
-                messages=[self._message(message) for message in messages],
-                tools=[_tool(tool) for tool in tools] or None,
+                messages=conversation,
+                tools=offered or None,
                 documents=None,
                 add_generation_prompt=True,
                 **self._special,
             )
-        except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        except (
+            TemplateError,
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            MemoryError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise EngineError("INVALID_ARGUMENT", f"the model's chat template refuses the messages: {error}") from error
 
     def _message(self, message: Message) -> dict[str, Any]:

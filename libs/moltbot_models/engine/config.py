@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-WeightPrecision = Literal["u8", "i8", "f32", "bf16"]
+WeightPrecision = Literal["u8", "i8", "u4", "f32", "bf16"]
 ComputePrecision = Literal["f32", "bf16"]
 CachePrecision = Literal["u8", "bf16", "f32"]
 ErrorReason = Literal[
@@ -37,7 +37,8 @@ class EngineConfig:
     """How a model is compiled and scheduled."""
 
     weights: WeightPrecision = "u8"
-    """Storage of the matrices: per-row 8 bit (asymmetric `u8`, symmetric `i8`), or as floating point."""
+    """Storage of the matrices: per-row 8 bit (asymmetric `u8`, symmetric `i8`), 4 bit with a scale for 64 numbers
+    (`u4`, asymmetric; embedding and head stay `u8`), or as floating point."""
     compute: ComputePrecision = "f32"
     """Arithmetic: `f32` is quicker for few short streams, `bf16` for many streams and long prompts."""
     kv: CachePrecision = "u8"

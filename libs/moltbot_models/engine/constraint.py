@@ -39,15 +39,29 @@ _LIMITS = {
 
 
 class Constraint:
-    """Where one answer stands in its grammar. Used in the engine's thread alone."""
+    """Where one answer stands in its grammar. Used in the engine's thread alone.
 
-    def __init__(self, matcher: Any) -> None:
-        self.matcher = matcher
+    Attributes:
+        waiting: Thoughts come first: nothing is forbidden until `begin`.
+    """
+
+    def __init__(self, matcher: Any, *, waiting: bool = False) -> None:
+        self.matcher, self.waiting = matcher, waiting
 
     @property
     def complete(self) -> bool:
         """Whether the answer is whole and nothing can follow."""
         return bool(self.matcher.is_stopped())
+
+    def begin(self, tokens: Sequence[int]) -> EngineError | None:
+        """Hold from here on; `tokens` of the answer have come already. Return the error if they are not allowed."""
+        self.waiting = False
+        try:
+            for token in tokens:
+                self.accept(token)
+        except EngineError as error:
+            return error
+        return None
 
     def accept(self, token: int) -> None:
         """Take a token that was drawn.
@@ -56,7 +70,7 @@ class Constraint:
             EngineError: `ENGINE_FAILED` if the grammar does not allow it, or has become too complex to go on.
         """
         if not self.matcher.consume_token(token):
-            raise EngineError("ENGINE_FAILED", f"the answer left its response_format: {_said(self.matcher)}")
+            raise EngineError("ENGINE_FAILED", f"the answer left the form it must have: {_said(self.matcher)}")
 
 
 class Grammars:
@@ -75,8 +89,15 @@ class Grammars:
         self._executor: Any = None
         self._compiled: OrderedDict[ResponseFormat, Any] = OrderedDict()
 
-    def constraint(self, wanted: ResponseFormat) -> Constraint:
+    def constraint(
+        self, wanted: ResponseFormat, *, field: str = "response_format", waiting: bool = False
+    ) -> Constraint:
         """Return a fresh constraint. What was asked lately is not compiled again.
+
+        Args:
+            wanted: The form.
+            field: Of the request, where it comes from: errors name it.
+            waiting: Thoughts come first.
 
         Raises:
             EngineError: `INVALID_ARGUMENT` saying what is wrong with the schema, expression or grammar.
@@ -86,12 +107,12 @@ class Grammars:
             if matcher is not None:
                 self._compiled.move_to_end(wanted)
         if matcher is None:
-            matcher = self._compile(wanted)
+            matcher = self._compile(wanted, field)
             with self._lock:
                 self._compiled[wanted] = matcher
                 while len(self._compiled) > _CACHED:
                     self._compiled.popitem(last=False)
-        return Constraint(matcher.deep_copy())
+        return Constraint(matcher.deep_copy(), waiting=waiting)
 
     def mask(self, logits: Sequence[NDArray[np.float32]], constraints: Sequence[Constraint]) -> None:
         """Forbid in each row [vocabulary] what its constraint does not allow, in place: minus infinity.
@@ -109,17 +130,15 @@ class Grammars:
             forbidden = np.unpackbits(~bits[place].view(np.uint8), count=row.size, bitorder="little")
             np.copyto(row, -np.inf, where=forbidden.view(np.bool_))
 
-    def _compile(self, wanted: ResponseFormat) -> Any:
+    def _compile(self, wanted: ResponseFormat, field: str) -> Any:
         import llguidance  # noqa: PLC0415 - most answers are free
 
         if len(wanted.text) > MAX_GRAMMAR_BYTES:
-            raise EngineError(
-                "INVALID_ARGUMENT", f"response_format: more than {MAX_GRAMMAR_BYTES >> 10} KiB; make it smaller"
-            )
+            raise EngineError("INVALID_ARGUMENT", f"{field}: more than {MAX_GRAMMAR_BYTES >> 10} KiB; make it smaller")
         with self._lock:
             if self._tokenizer is None:
                 if not self._directory.end_tokens:
-                    raise EngineError("INVALID_ARGUMENT", "response_format: this model has no end token")
+                    raise EngineError("INVALID_ARGUMENT", f"{field}: this model has no end token")
                 source = self._directory.tokenizer.to_str()
                 ends = sorted(self._directory.end_tokens)
                 self._tokenizer = llguidance.LLTokenizer(source, n_vocab=self._vocabulary, eos_token=ends)
@@ -131,7 +150,7 @@ class Grammars:
             limits=llguidance.LLParserLimits(**_LIMITS),  # pyright: ignore[reportArgumentType]
         )
         if matcher.is_error():
-            raise EngineError("INVALID_ARGUMENT", f"response_format: {wanted.kind} cannot be used: {_said(matcher)}")
+            raise EngineError("INVALID_ARGUMENT", f"{field}: {wanted.kind} cannot be used: {_said(matcher)}")
         return matcher
 
 

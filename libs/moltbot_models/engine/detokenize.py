@@ -119,6 +119,11 @@ class StopStrings:
         self.stopped = False
         """Whether a stop string has been found."""
 
+    @property
+    def held(self) -> str:
+        """What is held back."""
+        return self._held
+
     def push(self, text: str) -> str:
         """Return the text that is certain to be part of the answer."""
         if not self._stops:

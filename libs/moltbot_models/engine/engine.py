@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from moltbot_models.engine.answer import Answer
@@ -20,7 +20,7 @@ from moltbot_models.engine.sampler import Sampler, SamplingContext, draw_setting
 from moltbot_models.engine.sampling_step import Row, sample_rows
 from moltbot_models.engine.scheduler import Scheduler, Sequence
 from moltbot_models.engine.source import read_source
-from moltbot_models.generation import Delta, Usage
+from moltbot_models.generation import Delta, Timing, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +49,15 @@ class _Job:
     on_delta: Callable[[Delta], None]
     on_error: Callable[[EngineError], None]
     done: bool = False
+    queued_s: float = field(default_factory=time.monotonic)
+    began_s: float = 0.0
+    first_s: float = 0.0
+    """When it was queued, first computed, and its first token drawn; 0 as long as it was not."""
+
+    def timing(self) -> Timing:
+        now_s = time.monotonic()
+        began_s, first_s = self.began_s or now_s, self.first_s or now_s
+        return Timing(began_s - self.queued_s, first_s - began_s, now_s - first_s)
 
     def usage(self) -> Usage:
         sequence = self.sequence
@@ -152,8 +161,11 @@ class TextEngine:
         )
         settings = draw_settings(request.sampling, self._directory.generation)
         answer = Answer(self._directory, request, prompt)
-        wanted_format = prompt.grammar or request.response_format
-        constraint = None if wanted_format is None else self._grammars.constraint(wanted_format)
+        constraint = None
+        if prompt.grammar is not None:
+            constraint = self._grammars.constraint(prompt.grammar, field="tools", waiting=answer.thinking)
+        elif request.response_format is not None:
+            constraint = self._grammars.constraint(request.response_format)
         own_ends = frozenset[int]() if request.sampling.ignore_eos else self._ends
         ends = own_ends.union(request.sampling.stop_token_ids)
         job = _Job(request, sequence, answer, Sampler(settings), hook, constraint, ends, on_delta, on_error)
@@ -235,6 +247,7 @@ class TextEngine:
         return True
 
     def _step(self, chunks: list[Chunk]) -> None:
+        began_s = time.monotonic()
         logits = self._model.forward(
             [
                 Slice(chunk.sequence.tokens[chunk.begin : chunk.end], chunk.begin, chunk.sequence.blocks, chunk.samples)
@@ -246,26 +259,36 @@ class TextEngine:
         jobs: list[_Job] = []
         for chunk in chunks:
             sequence, samples = chunk.sequence, chunk.samples
+            job = self._jobs[id(sequence)]
+            job.began_s = job.began_s or began_s
             if chunk.begin < sequence.prompt_length:
                 self._prompt_tokens += min(chunk.end, sequence.prompt_length) - chunk.begin
             self._scheduler.complete(chunk)
             if samples:
-                job = self._jobs[id(sequence)]
                 prompt, output = sequence.tokens[: sequence.prompt_length], sequence.tokens[sequence.prompt_length :]
                 context = SamplingContext(job.request, prompt, output, job.sampler.settings)
                 banned = job.ends if len(output) < job.request.sampling.min_tokens else frozenset[int]()
-                rows.append(Row(logits[len(rows)], job.sampler, job.hook, context, job.constraint, banned))
+                constraint = None if job.constraint is None or job.constraint.waiting else job.constraint
+                rows.append(Row(logits[len(rows)], job.sampler, job.hook, context, constraint, banned))
                 jobs.append(job)
-        for job, drawn in zip(jobs, sample_rows(rows, self._directory.vocabulary, self._grammars), strict=True):
+        tokens = sample_rows(rows, self._directory.vocabulary, self._grammars)
+        drawn_s = time.monotonic()
+        for job, drawn in zip(jobs, tokens, strict=True):
             if isinstance(drawn, EngineError):
                 self._fail(job, drawn)
                 continue
+            job.first_s = job.first_s or drawn_s
             job.sequence.tokens.append(drawn.token)
             self._completion_tokens += 1
             ended = drawn.token in job.ends
             # The end token is counted and has a probability, but is never text, special or not.
             shown = None if drawn.logprob is None else Delta(logprobs=(drawn.logprob,))
             last = shown if ended else job.answer.push(drawn.token, drawn.logprob)
+            if job.constraint is not None and job.constraint.waiting and not job.answer.thinking:
+                begun = self._directory.tokenizer.encode(job.answer.begun, add_special_tokens=False).ids
+                if (left := job.constraint.begin(begun)) is not None:
+                    self._fail(job, left)
+                    continue
             whole = job.constraint is not None and job.constraint.complete
             if ended or whole or job.answer.stopped:
                 self._finish(job, last, "stop")
@@ -277,7 +300,7 @@ class TextEngine:
     def _finish(self, job: _Job, last: Delta | None, reason: FinishReason) -> None:
         self._leave(job)
         self._cached_tokens += job.sequence.cached_prompt
-        self._deliver(job, job.answer.finish(last, reason, job.usage()))
+        self._deliver(job, replace(job.answer.finish(last, reason, job.usage()), timing=job.timing()))
 
     def _fail(self, job: _Job, error: EngineError) -> None:
         self._leave(job)

@@ -45,8 +45,8 @@ class _Builder:
         input_ids = parameter("input_ids", ov.Type.i64, [-1])
         position_ids = parameter("position_ids", ov.Type.i64, [-1])
         sampled = parameter("sampled_tokens_indices", ov.Type.i64, [-1])
-        embedding = self._matrix("model.embed_tokens.weight", a.vocabulary, a.hidden_size)
-        head = embedding if a.tied_head else self._matrix("lm_head.weight", a.vocabulary, a.hidden_size)
+        embedding = self._words("model.embed_tokens.weight")
+        head = embedding if a.tied_head else self._words("lm_head.weight")
         rotary = self._rotary(position_ids)
         hidden = embedding.rows(input_ids)
         caches: list[Parameter] = []
@@ -121,6 +121,12 @@ class _Builder:
         weight = self._matrix(f"{name}.weight", rows, columns).factor()
         out = ops.matmul(x, weight, transpose_a=False, transpose_b=True)
         return ops.add(out, vector(self._checkpoint.tensor(f"{name}.bias", (rows,)))) if bias else out
+
+    def _words(self, name: str) -> Matrix:
+        # With 4-bit layers these stay in 8: an error in the head is an error in the logits, and rows of the embedding
+        # are gathered, which half bytes do not allow.
+        stored = self._checkpoint.tensor(name, (self._a.vocabulary, self._a.hidden_size))
+        return Matrix(stored, "u8" if self._precision == "u4" else self._precision)
 
     def _matrix(self, name: str, rows: int, columns: int) -> Matrix:
         return Matrix(self._checkpoint.tensor(name, (rows, columns)), self._precision)

@@ -13,7 +13,7 @@ from typing import Any, cast
 from moltbot_models.engine.tool_calls import new_call_id
 from moltbot_models.generation import ToolCallDelta
 
-PYTHON_TAG, TOOL_CALLS, ARGUMENTS = "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]"
+PYTHON_TAG, TOOL_CALLS, ARGUMENTS, CALL_ID = "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
 _NAMED = re.compile(r"\s*([A-Za-z0-9_.:/-]{1,256})\s*(?:\[CALL_ID\][A-Za-z0-9]*\s*)?\[ARGS\]\s*")
 _BETWEEN = re.compile(r"[\s,;\[\]]*")
 _decoder = json.JSONDecoder()
@@ -89,15 +89,8 @@ class MistralToolCalls:
         self._text += text
         plain = ""
         if not self._inside:
-            before, tag, after = self._text.partition(TOOL_CALLS)
-            if not tag:
-                sizes = range(len(TOOL_CALLS) - 1, 0, -1)
-                keep = next((size for size in sizes if before.endswith(TOOL_CALLS[:size])), 0)
-                cut = len(before) - keep
-                self._text = before[cut:]
-                return before[:cut], []
-            plain, self._text, self._inside = before, after, True
-        return plain, self._take() if "}" in text else []
+            plain, self._text, self._inside = text_before(self._text, TOOL_CALLS)
+        return plain, self._take() if self._inside and "}" in text else []
 
     def finish(self) -> tuple[str, list[ToolCallDelta]]:
         """Return what is left at the end of the answer."""
@@ -124,6 +117,16 @@ class MistralToolCalls:
         if whole is None:
             return None
         return named[1], self._text[named.end() : whole[1]], whole[1]
+
+
+def text_before(text: str, tag: str) -> tuple[str, str, bool]:
+    """What is certain to stand before a tag, what is left, and whether the tag has come."""
+    before, found, after = text.partition(tag)
+    if found:
+        return before, after, True
+    keep = next((size for size in range(len(tag) - 1, 0, -1) if before.endswith(tag[:size])), 0)
+    cut = len(before) - keep
+    return before[:cut], before[cut:], False
 
 
 def _call_at(text: str) -> tuple[str, str, int] | None:

@@ -10,7 +10,8 @@ from moltbot_models.engine.config import EngineError
 if TYPE_CHECKING:
     from moltbot_models.engine.config import EngineConfig, WeightPrecision
 
-_BYTES: dict[WeightPrecision, int] = {"u8": 1, "i8": 1, "bf16": 2, "f32": 4}
+_BYTES: dict[WeightPrecision, float] = {"u4": 0.5 + 5 / 64, "u8": 1, "i8": 1, "bf16": 2, "f32": 4}
+"""Of a number; of `u4` with its share of scale and zero point."""
 _SHARE = 4
 """The cache takes one part in so many of what is left beside the weights."""
 _MOST_BLOCKS = 8192
@@ -40,23 +41,25 @@ def available_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cg
     return min(found, default=None)
 
 
-def check_fits(parameters: int, config: EngineConfig, available: int | None) -> None:
+def check_fits(parameters: int, config: EngineConfig, available: int | None, words: int = 0) -> None:
     """Refuse a model that cannot fit, before anything is allocated.
 
     Args:
         parameters: Numbers in the checkpoint.
         config: Their precision, and the cache.
         available: From `available_bytes`.
+        words: Numbers of them that belong to embedding and head, which `u4` keeps in 8 bits.
 
     Raises:
         EngineError: `MODEL_TOO_LARGE` with the numbers and how to mend it.
     """
     if available is None:
         return
-    weights = parameters * _BYTES[config.weights]
+    width = _BYTES[config.weights]
+    weights = int((parameters - words) * width + words * max(width, 1))
     if weights + config.kv_cache_bytes <= available:
         return
-    smaller = ' or weights="u8"' if _BYTES[config.weights] > 1 else ""
+    smaller = f' or weights="{"u8" if width > 1 else "u4"}"' if width >= 1 else ""
     raise EngineError(
         "MODEL_TOO_LARGE",
         f"{parameters / 1e6:.0f} M parameters in {config.weights} take {weights >> 20} MiB, the cache "

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from moltbot_models.engine.call_grammar import call_grammar, free_grammar
 from moltbot_models.engine.config import EngineError
-from moltbot_models.engine.constraint import JSON_OPTIONS
 from moltbot_models.engine.control_tokens import pieces
 from moltbot_models.engine.reasoning import CLOSED, opened, thinks
 from moltbot_models.engine.tool_dialects import dialect_of
-from moltbot_models.generation import ResponseFormat
 
 if TYPE_CHECKING:
     from moltbot_models.engine.model_directory import ModelDirectory
     from moltbot_models.engine.tool_dialects import ToolDialect
-    from moltbot_models.generation import GenerationRequest, Sampling
+    from moltbot_models.generation import GenerationRequest, ResponseFormat, Sampling
 
 Thoughts = Literal["none", "some", "opened"]
 _SHRINKING = 2
@@ -33,7 +31,7 @@ class Prompt:
     dialect: ToolDialect | None = None
     """How calls are written, if there may be some."""
     grammar: ResponseFormat | None = None
-    """What the rest of a demanded tool call must look like."""
+    """What the rest of a demanded tool call must look like, or calls of strict tools in an answer that is free."""
     thoughts: Thoughts = "none"
     """Whether the answer may begin with thoughts, or the prompt has opened them."""
 
@@ -93,6 +91,8 @@ def _conversation(directory: ModelDirectory, request: GenerationRequest, most_to
             raise EngineError("INVALID_ARGUMENT", "response_format cannot go with a tool_choice that demands a call")
         opening = _opening(request, dialect)
         grammar = call_grammar(request, directory, dialect)
+    elif dialect is not None and any(tool.strict for tool in tools):
+        grammar = free_grammar(tools, directory, dialect)
     fence = directory.controls
     text = template.render(
         [fence.message(message) for message in request.messages],
@@ -112,44 +112,11 @@ def _conversation(directory: ModelDirectory, request: GenerationRequest, most_to
 
 def _opening(request: GenerationRequest, dialect: ToolDialect) -> str:
     if request.tool_choice == "required":
-        return f'{dialect.head}"'
+        return dialect.head
     if request.tool_choice not in {tool.name for tool in request.tools}:
         raise EngineError("INVALID_ARGUMENT", f"tool_choice {request.tool_choice!r} is not among the tools")
     # No space at the end: the tokenizer joins it to the bracket that follows.
-    return f'{dialect.head}{json.dumps(request.tool_choice, ensure_ascii=False)}, "{dialect.key}":'
-
-
-def call_grammar(request: GenerationRequest, directory: ModelDirectory, dialect: ToolDialect) -> ResponseFormat:
-    """What follows `_opening`: the arguments after the tool's schema, and the end of the call."""
-    end = " ".join(_literal(text, directory) for text in dialect.tail)
-    named = [tool for tool in request.tools if request.tool_choice in {"required", tool.name}]
-    rules = [f"%json {_schema(tool.parameters)}" for tool in named]
-    if request.tool_choice == "required":
-        heads = [json.dumps(f'{json.dumps(tool.name, ensure_ascii=False)[1:]}, "{dialect.key}":') for tool in named]
-    else:
-        heads = ['""']
-    calls = " | ".join(f'{head} " "? arguments_{place}' for place, head in enumerate(heads))
-    lines = [f"start: ( {calls} ) {end}", *(f"arguments_{place}: {rule}" for place, rule in enumerate(rules))]
-    return ResponseFormat("grammar", "\n".join(lines))
-
-
-def _literal(text: str, directory: ModelDirectory) -> str:
-    """A text of a grammar; a tag is the token that the tokenizer has for it, white space may be missing."""
-    token = directory.tokenizer.token_to_id(text) if len(text) > 1 else None
-    if token is not None:
-        return f"<[{token}]>"
-    return json.dumps(text) + ("?" if text.isspace() else "")
-
-
-def _schema(parameters: str) -> str:
-    """A tool's schema, as an object's: what is no schema of an object lets any object through."""
-    try:
-        schema = json.loads(parameters)
-    except ValueError:
-        schema = None
-    if not isinstance(schema, dict):
-        schema = {}
-    return json.dumps({"type": "object", **schema, "x-guidance": JSON_OPTIONS}, ensure_ascii=False)
+    return f"{dialect.head}{dialect.written(request.tool_choice)}{dialect.between}"
 
 
 def _tokens(directory: ModelDirectory, texts: list[str], most_tokens: int, *, special: bool) -> list[int]:

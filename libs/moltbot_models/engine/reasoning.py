@@ -29,6 +29,8 @@ class ThinkTags:
         self._held = ""
         self._fresh = True
         """Nothing but blank lines has come since the last tag; they belong to it."""
+        self.begun: str | None = None
+        """The piece of the answer that came with the end of the thoughts; None until they are over."""
 
     def push(self, text: str) -> tuple[str, str]:
         """Return the thoughts and the answer that this text completes."""
@@ -42,7 +44,7 @@ class ThinkTags:
             if begun.startswith(OPEN):
                 self._held, self._state = begun[len(OPEN) :], "inside"
             else:
-                self._state, self._fresh = "after", False
+                self._state, self._fresh, self.begun = "after", False, self._held
                 return "", self._taken()
         thoughts = ""
         if self._state == "inside":
@@ -50,7 +52,7 @@ class ThinkTags:
             if not tag:
                 return self._stripped(self._all_but_tag()), ""
             thoughts, self._held = self._stripped(before.rstrip()), after
-            self._state, self._fresh = "after", True
+            self._state, self._fresh, self.begun = "after", True, after
         return thoughts, self._stripped(self._taken())
 
     def finish(self) -> tuple[str, str]:

@@ -32,6 +32,10 @@ class StoredTensor:
     data: NDArray[Any]
     """BF16 is held as uint16, because numpy has no such type."""
 
+    def rows(self, part: slice) -> StoredTensor:
+        """Return some of the rows, a view too."""
+        return StoredTensor(self.name, self.kind, self.data[part])
+
     def to_f32(self) -> NDArray[np.float32]:
         """Return the values as float32; exact for every kind."""
         if self.kind == "BF16":

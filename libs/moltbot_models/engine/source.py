@@ -49,7 +49,9 @@ def read_source(path: Path, directory: ModelDirectory, config: EngineConfig) -> 
         raise EngineError("MODEL_INVALID", f"{path / IR_FILE} is missing; export the model again")
     architecture = read_architecture(directory.config, config.context_length)
     checkpoint = Checkpoint(path)
-    check_fits(checkpoint.parameters, config, available_bytes())
+    tables = 1 if architecture.tied_head else 2
+    words = tables * architecture.vocabulary * architecture.hidden_size
+    check_fits(checkpoint.parameters, config, available_bytes(), words)
     try:
         model = build_graph(architecture, checkpoint, config.weights)
     except RuntimeError as error:

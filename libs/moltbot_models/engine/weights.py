@@ -2,47 +2,78 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import openvino as ov
 import openvino.opset13 as ops
 from openvino.op import Constant
 
+from moltbot_models.engine.config import EngineError
+from moltbot_models.engine.quantize import (
+    pack_nibbles,
+    quantize_asymmetric,
+    quantize_groups,
+    quantize_symmetric,
+)
+
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Iterator
+
     from openvino import Node
 
     from moltbot_models.engine.config import WeightPrecision
     from moltbot_models.engine.safetensors import StoredTensor
 
+GROUPS = (64, 32, 16)
+"""Columns that share a scale in `u4`: the largest that divides the row. Smaller ones cost 5 bytes more each."""
+_SLAB_BYTES = 32 << 20
+"""Of float32 at once: a matrix of gigabytes is compressed with little memory beside it."""
+
 
 class Matrix:
-    """A weight matrix [out, in] that may be read as a factor and row by row (a tied embedding)."""
+    """A weight matrix [out, in] that may be read as a factor and, but for `u4`, row by row (a tied embedding)."""
 
     def __init__(self, stored: StoredTensor, precision: WeightPrecision) -> None:
-        """Compress `stored`; 8-bit storage keeps one scale (and zero point for `u8`) a row."""
+        """Compress `stored`; 8-bit storage keeps one scale (and zero point for `u8`) a row, `u4` one a group.
+
+        Raises:
+            EngineError: `MODEL_UNSUPPORTED` for rows that no group of `u4` divides.
+        """
+        rows, columns = stored.data.shape
+        self._shape = (rows, columns)
         self._scale: Constant | None = None
         self._zero: Constant | None = None
         if precision == "bf16":
-            tensor = ov.Tensor(ov.Type.bf16, ov.Shape(list(stored.data.shape)))
-            tensor.data.view(np.uint16)[:] = stored.to_bf16()
+            tensor = ov.Tensor(ov.Type.bf16, ov.Shape([rows, columns]))
+            for part, slab in _slabs(stored):
+                tensor.data.view(np.uint16)[part] = slab.to_bf16()
             self._values = Constant(tensor)
         elif precision == "f32":
             self._values = Constant(stored.to_f32())
         elif precision == "i8":
-            values, scale = quantize_symmetric(stored.to_f32())
+            values, scale = ov.Tensor(ov.Type.i8, ov.Shape([rows, columns])), np.empty((rows, 1), np.float32)
+            for part, slab in _slabs(stored):
+                values.data[part], scale[part] = quantize_symmetric(slab.to_f32())
             self._values, self._scale = Constant(values), Constant(scale)
-        else:
-            values, scale, zero = quantize_asymmetric(stored.to_f32())
+        elif precision == "u8":
+            values, scale = ov.Tensor(ov.Type.u8, ov.Shape([rows, columns])), np.empty((rows, 1), np.float32)
+            zero = np.empty((rows, 1), np.uint8)
+            for part, slab in _slabs(stored):
+                values.data[part], scale[part], zero[part] = quantize_asymmetric(slab.to_f32())
             self._values, self._scale, self._zero = Constant(values), Constant(scale), Constant(zero)
+        else:
+            self._values, self._scale, self._zero = _grouped(stored)
 
     def factor(self) -> Node:
         """Return the matrix as float32 [out, in]; the CPU plugin keeps it compressed."""
-        return self._decompressed(self._values, self._zero, self._scale)
+        whole = self._decompressed(self._values, self._zero, self._scale)
+        if len(self._values.shape) == len(self._shape):
+            return whole
+        return ops.reshape(whole, ops.constant(np.array(self._shape)), special_zero=False)
 
     def rows(self, indices: Node) -> Node:
-        """Return the rows at `indices` [n] as float32 [n, in], decompressing those alone."""
+        """Return the rows at `indices` [n] as float32 [n, in], decompressing those alone; not of `u4`."""
         axis = ops.constant(np.int64(0))
 
         def pick(table: Constant | None) -> Node | None:
@@ -63,26 +94,35 @@ class Matrix:
         return out if scale is None else ops.multiply(out, scale)
 
 
+def _grouped(stored: StoredTensor) -> tuple[Constant, Constant, Constant]:
+    rows, columns = stored.data.shape
+    group = next((size for size in GROUPS if columns % size == 0), None)
+    if group is None:
+        raise EngineError(
+            "MODEL_UNSUPPORTED",
+            f"{stored.name} has rows of {columns}, which no group of u4 divides ({', '.join(map(str, GROUPS))}); "
+            'take weights="u8"',
+        )
+    # A tensor over numpy's memory would not own its 4-bit numbers: it is allocated, then filled.
+    values = ov.Tensor(ov.Type.u4, ov.Shape([rows, columns // group, group]))
+    packed = values.data.reshape(rows, columns // 2)
+    scale = np.empty((rows, columns // group, 1), np.float32)
+    # In 8 bits, though 4 would hold them: the plugin reads those quicker.
+    zero = np.empty((rows, columns // group, 1), np.uint8)
+    for part, slab in _slabs(stored):
+        numbers, scale[part], zero[part] = quantize_groups(slab.to_f32(), group)
+        packed[part] = pack_nibbles(numbers.reshape(-1, columns))
+    return Constant(values), Constant(scale), Constant(zero)
+
+
+def _slabs(stored: StoredTensor) -> Iterator[tuple[slice, StoredTensor]]:
+    rows, columns = stored.data.shape
+    step = max(1, _SLAB_BYTES // (4 * columns))
+    for begin in range(0, rows, step):
+        part = slice(begin, min(begin + step, rows))
+        yield part, stored.rows(part)
+
+
 def vector(stored: StoredTensor) -> Constant:
     """Return a bias or norm weight as float32 [1, n]; never compressed, it costs nothing."""
     return Constant(stored.to_f32().reshape(1, -1))
-
-
-def quantize_symmetric(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Return values [out, in] and scales [out, 1]: `matrix ≈ values · scale`."""
-    scale = np.maximum(np.abs(matrix).max(axis=1, keepdims=True), np.float32(1e-12)) / np.float32(127)
-    return np.rint(matrix / scale).astype(np.int8), scale.astype(np.float32)
-
-
-def quantize_asymmetric(
-    matrix: NDArray[np.float32],
-) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
-    """Return values [out, in], scales [out, 1] and zero points [out, 1]: `matrix ≈ (values - zero) · scale`."""
-    zero_f32: NDArray[Any] = np.float32(0) * matrix[:, :1]
-    # Zero must be representable, so the range always contains it.
-    low = np.minimum(matrix.min(axis=1, keepdims=True), zero_f32)
-    high = np.maximum(matrix.max(axis=1, keepdims=True), zero_f32)
-    scale = (np.maximum(high - low, np.float32(1e-12)) / np.float32(255)).astype(np.float32)
-    zero = np.clip(np.rint(-low / scale), 0, 255)
-    values = np.clip(np.rint(matrix / scale) + zero, 0, 255)
-    return values.astype(np.uint8), scale, zero.astype(np.uint8)

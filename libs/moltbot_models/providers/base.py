@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from moltbot_models.providers.engines import EngineHost
 
 
+BATCHES_OF = "batches_of_"
+"""Before the size, in `Measured.statistics`."""
+
+
 class Upstream(Protocol):
     """One model behind one protocol. Used by many tasks of one event loop at once."""
 
@@ -85,8 +89,8 @@ class Measured(Protocol):
     async def statistics(self) -> Mapping[str, float]:
         """The engine's counters and present state, by name.
 
-        Names: those of `EngineStats` for text; `requests`, `batches`, `failures`, `queue_s` and `compute_s` where
-        Triton counts.
+        Names: those of `EngineStats` for text; `requests`, `batches`, `failures`, `queue_s`, `compute_s` and, for each
+        size of batch, `batches_of_N` where Triton counts.
 
         Raises:
             Unavailable: The engine does not answer.

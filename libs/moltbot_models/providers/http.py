@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -17,6 +17,7 @@ from yarl import URL
 
 from moltbot_mesh.errors import InvalidArgument, MoltbotError, Unavailable
 from moltbot_models.providers.upstream_errors import connection_lost, garbage, refused, timed_out, unreachable
+from moltbot_models.tls import TlsFiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,19 +49,27 @@ class HttpClient:
 
     Raises:
         InvalidArgument: The endpoint is not a URL.
-        FailedPrecondition: The secret is not there.
+        FailedPrecondition: The secret is not there, or a certificate cannot be read.
     """
 
     def __init__(self, manifest: Manifest, context: UpstreamContext) -> None:
         self.manifest = manifest
         self.socket, self.base = endpoint_of(manifest)
         self._auth = manifest.auth.headers(context.environ)
+        self._files = TlsFiles(manifest.id, manifest.tls) if manifest.tls.encrypts else None
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
     def url(self, suffix: str = "") -> URL:
         """The endpoint with a suffix, ready to be asked."""
         return URL(self.base + suffix, encoded=True)
+
+    @property
+    def tls(self) -> dict[str, Any]:
+        """What each request says of TLS; it has connections of its own when the certificates were renewed."""
+        if self._files is None:
+            return {}
+        return {"ssl": self._files.current().context, "server_hostname": self._files.server_name or None}
 
     @property
     def session(self) -> aiohttp.ClientSession:
@@ -116,13 +125,15 @@ class HttpClient:
                 # What is large goes out in pieces, and is not copied whole into the transport.
                 data = body if len(body) <= _LARGE_BYTES else io.BytesIO(body)
                 async with asyncio.timeout_at(deadline_s):
-                    return await session.post(url, data=data, headers=headers, allow_redirects=False)
+                    return await session.post(url, data=data, headers=headers, allow_redirects=False, **self.tls)
             except TimeoutError as error:
                 if isinstance(error, aiohttp.ClientError):
                     raise unreachable(self.manifest.id, f"no connection within {CONNECT_TIMEOUT_S:g} s") from None
                 raise timed_out(self.manifest.id, "the first token", timeout_s) from None
             except MoltbotError:
                 raise
+            except aiohttp.ClientSSLError:
+                raise unreachable(self.manifest.id, "no TLS: its certificate does not prove it; see `tls`") from None
             except aiohttp.ClientConnectorError as error:
                 raise unreachable(self.manifest.id, f"no connection: {error.os_error.strerror or 'refused'}") from None
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
@@ -140,7 +151,10 @@ class HttpClient:
             Unavailable: Nobody is, or it is not well, or it refuses the mesh's secret.
         """
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S), self.session.get(url, allow_redirects=False) as response:
+            async with (
+                asyncio.timeout(CONNECT_TIMEOUT_S),
+                self.session.get(url, allow_redirects=False, **self.tls) as response,
+            ):
                 status = response.status
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise unreachable(self.manifest.id, f"probe failed ({type(error).__name__})") from None

@@ -1,6 +1,7 @@
 """Models in Triton: text with the engine in its Python backend, and embeddings.
 
-The endpoint is a gRPC target (`127.0.0.1:8001`, `unix:/path`); `upstream_model` is Triton's name of the model.
+The endpoint is a gRPC target (`127.0.0.1:8001`, `unix:/path`, on another machine `grpcs://host:8001`);
+`upstream_model` is Triton's name of the model.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import grpc.aio
 
 from moltbot_mesh.errors import InvalidArgument, MoltbotError
 from moltbot_models.generation import Embeddings, Scores, Usage
+from moltbot_models.providers.base import BATCHES_OF
 from moltbot_models.providers.engines import engine_failure
 from moltbot_models.providers.upstream_errors import connection_lost, garbage, timed_out, unreachable, wrong_task
+from moltbot_models.tls import TlsFiles, grpc_target
 from moltbot_models.triton.client import TritonClient, TritonRefusal
 from moltbot_models.triton.probe import probe_model
 from moltbot_models.triton.repository import triton_name
@@ -38,7 +41,8 @@ class TritonUpstream:
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self._name = manifest.upstream_model or triton_name(manifest.id)
-        self._client = TritonClient(manifest.endpoint)
+        target, encrypted = grpc_target(manifest.endpoint)
+        self._client = TritonClient(target, files=TlsFiles(manifest.id, manifest.tls) if encrypted else None)
         self._labels: tuple[str, ...] = ()
         """Of a classifier; another version of the model is opened anew."""
 
@@ -73,7 +77,9 @@ class TritonUpstream:
         if manifest.task != "embedding":
             raise wrong_task(request.model, manifest.task, "embedding")
         try:
-            vectors, tokens = await self._client.embed(self._name, request.inputs, manifest.timeout_s)
+            vectors, tokens = await self._client.embed(
+                self._name, request.inputs, manifest.timeout_s, request.traceparent
+            )
         except TimeoutError:
             raise timed_out(manifest.id, "the vectors", manifest.timeout_s) from None
         except (grpc.aio.AioRpcError, ValueError) as error:
@@ -91,7 +97,9 @@ class TritonUpstream:
         try:
             if request.query is None and not self._labels:
                 self._labels = await self._client.labels(self._name, manifest.timeout_s)
-            values, tokens = await self._client.score(self._name, request.inputs, request.query, manifest.timeout_s)
+            values, tokens = await self._client.score(
+                self._name, request.inputs, request.query, manifest.timeout_s, request.traceparent
+            )
         except TimeoutError:
             raise timed_out(manifest.id, "the scores", manifest.timeout_s) from None
         except (grpc.aio.AioRpcError, ValueError) as error:
@@ -113,11 +121,13 @@ class TritonUpstream:
         """What the engine and Triton count; see `Measured.statistics`."""
         found: dict[str, float] = {}
         try:
-            if self._manifest.task == "text-generation":
-                found |= await self._client.engine_statistics(self._name, _STATISTICS_S)
             for one in await self._client.statistics(_STATISTICS_S, self._name):
                 counted = {"requests": one.requests, "batches": one.batches, "failures": one.failures}
                 found |= counted | {"queue_s": one.queue_s, "compute_s": one.compute_s}
+                found |= {f"{BATCHES_OF}{size}": count for size, count in one.sizes.items()}
+            if self._manifest.task == "text-generation":
+                # Last: Triton only sees that a stream began, its engine knows how it ended.
+                found |= await self._client.engine_statistics(self._name, _STATISTICS_S)
         except TimeoutError:
             raise timed_out(self._manifest.id, "statistics", _STATISTICS_S) from None
         except (grpc.aio.AioRpcError, TritonRefusal, ValueError) as error:
@@ -150,9 +160,10 @@ def open_upstream(manifest: Manifest, context: UpstreamContext) -> TritonUpstrea
 
     Raises:
         InvalidArgument: The manifest names no endpoint.
+        FailedPrecondition: Its certificates cannot be read.
     """
-    if not manifest.endpoint or "://" in manifest.endpoint:
+    if not manifest.endpoint:
         raise InvalidArgument(
-            f"model {manifest.id}: triton needs `endpoint`, a gRPC target such as 127.0.0.1:8001 or unix:/path"
+            f"model {manifest.id}: triton needs `endpoint`, a gRPC target such as grpcs://host:8001 or unix:/path"
         )
     return TritonUpstream(manifest)

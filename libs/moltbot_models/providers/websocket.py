@@ -150,7 +150,12 @@ class WebSocketUpstream:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 return await self._http.session.ws_connect(
-                    self._url, headers=headers, max_msg_size=max_frame_bytes, autoclose=False, timeout=_WAITING
+                    self._url,
+                    headers=headers,
+                    max_msg_size=max_frame_bytes,
+                    autoclose=False,
+                    timeout=_WAITING,
+                    **self._http.tls,
                 )
         except MoltbotError:
             raise

@@ -171,9 +171,9 @@ def _tree(manifest: Manifest) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for field in dataclasses.fields(Manifest):
         value = getattr(manifest, field.name)
-        if field.name == "auth":
+        if field.name in {"auth", "tls"}:
             given = {key: text for key, text in dataclasses.asdict(value).items() if text and value != Auth()}
-            tree |= {"auth": given} if given else {}
+            tree |= {field.name: given} if given else {}
         elif value != (field.default_factory() if callable(field.default_factory) else field.default):
             plain = list(value) if isinstance(value, tuple) else dict(value) if hasattr(value, "items") else value
             tree["type" if field.name == "task" else field.name] = plain

@@ -78,9 +78,12 @@ def build(
     if target == "triton-vllm":
         arguments = {"model": str(path), "gpu_memory_utilization": 0.9, "enable_prefix_caching": True}
         arguments |= {"max_model_len": length} if length else {}
+        if manifest.marks:
+            arguments |= {"logits_processors": ["moltbot_mark:MarkProcessor"]}
+            _write_mark(out / name / "1" / "moltbot_mark")
         _write(out / name / "1" / "model.json", json.dumps(arguments, indent=2) + "\n")
         _write(out / name / "config.pbtxt", configs.vllm(name))
-        _write(out / "serve.sh", configs.openai_frontend_script(name, path, "vllm"))
+        _write(out / "serve.sh", configs.openai_frontend_script(name, path, "vllm", marked=manifest.marks))
     else:
         lines = [
             f"model: {json.dumps(str(path))}",
@@ -158,6 +161,14 @@ def _encoder(
     if report is not None:
         _write(out / "gate.json", report.to_json())
     return report
+
+
+def _write_mark(folder: Path) -> None:
+    """The package that vLLM loads: the processor, and the numbers that it shares with our engine."""
+    processor = resources.files("moltbot_models.targets").joinpath("vllm_mark.py.template").read_text("utf-8")
+    numbers = resources.files("moltbot_models.engine").joinpath("plain_mark.py").read_text("utf-8")
+    _write(folder / "__init__.py", processor)
+    _write(folder / "numbers.py", numbers)
 
 
 def _upstream(manifest: Manifest, name: str) -> str:

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 """GPU generations from Turing to Blackwell; a plan fits the one it was built on."""
 _USUAL_TEXTS, _USUAL_TOKENS = 8, 64
+_MARK_STEP = """# The mark: MOLTBOT_MARK_KEYS names a file {"NAME": "64 hexadecimal digits"}, MOLTBOT_MARK_DEFAULT the
+# key of requests that name none. vLLM's workers import the processor from where this Python looks.
+: "${MOLTBOT_MARK_KEYS:?give the file of keys}"
+export MOLTBOT_MARK_KEYS MOLTBOT_MARK_DEFAULT="${MOLTBOT_MARK_DEFAULT:-}" VLLM_USE_V2_MODEL_RUNNER=0
+cp -R "$here"/@NAME/1/moltbot_mark "$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/"
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,15 +160,16 @@ def vllm(name: str) -> str:
     return f'name: {json.dumps(name)}\nbackend: "vllm"\ninstance_group [ {{ count: 1 kind: KIND_MODEL }} ]\n'
 
 
-def openai_frontend_script(name: str, path: Path, container: str) -> str:
-    """Serves a repository with Triton's OpenAI-compatible front end."""
+def openai_frontend_script(name: str, path: Path, container: str, *, marked: bool = False) -> str:
+    """Serves a repository with Triton's OpenAI-compatible front end; `marked` with the sampling mark in vLLM."""
+    before = _MARK_STEP.replace("@NAME", shlex.quote(name)) if marked else ""
     return f"""#!/bin/sh
 # Serves {name} with Triton's OpenAI-compatible front end, in the container
 # nvcr.io/nvidia/tritonserver:<yy.mm>-{container}-python-py3.
 # Listens on this machine alone: put the mesh before it.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-cd /opt/tritonserver/python/openai
+{before}cd /opt/tritonserver/python/openai
 exec python3 openai_frontend/main.py --model-repository "$here" --tokenizer {shlex.quote(str(path))} \\
   --host 127.0.0.1 --openai-port "${{PORT:-9000}}"
 """

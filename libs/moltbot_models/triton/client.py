@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, cast
 import grpc
 import grpc.aio
 import numpy as np
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2
 
+from moltbot_models.triton.command import ADMIN_HEADER
+from moltbot_models.triton.link import Links
 from moltbot_models.triton.repository import LABELS, MAX_BATCH_TEXTS
 from moltbot_models.wire import STATISTICS, decode_deltas, encode_request
 
@@ -26,17 +28,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from moltbot_models.generation import Delta, GenerationRequest
+    from moltbot_models.tls import TlsFiles
 
-_MAX_MESSAGE_BYTES = 64 << 20
-_OPTIONS = [
-    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-    # A server that was restarted is found again within a second.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.use_local_subchannel_pool", 1),
-]
+Metadata = tuple[tuple[str, str], ...]
+
+_END_S = 1.0
 _pb: Any = service_pb2  # generated without types
 
 
@@ -54,6 +50,8 @@ class ModelStatistics:
     """Seconds that requests waited, summed."""
     compute_s: float
     """Seconds in the backend, summed; a text model's requests only begin there."""
+    sizes: Mapping[int, int]
+    """Batches by the number of texts in them; all of a text model's have one, its engine batches by itself."""
 
 
 class TritonRefusal(Exception):
@@ -65,29 +63,32 @@ class TritonClient:
 
     Args:
         endpoint: A gRPC target: `unix:/path` or `host:port`.
+        admin: The secret of administration, of a server that keeps one; `load` and `unload` need it.
+        files: Certificates; `None` speaks plain text.
 
     All methods raise `grpc.aio.AioRpcError` when the call itself fails, and `TimeoutError`.
     """
 
-    def __init__(self, endpoint: str) -> None:
-        self._channel = grpc.aio.insecure_channel(endpoint, options=_OPTIONS)
-        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+    def __init__(self, endpoint: str, *, admin: str = "", files: TlsFiles | None = None) -> None:
+        self._links = Links(endpoint, files)
+        self._admin: Metadata = ((ADMIN_HEADER, admin),) if admin else ()
 
     async def live(self, timeout_s: float) -> bool:
         """Whether the server answers."""
-        return bool((await self._stub.ServerLive(_pb.ServerLiveRequest(), timeout=timeout_s)).live)
+        return bool((await self._ask("ServerLive", _pb.ServerLiveRequest(), timeout_s)).live)
 
     async def load(self, name: str, timeout_s: float) -> None:
         """Load a model of the repository, or its new version: requests go to the old one until the new one is ready."""
-        await self._stub.RepositoryModelLoad(_pb.RepositoryModelLoadRequest(model_name=name), timeout=timeout_s)
+        await self._ask("RepositoryModelLoad", _pb.RepositoryModelLoadRequest(model_name=name), timeout_s, self._admin)
 
     async def unload(self, name: str, timeout_s: float) -> None:
         """Take a model out; requests under way end first."""
-        await self._stub.RepositoryModelUnload(_pb.RepositoryModelUnloadRequest(model_name=name), timeout=timeout_s)
+        request = _pb.RepositoryModelUnloadRequest(model_name=name)
+        await self._ask("RepositoryModelUnload", request, timeout_s, self._admin)
 
     async def statistics(self, timeout_s: float, name: str = "") -> list[ModelStatistics]:
         """What a model, or without a name each loaded one, has done since it was loaded."""
-        answer = await self._stub.ModelStatistics(_pb.ModelStatisticsRequest(name=name), timeout=timeout_s)
+        answer = await self._ask("ModelStatistics", _pb.ModelStatisticsRequest(name=name), timeout_s)
         return [
             ModelStatistics(
                 name=one.name,
@@ -97,6 +98,7 @@ class TritonClient:
                 failures=one.inference_stats.fail.count,
                 queue_s=one.inference_stats.queue.ns / 1e9,
                 compute_s=one.inference_stats.compute_infer.ns / 1e9,
+                sizes={int(each.batch_size): int(each.compute_infer.count) for each in one.batch_stats},
             )
             for one in answer.model_stats
         ]
@@ -118,12 +120,9 @@ class TritonClient:
             ValueError: The answer cannot be read.
         """
         message = _request(name, [1], {"REQUEST": [encode_request(request, stream=stream)]})
-        call = self._stub.ModelStreamInfer()
-        try:
+        traced = _traced(request.traceparent)
+        async with self._streaming(message, first_s, traced) as call:
             limit_s = first_s
-            async with asyncio.timeout(limit_s):
-                await call.write(message)
-                await call.done_writing()
             while True:
                 async with asyncio.timeout(limit_s):
                     answer = await call.read()
@@ -138,12 +137,15 @@ class TritonClient:
                     raise TritonRefusal(answer.error_message)
                 for element in _elements(_raw(answer.infer_response, "DELTAS")):
                     deltas = decode_deltas(element)
-                    yield deltas
-                    if deltas and deltas[-1].finish_reason is not None:
+                    last = bool(deltas) and deltas[-1].finish_reason is not None
+                    try:
+                        yield deltas
+                    finally:
+                        if last and traced:
+                            await _ended(call)
+                    if last:
                         return
                 limit_s = idle_s
-        finally:
-            call.cancel()
 
     async def engine_statistics(self, name: str, timeout_s: float) -> dict[str, float]:
         """The counters of a text model's engine, by the names of `EngineStats`.
@@ -152,31 +154,28 @@ class TritonClient:
             ValueError: The answer cannot be read.
             TritonRefusal: The model refused.
         """
-        call = self._stub.ModelStreamInfer()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await call.write(_request(name, [1], {"REQUEST": [STATISTICS]}))
-                await call.done_writing()
-                answer = await call.read()
+        message = _request(name, [1], {"REQUEST": [STATISTICS]})
+        async with asyncio.timeout(timeout_s), self._streaming(message, timeout_s) as call:
+            answer = await call.read()
             if answer is grpc.aio.EOF:
                 raise ValueError("no answer")
             if answer.error_message:
                 raise TritonRefusal(answer.error_message)
             (said,) = _elements(_raw(answer.infer_response, "DELTAS"))
             return {str(key): float(value) for key, value in json.loads(said).items()}
-        finally:
-            call.cancel()
 
-    async def embed(self, name: str, texts: Sequence[str], timeout_s: float) -> tuple[NDArray[np.float32], int]:
+    async def embed(
+        self, name: str, texts: Sequence[str], timeout_s: float, traceparent: str = ""
+    ) -> tuple[NDArray[np.float32], int]:
         """Embed texts.
 
         Returns:
             Vectors, float32 [texts, dimensions], and the tokens of all texts.
         """
-        return await self._encode(name, {"TEXT": texts}, "EMBEDDING", timeout_s)
+        return await self._encode(name, {"TEXT": texts}, "EMBEDDING", timeout_s, traceparent)
 
     async def score(
-        self, name: str, texts: Sequence[str], query: str | None, timeout_s: float
+        self, name: str, texts: Sequence[str], query: str | None, timeout_s: float, traceparent: str = ""
     ) -> tuple[NDArray[np.float32], int]:
         """Score texts for a query or, without one, for each class.
 
@@ -184,10 +183,10 @@ class TritonClient:
             Scores, float32 [texts, classes], and the tokens of all texts.
         """
         columns = {"TEXT": texts} if query is None else {"QUERY": [query] * len(texts), "TEXT": texts}
-        return await self._encode(name, columns, "SCORES", timeout_s)
+        return await self._encode(name, columns, "SCORES", timeout_s, traceparent)
 
     async def _encode(
-        self, name: str, columns: Mapping[str, Sequence[str]], output: str, timeout_s: float
+        self, name: str, columns: Mapping[str, Sequence[str]], output: str, timeout_s: float, traceparent: str
     ) -> tuple[NDArray[np.float32], int]:
         count = len(columns["TEXT"])
         if not count:
@@ -200,7 +199,8 @@ class TritonClient:
                 tensors = {
                     key: [text.encode() for text in column[begin : begin + size]] for key, column in columns.items()
                 }
-                answer = await self._stub.ModelInfer(_request(name, [size, 1], tensors), timeout=timeout_s)
+                request = _request(name, [size, 1], tensors)
+                answer = await self._ask("ModelInfer", request, timeout_s, _traced(traceparent))
                 values.append(np.frombuffer(_raw(answer, output), "<f4").reshape(size, -1))
                 tokens += int(np.frombuffer(_raw(answer, "TOKENS"), "<i4").sum())
         return np.concatenate(values), tokens
@@ -211,16 +211,45 @@ class TritonClient:
         Raises:
             ValueError: Its configuration does not say them.
         """
-        answer = await self._stub.ModelConfig(_pb.ModelConfigRequest(name=name), timeout=timeout_s)
+        answer = await self._ask("ModelConfig", _pb.ModelConfigRequest(name=name), timeout_s)
         found = json.loads(answer.config.parameters[LABELS].string_value or "null")
         if not isinstance(found, list):
             raise ValueError("no labels")  # noqa: TRY004 - the answer is at fault, not the caller
         return tuple(str(label) for label in cast("list[object]", found))
 
+    async def _ask(self, method: str, request: Any, timeout_s: float, metadata: Metadata = ()) -> Any:
+        async with self._links.stub() as stub:
+            return await getattr(stub, method)(request, timeout=timeout_s, metadata=metadata)
+
+    @contextlib.asynccontextmanager
+    async def _streaming(self, message: Any, timeout_s: float, metadata: Metadata = ()) -> AsyncGenerator[Any]:
+        """A stream on which `message` was sent; leaving it cancels what is under way."""
+        async with self._links.stub() as stub:
+            call = stub.ModelStreamInfer(metadata=metadata)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await call.write(message)
+                    await call.done_writing()
+                yield call
+            finally:
+                call.cancel()
+
     async def aclose(self) -> None:
         """Close the connection; calls under way end with an error."""
-        with contextlib.suppress(grpc.RpcError):
-            await self._channel.close()
+        await self._links.aclose()
+
+
+async def _ended(call: Any) -> None:
+    """Let Triton end a stream whose answer is complete: of one that is cancelled it keeps the spans to itself."""
+    with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError):
+        async with asyncio.timeout(_END_S):
+            while await call.read() is not grpc.aio.EOF:
+                pass
+
+
+def _traced(traceparent: str) -> Metadata:
+    """What Triton records a request by: it does so whatever the context's flag says, so only a sampled one is told."""
+    return (("traceparent", traceparent),) if traceparent.endswith("-01") else ()
 
 
 def _request(name: str, shape: list[int], tensors: Mapping[str, list[bytes]]) -> Any:

@@ -53,7 +53,7 @@ _CHOICES = {
     "dynamic_batching": ("true", "false"),
     "kv": ("u8", "bf16", "f32"),
     "precision": ("int8", "bf16", "f32"),
-    "weights": ("u8", "i8", "f32", "bf16"),
+    "weights": ("u8", "i8", "u4", "f32", "bf16"),
 }
 _LEAST_1, _MOST = ("batch_texts", "bucket_tokens"), 512
 LABELS = "labels"

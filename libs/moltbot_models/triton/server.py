@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import secrets
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +17,8 @@ import grpc.aio
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, MoltbotError, Unavailable
 from moltbot_mesh.supervisor import Supervisor
 from moltbot_models.triton.client import TritonClient, TritonRefusal
+from moltbot_models.triton.command import EXIT_S, GRPC_PORT, Launch
 from moltbot_models.triton.probe import probe_model
-from moltbot_models.triton.provision import python_libraries
 from moltbot_models.triton.repository import config_of, triton_name, write_model, write_repository
 
 if TYPE_CHECKING:
@@ -26,16 +27,12 @@ if TYPE_CHECKING:
     from moltbot_models.triton.provision import TritonRuntime
     from moltbot_models.triton.repository import ModelSpec
 
-_GRPC_PORT = 18001
-"""Triton appends its port to a socket's path; nothing listens on TCP."""
 _SOCKET_PATH_BYTES = 107
 """What sockaddr_un holds."""
 _LIVE_S = 20.0
 _LOAD_S = 60.0
 _PROBE_S = 30.0
 _POLL_S = 0.05
-_EXIT_S = 1
-"""How long Triton may take to unload; requests have ended by then, and its own clock has steps of a second."""
 _MAY_PASS = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -54,6 +51,7 @@ class TritonServer:
         run_dir: For this installation alone (0700), with a short path: the repository and the socket.
         threads: Of each model's arithmetic; 0 takes every core. A spec's own option wins.
         kv_cache_mib: Memory for keys and values of each text model. A spec's own option wins.
+        traces_url: Where Triton sends its spans by OTLP/HTTP; empty: it makes none.
     """
 
     def __init__(
@@ -64,6 +62,7 @@ class TritonServer:
         *,
         threads: int = 0,
         kv_cache_mib: int = 128,
+        traces_url: str = "",
     ) -> None:
         self._threads, self._kv_cache_mib = threads, kv_cache_mib
         self._needed = [self._completed(spec) for spec in specs]
@@ -75,23 +74,31 @@ class TritonServer:
         """Models placed while it ran that did not come back after a restart, with the reason."""
         self._run_dir = run_dir.absolute()
         self._repository = self._run_dir / "models"
+        # Triton takes it as an argument, which everybody here may read: it is worth nothing without the socket.
+        self._admin = secrets.token_hex(32)
         # Of this installation alone: two daemons must not share the Python backend's memory.
         self._regions = f"moltbot-{hashlib.sha256(os.fsencode(self._run_dir)).hexdigest()[:16]}-"
         socket = self._run_dir / "triton.sock"
-        self.endpoint = f"unix:{socket}:{_GRPC_PORT}"
+        self.endpoint = f"unix:{socket}:{GRPC_PORT}"
         """The gRPC target, for a manifest's `endpoint`."""
+        self.socket = Path(self.endpoint.removeprefix("unix:"))
         if len(os.fsencode(self.endpoint)) - len("unix:") > _SOCKET_PATH_BYTES:
             raise FailedPrecondition(f"{run_dir}: too long for the path of a Unix socket; use a shorter directory")
+        launch = Launch(runtime, self._repository, socket, self._regions, self._admin, traces_url)
         self.supervisor = Supervisor(
             "triton",
-            _argv(runtime, self._repository, socket, self._regions),
-            _environment(runtime),
+            launch.argv,
+            launch.environment,
             self._ready,
             alive=self._alive,
             on_started=self._load_models,
-            grace_s=_EXIT_S + 3.0,
+            grace_s=EXIT_S + 3.0,
             ready_timeout_s=_LIVE_S + _LOAD_S + _PROBE_S,
         )
+
+    def client(self) -> TritonClient:
+        """A client that may administer; whoever asks closes it."""
+        return TritonClient(self.endpoint, admin=self._admin)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -147,7 +154,7 @@ class TritonServer:
         if any(spec.id == needed.id for needed in self._needed):
             raise InvalidArgument(f"model {spec.id}: the node serves a model of this id from its start; choose another")
         config_of(spec, self._repository)
-        async with self._placing, contextlib.aclosing(TritonClient(self.endpoint)) as client:
+        async with self._placing, contextlib.aclosing(self.client()) as client:
             before = self._placed.get(spec.id)
             await asyncio.to_thread(self._write, spec)
             try:
@@ -167,7 +174,7 @@ class TritonServer:
 
     async def withdraw(self, model_id: str) -> None:
         """Serve a placed model no more; requests under way end first. Harmless if it is not there."""
-        async with self._placing, contextlib.aclosing(TritonClient(self.endpoint)) as client:
+        async with self._placing, contextlib.aclosing(self.client()) as client:
             if self._placed.pop(model_id, None) is not None:
                 self.failed.pop(model_id, None)
                 await self._unloaded(client, model_id)
@@ -189,7 +196,7 @@ class TritonServer:
         return dataclasses.replace(spec, options=defaults | dict(spec.options))
 
     async def _load_models(self) -> None:
-        async with contextlib.aclosing(TritonClient(self.endpoint)) as client:
+        async with contextlib.aclosing(self.client()) as client:
             await self._wait_live(client)
             for spec in self._needed:
                 await _load(client, spec)
@@ -201,7 +208,7 @@ class TritonServer:
                     self.failed[spec.id] = error.message
 
     async def _alive(self) -> None:
-        async with contextlib.aclosing(TritonClient(self.endpoint)) as client:
+        async with contextlib.aclosing(self.client()) as client:
             try:
                 await client.live(_PROBE_S)
             except grpc.aio.AioRpcError as error:
@@ -218,7 +225,7 @@ class TritonServer:
 
     async def _ready(self) -> bool:
         """Infer with every model that must be there."""
-        async with contextlib.aclosing(TritonClient(self.endpoint)) as client:
+        async with contextlib.aclosing(self.client()) as client:
             for spec in self._needed:
                 await _probe(client, spec)
         return True
@@ -239,31 +246,3 @@ async def _probe(client: TritonClient, spec: ModelSpec) -> None:
         await probe_model(client, spec.task, triton_name(spec.id), _PROBE_S)
     except (grpc.aio.AioRpcError, TimeoutError, TritonRefusal, ValueError) as error:
         raise Unavailable(f"model {spec.id} does not answer: {error}") from error
-
-
-def _argv(runtime: TritonRuntime, repository: Path, socket: Path, regions: str) -> list[str]:
-    return [
-        str(runtime.server),
-        f"--model-repository={repository}",
-        f"--backend-directory={runtime.backends}",
-        f"--cache-directory={runtime.caches}",
-        "--model-control-mode=explicit",
-        "--disable-auto-complete-config",
-        f"--exit-timeout-secs={_EXIT_S}",
-        "--allow-http=false",
-        "--allow-metrics=false",
-        f"--grpc-address=unix:{socket}",
-        f"--grpc-port={_GRPC_PORT}",
-        f"--backend-config=python,shm-region-prefix-name={regions}",
-    ]
-
-
-def _environment(runtime: TritonRuntime) -> dict[str, str]:
-    """Whole and small: Triton inherits no secret of the daemon's, and PYTHONPATH would lead its interpreter astray."""
-    return {
-        "PATH": f"{runtime.stub_bin}:/usr/bin:/bin",
-        "LD_LIBRARY_PATH": str(python_libraries()),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "LC_ALL": "C.UTF-8",
-        "HOME": os.environ.get("HOME", "/"),
-    }

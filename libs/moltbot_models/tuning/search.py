@@ -53,7 +53,7 @@ def space(task: str, cores: int) -> Mapping[str, Sequence[str]]:
     if task == "text-generation":
         return {
             "compute": ("f32", "bf16"),
-            "weights": ("u8", "i8"),
+            "weights": ("u8", "i8", "u4"),
             "step_tokens": ("64", "128", "256", "512"),
             "threads": threads,
             "kv": ("u8", "f32", "bf16"),

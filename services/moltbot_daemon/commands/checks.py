@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 from moltbot_audit.checkpoint import Signer
 from moltbot_daemon.commands.shell import tell
 from moltbot_daemon.inference import text_model
+from moltbot_daemon.model_door import check_door
 from moltbot_daemon.settings import Settings
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, MoltbotError
 from moltbot_mesh.identity import load_mesh_key
 from moltbot_mesh.settings import ENV_PREFIX, keys
+from moltbot_models.tls import TlsFiles
 from moltbot_router.source import read_table
 from moltbot_tool.module import builtin_tools
 from moltbot_watermark.master_key import load_master_key
@@ -77,6 +79,7 @@ def named_files(shell: Shell) -> Iterator[Finding]:
     yield finding(UPSTREAM_SECRETS, lambda: _secrets(shell))
     yield finding("text model", lambda: _text_model(shell))
     yield finding("TLS", lambda: _tls(shell))
+    yield finding("models for other machines", lambda: _door(shell))
     yield finding("SQL database", lambda: _sql_database(shell))
     settings, data_dir = shell.settings, shell.places.data_dir
     yield finding("mesh key", lambda: _key_file(settings.mesh_key_file, data_dir / "mesh.key", load_mesh_key))
@@ -138,6 +141,8 @@ def _secrets(shell: Shell) -> str:
         named += manifest.auth.type != "none"
         try:
             manifest.auth.headers(os.environ)
+            if manifest.tls.encrypts:
+                TlsFiles(manifest.id, manifest.tls)
         except FailedPrecondition as error:
             problems.append(f"model {manifest.id}: {error.message}")
     if problems:
@@ -168,6 +173,11 @@ def _tls(shell: Shell) -> str:
             f"{chain} and {key}: not a certificate chain and its key, both PEM ({error.reason})"
         ) from None
     return str(chain)
+
+
+def _door(shell: Shell) -> str:
+    settings = shell.settings.inference
+    return f"open at {settings.listen}, by mutual TLS" if check_door(settings) else "none: inference.listen is empty"
 
 
 def _sql_database(shell: Shell) -> str:

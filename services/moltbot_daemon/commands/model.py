@@ -87,6 +87,7 @@ def show_model(shell: Shell) -> int:
 def _plain(manifest: Manifest) -> dict[str, Any]:
     tree: dict[str, Any] = {field.name: getattr(manifest, field.name) for field in dataclasses.fields(manifest)}
     auth = manifest.auth
+    tree["tls"] = {key: value for key, value in dataclasses.asdict(manifest.tls).items() if value}
     tree["auth"] = (
         {"type": auth.type, "key_env": auth.key_env, "key_file": auth.key_file} if auth.type != "none" else ""
     )

@@ -84,8 +84,9 @@ def run_service(shell: Shell) -> int:
                 await daemon.until_told()
             return OK
         if name == "triton":
+            settings = shell.settings
             async with inference.serving(
-                shell.settings.inference, found, lambda text: tell(f"moltbot: {text}")
+                settings.inference, found, lambda text: tell(f"moltbot: {text}"), settings.telemetry.traces_url
             ) as file:
                 shell.show({"service": name, "manifests": str(file)}, f"triton serves the models of {file}")
                 await daemon.until_told()

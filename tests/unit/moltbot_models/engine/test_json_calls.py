@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moltbot_models.engine import TextEngine
+from moltbot_models.engine import EngineError, TextEngine
+from moltbot_models.engine.deepseek_calls import DeepSeekToolCalls
 from moltbot_models.engine.json_calls import LlamaToolCalls, MistralToolCalls
-from moltbot_models.engine.tool_dialects import HERMES, LLAMA, MISTRAL, dialect_of
+from moltbot_models.engine.tool_dialects import DEEPSEEK, DEEPSEEK_FENCED, HERMES, LLAMA, MISTRAL, dialect_of
 from moltbot_models.generation import GenerationRequest, Message, Sampling, ToolSpec
 from moltbot_testkit.random_model import CHATML, model_config, random_weights, write_model
 
@@ -68,7 +69,41 @@ def test_what_is_no_call_of_mistrals_stays_text(text):
         assert parsed(MistralToolCalls(), text, [cut]) == (text, [])
 
 
+BARS = DEEPSEEK.tags
+FENCED = "{0}{1}function{2}add\n```json\n%s\n```{3}\n{1}function{2}sub\n```json\n{{}}\n```{3}{4}".format(*BARS)
+PLAIN = "{0}{1}add{2}%s{3}{1}sub{2}{{}}{3}{4}".format(*BARS)
+
+
+@given(st.lists(st.integers(0, 260), max_size=12), st.sampled_from([FENCED, PLAIN]), st.sampled_from(["", "So. "]))
+def test_deepseeks_calls_are_found_however_the_stream_is_cut(cuts, text, before):
+    text = before + text % json.dumps(ARGUMENTS)
+    assert parsed(DeepSeekToolCalls(), text, cuts) == (before, [("add", ARGUMENTS), ("sub", {})])
+
+
+@pytest.mark.parametrize("missing", [BARS[4], BARS[3] + BARS[4]])
+def test_missing_tags_at_the_end_lose_no_call_of_deepseeks(missing):
+    text = PLAIN % json.dumps(ARGUMENTS)
+    assert parsed(DeepSeekToolCalls(), text.removesuffix(missing)) == ("", [("add", ARGUMENTS), ("sub", {})])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"a {BARS[0][:8]} b",
+        BARS[0],
+        f"{BARS[0]}no call",
+        f"{BARS[0]}{BARS[1]}x{BARS[2]}[1]{BARS[3]}{BARS[4]}",
+        f"x{BARS[0][:2]}",
+    ],
+)
+def test_what_is_no_call_of_deepseeks_stays_text(text):
+    for cut in range(len(text)):
+        assert parsed(DeepSeekToolCalls(), text, [cut]) == (text, [])
+
+
 def test_the_template_tells_the_dialect():
+    assert dialect_of(f"{BARS[0]}'\\n```json'") is DEEPSEEK_FENCED
+    assert dialect_of("<\uff5ctool\u2581calls\u2581begin\uff5c>") is DEEPSEEK
     assert dialect_of(CHATML) is HERMES
     assert dialect_of("{% if tools %}[AVAILABLE_TOOLS]{% endif %}[TOOL_CALLS]") is MISTRAL
     assert dialect_of("{{ '<|python_tag|>' }}") is LLAMA
@@ -76,11 +111,17 @@ def test_the_template_tells_the_dialect():
     assert dialect_of("{{ messages }}") is None
 
 
+@pytest.mark.parametrize("other", ["<tool_call>{{ name }}<arg_key>", "<tool_call><function={{ name }}>"])
+def test_calls_in_the_same_tags_that_are_written_otherwise_are_refused_by_name(other):
+    with pytest.raises(EngineError, match="GLM or Qwen3-Coder"):
+        dialect_of(other)
+
+
 SCHEMA = {"properties": {"n": {"enum": [1, 2, 3]}}, "required": ["n"], "additionalProperties": False}
 TOOLS = (ToolSpec("pick", "one", json.dumps(SCHEMA)), ToolSpec("place", "two", json.dumps(SCHEMA)))
 
 
-@pytest.mark.parametrize("marker", ["[TOOL_CALLS]", "<|python_tag|>", "<tool_call>"])
+@pytest.mark.parametrize("marker", ["[TOOL_CALLS]", "<|python_tag|>", "<tool_call>", BARS[0], f"{BARS[0]}```json"])
 @pytest.mark.parametrize("choice", ["pick", "required"])
 def test_a_demanded_call_keeps_to_its_schema_in_every_dialect(tmp_path, exact, new_answer, marker, choice):
     config = model_config("llama", max_position_embeddings=2048)

@@ -54,6 +54,15 @@ def test_weights_and_cache_must_fit_together():
     assert refused.value.reason == "MODEL_TOO_LARGE"
 
 
+def test_4_bits_count_as_such_and_words_in_8():
+    config = EngineConfig(weights="u4", kv_cache_bytes=10 * MIB)
+    check_fits(100 * MIB, config, 77 * MIB, words=20 * MIB)  # 80 · 0.578 + 20 + 10
+    with pytest.raises(EngineError, match=r"67 MiB.*give a smaller kv_cache_mib, a smaller model"):
+        check_fits(100 * MIB, config, 77 * MIB, words=22 * MIB)
+    with pytest.raises(EngineError, match='or weights="u4"'):
+        check_fits(100 * MIB, dataclasses.replace(config, weights="u8"), 77 * MIB, words=20 * MIB)
+
+
 @pytest.mark.parametrize(("asked", "available", "blocks"), [(5000, 0, 5), (0, 40_000, 10), (0, 10**12, 8192)])
 def test_the_cache_is_what_was_asked_for_or_a_quarter_of_what_is_left(asked, available, blocks):
     assert cache_blocks(1000, asked, available) == blocks

@@ -25,7 +25,16 @@ def refusal(call):
     ("changes", "named"),
     [
         ({"architectures": ["MixtralForCausalLM"]}, "MixtralForCausalLM"),
+        ({"architectures": ["Qwen2MoeForCausalLM"]}, "Qwen2MoeForCausalLM"),
+        ({"architectures": ["Qwen3MoeForCausalLM"]}, "Qwen3MoeForCausalLM"),
+        ({"architectures": ["DeepseekV3ForCausalLM"]}, "DeepseekV3ForCausalLM"),
+        ({"architectures": ["Gemma2ForCausalLM"]}, "Gemma2ForCausalLM"),
         ({"architectures": None}, "model_type llama"),
+        ({"rope_scaling": {"type": "su", "factor": 2.0}}, "rope scaling su"),
+        ({"rope_scaling": {"type": "mrope", "mrope_section": [1]}}, "rope scaling mrope"),
+        ({"rope_parameters": {"full_attention": {}, "sliding_attention": {}}}, "each of full_attention, sliding"),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25}}, "partial_rotary_factor 0.25"),
+        ({"layer_types": ["full_attention", "chunked_attention"]}, "chunked_attention"),
         ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1.0}}, "rope scaling longrope"),
         ({"hidden_act": "gelu"}, "hidden_act gelu"),
         ({"quantization_config": {"quant_method": "awq"}}, "awq"),
@@ -44,6 +53,17 @@ def test_a_sliding_window_is_refused_where_it_would_matter(family, extra):
     config = model_config(family, sliding_window=128, **extra)
     assert "sliding_window 128" in str(refusal(lambda: read_architecture(config, None)))
     assert read_architecture(config, 128).context_length == 128
+
+
+def test_a_config_that_says_nothing_means_what_its_family_takes_for_granted():
+    mistral = model_config("mistral", max_position_embeddings=8192, num_attention_heads=8)
+    del mistral["num_key_value_heads"]
+    assert "sliding_window 4096" in str(refusal(lambda: read_architecture(mistral, None)))
+    assert read_architecture(mistral, 4096).kv_heads == 8
+    assert read_architecture(mistral | {"sliding_window": None}, None).context_length == 8192
+    qwen = model_config("qwen3")
+    del qwen["head_dim"]
+    assert read_architecture(qwen, None).head_size == 128
 
 
 def test_a_sliding_window_that_is_switched_off_is_none():

@@ -42,6 +42,15 @@ def test_the_shipped_model_passes_as_it_is_served() -> None:
     assert 0.95 < figures["greedy_agreement", "held_out"] <= 1
 
 
+def test_a_model_that_4_bits_hurt_is_refused_with_the_figures() -> None:
+    found = judged(TINY, "text-generation", weights="u4")
+    assert found is not None
+    assert found.precision == "u4 weights, f32 arithmetic, u8 cache"
+    figures = {(check.name, check.texts): check.value for check in found.checks}
+    assert 0.02 < figures["kl_mean", "held_out"] < 0.1
+    assert {check.name for check in found.checks if not check.passed} == {"kl_mean", "greedy_agreement"}
+
+
 def test_a_model_in_full_precision_is_its_own_reference() -> None:
     assert judged(TINY, "text-generation", weights="f32", kv="f32") is None
 

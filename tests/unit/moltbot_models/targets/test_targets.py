@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -213,3 +215,33 @@ def test_a_directory_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="not empty"):
         made(TINY, tmp_path / "out", "triton-vllm", "text-generation")
     assert files_of(tmp_path / "out") == {"mine"}
+
+
+def test_a_marked_model_for_vllm_brings_its_logits_processor(tmp_path: Path) -> None:
+    marked = dataclasses.replace(manifest(TINY, "text-generation"), marks=True)
+    build(marked, "triton-vllm", tmp_path, "0" * 64, TEXTS)
+    (model,) = tmp_path.glob("*/1")
+    assert json.loads((model / "model.json").read_text())["logits_processors"] == ["moltbot_mark:MarkProcessor"]
+    shared = Path(moltbot_models.__file__).parent / "engine" / "plain_mark.py"
+    assert (model / "moltbot_mark" / "numbers.py").read_bytes() == shared.read_bytes()
+    # The container has torch and vLLM; of ours it has this folder alone.
+    foreign = set[str]()
+    for file in (model / "moltbot_mark").glob("*.py"):
+        nodes = [*ast.walk(ast.parse(file.read_text()))]
+        foreign |= {one.module.split(".")[0] for one in nodes if isinstance(one, ast.ImportFrom) and one.module}
+        foreign |= {name.name for one in nodes if isinstance(one, ast.Import) for name in one.names}
+    assert foreign - sys.stdlib_module_names == {"torch", "vllm", "moltbot_mark"}
+    script = (tmp_path / "serve.sh").read_text()
+    assert subprocess.run(["sh", "-n", tmp_path / "serve.sh"], check=False).returncode == 0
+    assert f'"$here"/{model.parent.name}/1/moltbot_mark' in script
+    assert "VLLM_USE_V2_MODEL_RUNNER=0" in script
+
+
+def test_serving_a_marked_model_needs_keys(tmp_path: Path) -> None:
+    build(dataclasses.replace(manifest(TINY, "text-generation"), marks=True), "triton-vllm", tmp_path, "0" * 64, TEXTS)
+    environment = {name: value for name, value in os.environ.items() if name != "MOLTBOT_MARK_KEYS"}
+    done = subprocess.run(
+        [tmp_path / "serve.sh"], check=False, capture_output=True, text=True, env=environment, timeout=20
+    )
+    assert done.returncode != 0
+    assert "give the file of keys" in done.stderr

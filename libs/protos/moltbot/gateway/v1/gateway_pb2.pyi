@@ -278,8 +278,8 @@ class Tool(_message.Message):
     parameters: _builtins.str
     """JSON Schema of its arguments, as JSON text."""
     strict: _builtins.bool
-    """Passed on to upstreams of the OpenAI protocol. The mesh's own engine keeps to the schema where `tool_choice` demands
-    a call, strict or not, and not where the model is free to call.
+    """Whether a call must keep to the schema where the model is free to call; one that `tool_choice` demands keeps to it in
+    any case. The mesh's own engine sees to that token by token; upstreams of the OpenAI protocol are told.
     """
     def __init__(
         self,

@@ -118,6 +118,7 @@ class Manifest(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     INPUT_MODALITIES_FIELD_NUMBER: _builtins.int
+    TLS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The name clients ask for."""
     task: Global___Task.ValueType
@@ -170,6 +171,10 @@ class Manifest(_message.Message):
     def input_modalities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What may stand in a conversation with it: `text`, which always may, `image`, `audio`. Empty means text alone."""
 
+    @_builtins.property
+    def tls(self) -> Global___Tls:
+        """How the mesh and an upstream on another machine know each other. Never returned by an API."""
+
     def __init__(
         self,
         *,
@@ -192,10 +197,11 @@ class Manifest(_message.Message):
         options: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         revision: _builtins.str = ...,
         input_modalities: _abc.Iterable[_builtins.str] | None = ...,
+        tls: Global___Tls | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "tls", b"tls"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "context_length", b"context_length", "endpoint", b"endpoint", "id", b"id", "idle_timeout_s", b"idle_timeout_s", "input_modalities", b"input_modalities", "labels", b"labels", "marks", b"marks", "max_tokens", b"max_tokens", "options", b"options", "path", b"path", "provider", b"provider", "revision", b"revision", "task", b"task", "task_types", b"task_types", "tenants", b"tenants", "timeout_s", b"timeout_s", "upstream_model", b"upstream_model", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "context_length", b"context_length", "endpoint", b"endpoint", "id", b"id", "idle_timeout_s", b"idle_timeout_s", "input_modalities", b"input_modalities", "labels", b"labels", "marks", b"marks", "max_tokens", b"max_tokens", "options", b"options", "path", b"path", "provider", b"provider", "revision", b"revision", "task", b"task", "task_types", b"task_types", "tenants", b"tenants", "timeout_s", b"timeout_s", "tls", b"tls", "upstream_model", b"upstream_model", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -238,3 +244,41 @@ class Auth(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Auth: _TypeAlias = Auth  # noqa: Y015
+
+@_typing.final
+class Tls(_message.Message):
+    """TLS towards an upstream. Files are PEM, and read again when they were renewed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CA_FILE_FIELD_NUMBER: _builtins.int
+    CERT_FILE_FIELD_NUMBER: _builtins.int
+    KEY_FILE_FIELD_NUMBER: _builtins.int
+    SERVER_NAME_FIELD_NUMBER: _builtins.int
+    PLAIN_TEXT_FIELD_NUMBER: _builtins.int
+    ca_file: _builtins.str
+    """Authorities of the upstream's certificate; those of the system if empty."""
+    cert_file: _builtins.str
+    """The mesh's own certificate and its chain."""
+    key_file: _builtins.str
+    """The key of `cert_file`."""
+    server_name: _builtins.str
+    """The name in the upstream's certificate, where that is not the endpoint's host."""
+    plain_text: _builtins.bool
+    """Whether `triton` on another machine may be spoken to without TLS."""
+    def __init__(
+        self,
+        *,
+        ca_file: _builtins.str = ...,
+        cert_file: _builtins.str = ...,
+        key_file: _builtins.str = ...,
+        server_name: _builtins.str = ...,
+        plain_text: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_file", b"ca_file", "cert_file", b"cert_file", "key_file", b"key_file", "plain_text", b"plain_text", "server_name", b"server_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tls: _TypeAlias = Tls  # noqa: Y015
