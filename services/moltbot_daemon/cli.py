@@ -45,6 +45,12 @@ _COMMANDS = {
     "audit export": "audit:export",
     "audit verifier": "audit:verifier",
     "audit witness": "witness:witness",
+    "audit trace": "audit_ask:trace",
+    "audit body": "audit_ask:body",
+    "audit shred": "audit_ask:shred",
+    "audit hold": "audit_ask:hold",
+    "audit release": "audit_ask:release",
+    "audit holds": "audit_ask:holds",
     "watermark detect": "ask:watermark_detect",
 }
 _EPILOG = "exit codes: 0 done, 1 failed, 64 wrong use or configuration, 65 damaged or nothing found, 69 not reachable"
@@ -121,7 +127,26 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _audit_ask(audit: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
+    trace = add(audit, "trace", "show all that a trace has in the log, as the tree of what caused what")
+    trace.add_argument("id", metavar="ID", help="32 hexadecimal digits, from a receipt or a traceparent")
+    body = add(audit, "body", "show what a request said and was answered, if it is kept")
+    body.add_argument("id", metavar="ID", help="audit id of the request")
+    shred = add(audit, "shred", "destroy what is kept of a person or a trace; records and proofs stay")
+    hold = add(audit, "hold", "forbid that something expires or is shredded; prints the hold's id")
+    for one in (shred, hold):
+        one.add_argument("--tenant", metavar="NAME", help="whose")
+        one.add_argument("--subject", metavar="NAME", help="the person, as requests name it; with --tenant")
+        one.add_argument("--trace", metavar="ID", help="a trace, 32 hexadecimal digits")
+        one.add_argument("--reason", required=True, metavar="TEXT", help="why; it stands in the log")
+    release = add(audit, "release", "end a hold")
+    release.add_argument("id", metavar="ID", help="of the hold")
+    release.add_argument("--reason", required=True, metavar="TEXT", help="why; it stands in the log")
+    add(audit, "holds", "list the holds, newest first")
+
+
 def _audit(audit: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
+    _audit_ask(audit, add)
     verify = add(audit, "verify", "check every record, tile and checkpoint of the log, or a bundle")
     verify.add_argument(
         "path", nargs="?", type=Path, metavar="DIR|FILE", help="the log's directory (DATA-DIR/audit/log), or a bundle"
