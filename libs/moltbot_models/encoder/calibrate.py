@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tokenizers import Tokenizer
 
-from moltbot_models.encoder.checkpoint import EncoderCheckpoint, widened
+from moltbot_models.encoder.checkpoint import EncoderCheckpoint
 from moltbot_models.encoder.config import EncoderConfig
 from moltbot_models.encoder.encoder import Encoder
 from moltbot_models.encoder.graph import build_graph
@@ -58,13 +58,12 @@ def calibrate(
     expected, _ = reference.embed(samples)
     spans = _ranges(path, shape, checkpoint, samples, threads)
     tokenizer = _tokenizer(path)
-    words = word_table(checkpoint, shape, tokenizer)
     costs: dict[str, float] = {}
     for name, span in spans.items():
         if progress is not None:
             progress(name, len(costs) / len(spans))
         compiled = compile_encoder(build_graph(shape, checkpoint, ranges={name: span}), "f32", threads, path)
-        alone = Encoder(EncoderRuntime(compiled, tokenizer, shape, reference.max_tokens, config, words))
+        alone = Encoder(EncoderRuntime(compiled, tokenizer, shape, reference.max_tokens, config, checkpoint))
         costs[name] = float(1 - (alone.embed(samples)[0] * expected).sum(1, dtype=np.float64).mean())
     chosen = _chosen(shape, costs, budget)
     if progress is not None:
@@ -101,7 +100,7 @@ def _ranges(
     total = 0
     for text in samples:
         ids = np.array([tokenizer.encode(text).ids], np.int64)
-        request.infer({"words": widened(words[ids]), "attention_mask": np.ones_like(ids)})
+        request.infer({"words": words(ids), "attention_mask": np.ones_like(ids)})
         for name in names:
             seen[name].append(request.get_tensor(name).data[0].copy())
         total += ids.size
