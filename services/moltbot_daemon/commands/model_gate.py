@@ -32,14 +32,18 @@ def calibrated(manifest: Manifest, folder: Path, args: argparse.Namespace) -> Ma
     Raises:
         InvalidArgument: The model cannot be loaded.
     """
-    if manifest.options.get("precision") != "int8" or manifest.options.get("ranges"):
+    if manifest.task == "text-generation" or manifest.options.get("precision") != "int8":
+        return manifest
+    if manifest.options.get("ranges"):
         return manifest
     from moltbot_models.encoder.calibrate import calibrate, write_ranges  # noqa: PLC0415 - brings OpenVINO
 
     tell(f"moltbot: calibrating {manifest.id}")
     texts, threads = texts_of(args.gate_texts), int(manifest.options.get("threads", "0"))
     try:
-        ranges = calibrate(Path(manifest.path), texts.calibration, threads=threads, progress=told_of_gate())
+        ranges = calibrate(
+            Path(manifest.path), texts.calibration, task=manifest.task, threads=threads, progress=told_of_gate()
+        )
     except EngineError as error:
         raise InvalidArgument(f"{manifest.path}: {error}", reason="MODEL_UNSUPPORTED") from None
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
