@@ -15,6 +15,7 @@ from moltbot_models.encoder.config import EncoderConfig, EncoderError
 from moltbot_models.encoder.graph import build_graph
 from moltbot_models.encoder.memory import give_back
 from moltbot_models.encoder.quantized import RANGES_FILE, read_ranges
+from moltbot_models.encoder.rows import CHARACTERS_PER_TOKEN
 from moltbot_models.encoder.shape import EncoderShape, read_json
 
 if TYPE_CHECKING:
@@ -34,9 +35,6 @@ _RUN_TOKENS = 1024
 _FINE_STEPS = 8
 """Lengths of so many buckets are told apart one by one, those of up to twice as many in steps of two, and so on."""
 _DEFAULT_MAX_TOKENS = 256
-_CHARACTERS_PER_TOKEN = 64
-"""What is read of a text for each token that the model takes: the tokenizer goes through all that it is given, and
-keeps the first few hundred tokens. A token has about 4 characters; more than this many come of blanks alone."""
 
 
 class EncoderRuntime:
@@ -61,7 +59,7 @@ class EncoderRuntime:
         self.shape = shape
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
-        self.characters = _CHARACTERS_PER_TOKEN * max_tokens
+        self.characters = CHARACTERS_PER_TOKEN * max_tokens
         self._config = config
         self._checkpoint = checkpoint
         self._words = word_table(checkpoint, shape, tokenizer)

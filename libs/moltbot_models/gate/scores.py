@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 
 _QUERIES = 8
 """Of each set: its shortest texts ask, all of its texts answer."""
+
+
+class Scoring(Protocol):
+    """What is asked of a model under test; `Classifier` is one."""
+
+    def classify(self, texts: Sequence[str], /) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Scores of texts, f32 [texts, classes], and their tokens."""
+        ...
+
+    def rerank(self, query: str, documents: Sequence[str], /) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Scores of documents, f32 [documents], and their tokens."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +51,7 @@ class ClassifierUnderTest:
     model: str
     model_sha256: str
     precision: str
-    classifier: Classifier
+    classifier: Scoring
     reference: Classifier
     """The same in FP32."""
 
