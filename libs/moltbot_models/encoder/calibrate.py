@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 EncoderTask = Literal["embedding", "rerank", "classification"]
 COST_BUDGETS: Mapping[EncoderTask, float] = MappingProxyType(
-    {"embedding": 1.5e-5, "rerank": 1e-2, "classification": 1e-2}
+    {"embedding": 1.5e-5, "rerank": 1e-3, "classification": 3e-4}
 )
 """What INT8 may cost together, summed over the groups alone. For vectors it is the largest of six tried that kept 99 %
 of top-10 neighbours on MiniLM-L6; BF16 spends 1.2e-5 beside it. For scores see docs/performance.md."""
