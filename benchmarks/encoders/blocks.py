@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Worker:
         self._process.stdin.close()
         self._process.wait(60)
 
-    def _read(self) -> dict[str, float]:
+    def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -96,7 +97,8 @@ def encoder_triton(repeats: int) -> None:
             check=True, capture_output=True, text=True,
         ).stdout.strip()  # fmt: skip
         worker = Worker(sys.executable, HERE / "triton_worker.py", model, file, site)
-        names = ["ours", "delay_500us", "unbatched", "ort"]
+        names = ["ours", "delay_500us", "unbatched", "ours_f32", "ort"]
+        memory = {name: {"loaded": worker.hello[name]} for name in names}
         print("\nembeddings through Triton, MiniLM-L6, BF16, one text a request; ort: ONNX Runtime FP32, unbatched")
         print(
             f"{'':<26}{'texts a s':>10}{'× ort':>8}{'× unbatched':>13}{'p50 ms':>9}{'p99 ms':>9}{'CPU ms':>8}{'MiB':>7}"
@@ -120,7 +122,25 @@ def encoder_triton(repeats: int) -> None:
                     f"{row['cpu_ms']:>8.2f}{row['rss_mib']:>7.0f}",
                     flush=True,
                 )
+                memory[name][f"{clients} clients"] = rounds[name][-1]
         worker.close()
+        _show_memory(memory)
+
+
+def _show_memory(memory: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Of the model's process in Triton: in no file / resident, MiB, and its difference to both servers in FP32."""
+    print("\nmemory of the model's process, MiB: its own / resident (with shared pages of libraries)")
+    stages = list(memory["ours"])
+    print(f"{'':<26}" + "".join(f"{stage:>16}" for stage in stages))
+    for name in ("ours", "ours_f32", "ort"):
+        cells = [f"{memory[name][stage]['own_mib']:.0f} / {memory[name][stage]['rss_mib']:.0f}" for stage in stages]
+        print(f"{name:<26}" + "".join(f"{cell:>16}" for cell in cells))
+    for base in ("ort", "ours_f32"):
+        cells: list[str] = []
+        for stage in stages:
+            ours, theirs = memory["ours"][stage], memory[base][stage]
+            cells.append(" / ".join(f"{ours[key] / theirs[key] - 1:+.0%}" for key in ("own_mib", "rss_mib")))
+        print(f"{f'ours against {base}':<26}" + "".join(f"{cell:>16}" for cell in cells))
 
 
 def prepared(scratch: Path) -> tuple[Path, Path]:

@@ -1,7 +1,7 @@
 """Encoders in the real Triton under clients that never pause: `triton_worker.py MODEL ONNX SITE`.
 
-Lines of JSON come in: `{"model": …, "clients": …, "seconds": …}`; texts a second, times and CPU go out. The clients are
-tasks of this process, so their CPU is taken from the same two cores.
+Lines of JSON come in: `{"model": …, "clients": …, "seconds": …}`; texts a second, times, CPU and memory go out. The
+clients are tasks of this process, so their CPU is taken from the same two cores.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from encoders.texts import paragraphs
 from moltbot_mesh.telemetry import configure_logging
 from moltbot_models.triton.repository import ModelSpec
 from moltbot_models.triton.server import TritonServer
-from moltbot_models.tuning.process_tree import tree_cpu_s, tree_rss_mib
+from moltbot_models.tuning.process_tree import tree_cpu_s
 from moltbot_testkit.triton import triton_runtime
 
 if TYPE_CHECKING:
@@ -56,14 +56,18 @@ def write_ort(root: Path, model: str, file: str, site: str) -> None:
     (root / "ort" / "config.pbtxt").write_text(_CONFIG + "\n".join(tail) + "\n")
 
 
-def stub_rss_mib(server: int, model: str) -> int:
-    """Memory of the process that holds a model: the Python backend has one for each."""
-    children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
-    return sum(
-        tree_rss_mib(int(child))
-        for child in children
-        if f"/{model}/" in Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
-    )
+def stub_memory(server: int, model: str) -> dict[str, float]:
+    """Memory of the process that holds a model, for the Python backend has one for each.
+
+    `rss_mib` is all that is resident, `own_mib` what is in no file: the rest are pages of libraries, which processes
+    share and the kernel can drop.
+    """
+    for child in Path(f"/proc/{server}/task/{server}/children").read_text().split():
+        if f"/{model}/" in Path(f"/proc/{child}/cmdline").read_text().replace("\0", " "):
+            lines = Path(f"/proc/{child}/smaps_rollup").read_text().splitlines()[1:]
+            kib = {key: int(rest.split()[0]) for key, rest in (line.split(":") for line in lines)}
+            return {"rss_mib": kib["Rss"] / 1024, "own_mib": kib["Anonymous"] / 1024}
+    raise SystemExit(f"Triton has no process for {model}")
 
 
 async def load(client: TritonClient, server: int, model: str, clients: int, seconds: float) -> dict[str, float]:
@@ -87,7 +91,7 @@ async def load(client: TritonClient, server: int, model: str, clients: int, seco
         "p99_ms": float(np.percentile(took, 99)),
         "cpu_ms": 1e3 * (tree_cpu_s(server) - cpu) / len(took),
         "client_ms": 1e3 * (time.process_time() - own) / len(took),
-        "rss_mib": stub_rss_mib(server, model),
+        **stub_memory(server, model),
     }
 
 
@@ -104,7 +108,7 @@ async def main() -> None:
             client = server.client()
             await client.load("ort", 60)
             pid = server.supervisor.pid
-            print(json.dumps({"models": [*OPTIONS, "ort"]}), flush=True)
+            print(json.dumps({model: stub_memory(pid, model) for model in (*OPTIONS, "ort")}), flush=True)
             for line in iter(sys.stdin.readline, ""):
                 print(json.dumps(await load(client, pid, **json.loads(line))), flush=True)
             await client.aclose()

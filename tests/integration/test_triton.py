@@ -203,7 +203,7 @@ async def test_scores_equal_those_of_the_classifier_in_process(server: TritonSer
 async def test_a_tokenizer_before_another_engine_says_what_the_encoder_reads(
     server: TritonServer, embedder: Path
 ) -> None:
-    facts = EncoderFacts("gpu", 384, 256, 16, 0, int8=False)
+    facts = EncoderFacts("gpu", "embedding", 384, 256, 16, 0, int8=False)
     folder = server._repository / "gpu-tokenizer"
     (folder / "1").mkdir(parents=True)
     template = resources.files("moltbot_models.triton").joinpath("model.py.template").read_text("utf-8")

@@ -1,72 +1,89 @@
 """Finds, once for a model, which of its layers bear INT8 and in what ranges; the result is stored beside the weights.
 
-Every group of linear layers is tried alone. What it costs (1 - mean cosine to FP32) is nearly additive over groups, so
-those that save most arithmetic for their cost are taken until the budget is spent; the rest stays in BF16.
+Every group of linear layers is tried alone. What it costs is nearly additive over groups, so those that save most
+arithmetic for their cost are taken until the budget is spent; the rest stays in BF16. The cost of vectors is 1 - mean
+cosine to FP32, that of scores the variance of the logits' error as a share of the logits' own (`_strayed`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from tokenizers import Tokenizer
 
-from moltbot_models.encoder.checkpoint import EncoderCheckpoint, widened
+from moltbot_models.encoder.checkpoint import EncoderCheckpoint
+from moltbot_models.encoder.classifier import Classifier
 from moltbot_models.encoder.config import EncoderConfig
 from moltbot_models.encoder.encoder import Encoder
 from moltbot_models.encoder.graph import build_graph
 from moltbot_models.encoder.quantized import EncoderRanges, LinearRange
-from moltbot_models.encoder.runtime import EncoderRuntime, compile_encoder, weights_sha256, word_table
-from moltbot_models.encoder.shape import EncoderShape
+from moltbot_models.encoder.runtime import EncoderRuntime, compile_encoder, weights_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from tokenizers import Encoding
 
-COST_BUDGET = 1.5e-5
-"""1 - mean cosine that INT8 may cost together, summed over the groups alone. On MiniLM-L6 it is the largest of six
-tried that kept 99 % of top-10 neighbours; BF16 spends 1.2e-5 beside it."""
+    from moltbot_models.encoder.shape import EncoderShape
+
+EncoderTask = Literal["embedding", "rerank", "classification"]
+COST_BUDGETS: Mapping[EncoderTask, float] = MappingProxyType(
+    {"embedding": 1.5e-5, "rerank": 1e-3, "classification": 3e-4}
+)
+"""What INT8 may cost together, summed over the groups alone. For vectors it is the largest of six tried that kept 99 %
+of top-10 neighbours on MiniLM-L6; BF16 spends 1.2e-5 beside it. For scores see docs/performance.md."""
 _MAX_TOKENS_SEEN = 60_000
+_QUERIES, _DOCUMENTS = 4, 48
+"""Of the texts with which a reranker is calibrated: the shortest ask, and each is paired with so many of all."""
 
 
 def calibrate(
     path: Path,
     samples: Sequence[str],
     *,
-    budget: float = COST_BUDGET,
+    task: EncoderTask = "embedding",
+    budget: float | None = None,
     threads: int = 0,
     progress: Callable[[str, float], None] | None = None,
 ) -> EncoderRanges:
-    """Measure a sentence encoder's ranges and choose its INT8 layers. Blocks: half a minute for MiniLM-L6.
+    """Measure an encoder's ranges and choose its INT8 layers. Blocks: half a minute for MiniLM-L6.
 
     Args:
         path: The model's directory.
         samples: Real texts of mixed length, a few hundred.
-        budget: See `COST_BUDGET`.
+        task: What the model is served for.
+        budget: See `COST_BUDGETS`, whose figure is taken if None.
         threads: Of the arithmetic; 0 takes every core.
         progress: Told the group at work and the share that is done.
 
     Raises:
         EncoderError: The directory is damaged or holds another kind of model.
+        EngineError: `MODEL_UNSUPPORTED` if a reranker has more than one class.
     """
-    shape, checkpoint = EncoderShape.read(path), EncoderCheckpoint(path / "model.safetensors")
     config = EncoderConfig(precision="f32", threads=threads)
-    reference = Encoder.load(path, config)
-    expected, _ = reference.embed(samples)
-    spans = _ranges(path, shape, checkpoint, samples, threads)
-    tokenizer = _tokenizer(path)
-    words = word_table(checkpoint, shape, tokenizer)
+    checkpoint = EncoderCheckpoint(path / "model.safetensors")
+    if task == "embedding":
+        encoder = Encoder.load(path, config)
+        reference, rows = encoder.runtime, encoder.rows(samples)
+    else:
+        classifier = Classifier.load(path, config)
+        reference = classifier.runtime
+        rows = _pairs(classifier, samples) if task == "rerank" else classifier.rows(samples)
+    shape, expected = reference.shape, reference.run(rows)
+    spans = _ranges(path, shape, checkpoint, rows, threads)
     costs: dict[str, float] = {}
     for name, span in spans.items():
         if progress is not None:
             progress(name, len(costs) / len(spans))
         compiled = compile_encoder(build_graph(shape, checkpoint, ranges={name: span}), "f32", threads, path)
-        alone = Encoder(EncoderRuntime(compiled, tokenizer, shape, reference.max_tokens, config, words))
-        costs[name] = float(1 - (alone.embed(samples)[0] * expected).sum(1, dtype=np.float64).mean())
-    chosen = _chosen(shape, costs, budget)
+        alone = EncoderRuntime(compiled, reference.tokenizer, shape, reference.max_tokens, config, checkpoint)
+        found = alone.run(rows)
+        costs[name] = _turned(found, expected) if task == "embedding" else _strayed(found, expected)
+    chosen = _chosen(shape, costs, COST_BUDGETS[task] if budget is None else budget)
     if progress is not None:
         progress("done", 1.0)
     digest = hashlib.sha256("\n".join(samples).encode()).hexdigest()
@@ -82,34 +99,48 @@ def write_ranges(file: Path, ranges: EncoderRanges) -> None:
     fresh.replace(file)
 
 
-def _tokenizer(path: Path) -> Tokenizer:
-    tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
-    tokenizer.no_padding()
-    return tokenizer
+def _pairs(classifier: Classifier, samples: Sequence[str]) -> list[Encoding]:
+    documents = samples[:: -(-len(samples) // _DOCUMENTS)]
+    return [row for query in sorted(samples, key=len)[:_QUERIES] for row in classifier.pairs(query, documents)]
+
+
+def _turned(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """1 - mean cosine of vectors of length 1."""
+    return float(1 - (found * expected).sum(1, dtype=np.float64).mean())
+
+
+def _strayed(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """The squared error of logits, f32 [rows, classes], as a share of their own variance over the rows.
+
+    An offset that all rows share is no error of a ranking, but it moves a probability; it counts.
+    """
+    own = np.square(expected - expected.mean(0), dtype=np.float64).sum()
+    return float(np.square(found - expected, dtype=np.float64).sum() / max(own, 1e-12))
 
 
 def _ranges(
-    path: Path, shape: EncoderShape, checkpoint: EncoderCheckpoint, samples: Sequence[str], threads: int
+    path: Path, shape: EncoderShape, checkpoint: EncoderCheckpoint, rows: Sequence[Encoding], threads: int
 ) -> Mapping[str, LinearRange]:
     compiled = compile_encoder(build_graph(shape, checkpoint, taps=True), "f32", threads, path)
     request = compiled.create_infer_request()
     names = list(_groups(shape))
     seen: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
-    tokenizer = _tokenizer(path)
-    tokenizer.enable_truncation(shape.max_tokens)
-    words = word_table(checkpoint, shape, tokenizer)
+    words = checkpoint.rows("embeddings.word_embeddings.weight", shape.vocabulary, shape.hidden)
     total = 0
-    for text in samples:
-        ids = np.array([tokenizer.encode(text).ids], np.int64)
-        request.infer({"words": widened(words[ids]), "attention_mask": np.ones_like(ids)})
+    for row in rows:
+        ids = np.array([row.ids], np.int64)
+        inputs: dict[str, NDArray[Any]] = {"words": words(ids), "attention_mask": np.ones_like(ids)}
+        if shape.takes_kinds:
+            inputs["token_type_ids"] = np.array([row.type_ids], np.int64)
+        request.infer(inputs)
         for name in names:
             seen[name].append(request.get_tensor(name).data[0].copy())
         total += ids.size
         if total > _MAX_TOKENS_SEEN:
             break
     spans: dict[str, LinearRange] = {}
-    for name, (layers, rows, columns) in _groups(shape).items():
-        weights = [checkpoint.tensor(f"{layer}.weight", rows, columns) for layer in layers]
+    for name, (layers, height, columns) in _groups(shape).items():
+        weights = [checkpoint.tensor(f"{layer}.weight", height, columns) for layer in layers]
         spans[name] = LinearRange.measured(np.concatenate(seen.pop(name)), weights)
     return spans
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 import numpy as np
 
 from moltbot_models.encoder.config import EncoderConfig, EncoderError
+from moltbot_models.encoder.rows import pair_rows, text_rows
 from moltbot_models.encoder.runtime import EncoderRuntime
 from moltbot_models.encoder.shape import labels_of, read_json
 from moltbot_models.engine.config import EngineError
@@ -28,22 +29,20 @@ class Classifier:
     """A `*ForSequenceClassification` on this machine's CPU; made by `load`. Thread-safe: calls take turns."""
 
     def __init__(self, runtime: EncoderRuntime, labels: tuple[str, ...], activation: Activation) -> None:
-        self._runtime = runtime
+        self.runtime = runtime
         self.labels = labels
         """The classes' names, in the order of the scores."""
-        self._activation: Activation = activation
+        self.activation: Activation = activation
+        """What makes scores of logits."""
 
     @classmethod
     def load(cls, path: Path, config: EncoderConfig | None = None) -> Classifier:
         """Read a classifier or cross-encoder and compile it. Blocks for about half a second.
 
         Raises:
-            EncoderError: The directory is damaged or holds another kind of model, or int8 is asked for.
+            EncoderError: The directory is damaged or holds another kind of model or, for int8, no ranges.
         """
-        config = config or EncoderConfig()
-        if config.precision == "int8":
-            raise EncoderError(f"{path}: classifiers and rerankers are calibrated for no int8; take bf16")
-        runtime = EncoderRuntime.load(path, "classifier", config)
+        runtime = EncoderRuntime.load(path, "classifier", config or EncoderConfig())
         described = read_json(path / "config.json") or {}
         return cls(runtime, labels_of(described), _activation(described))
 
@@ -58,12 +57,7 @@ class Classifier:
 
     def rows(self, texts: Sequence[str]) -> list[Encoding]:
         """What `score` takes of texts alone."""
-        tokenizer, limit = self._runtime.tokenizer, self._runtime.max_tokens
-        read = [text[: self._runtime.characters] for text in texts]
-        rows = tokenizer.encode_batch(read, add_special_tokens=False) if read else []
-        for row in rows:
-            row.truncate(limit - tokenizer.num_special_tokens_to_add(is_pair=False))
-        return [tokenizer.post_process(row) for row in rows]
+        return text_rows(self.runtime.tokenizer, texts, self.runtime.max_tokens)
 
     def rerank(self, query: str, documents: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Score how well documents answer a query; a document that is too long is cut, the query never.
@@ -86,19 +80,7 @@ class Classifier:
         """
         if len(self.labels) != 1:
             raise EngineError("MODEL_UNSUPPORTED", f"reranking needs a model of one class, this has {len(self.labels)}")
-        tokenizer, limit = self._runtime.tokenizer, self._runtime.max_tokens
-        asked = tokenizer.encode(query[: self._runtime.characters], add_special_tokens=False)
-        room = limit - len(asked.ids) - tokenizer.num_special_tokens_to_add(is_pair=True)
-        if room < 1:
-            raise EngineError(
-                "REQUEST_TOO_LARGE",
-                f"the query has {len(asked.ids)} tokens and leaves no room for a document in the model's {limit}",
-            )
-        read = [text[: self._runtime.characters] for text in documents]
-        rows = tokenizer.encode_batch(read, add_special_tokens=False) if read else []
-        for row in rows:
-            row.truncate(room)
-        return [tokenizer.post_process(asked, row) for row in rows]
+        return pair_rows(self.runtime.tokenizer, query, documents, self.runtime.max_tokens)
 
     def score(self, rows: Sequence[Encoding]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Score rows of `rows` and `pairs`, which may belong to many requests.
@@ -107,7 +89,7 @@ class Classifier:
             Scores, float32 [rows, classes], and the tokens of each row, int32 [rows].
         """
         counts = np.array([len(row.ids) for row in rows], np.int32)
-        return _activated(self._runtime.run(rows), self._activation), counts
+        return _activated(self.runtime.run(rows), self.activation), counts
 
 
 def _activated(logits: NDArray[np.float32], activation: Activation) -> NDArray[np.float32]:

@@ -32,8 +32,8 @@ class EncoderConfig:
     threads: int = 0
     """Of the arithmetic; 0 lets OpenVINO take every core."""
     bucket_tokens: int = 16
-    """Lengths are rounded up to this: few shapes, so that OpenVINO compiles its kernels a few times and not per
-    request."""
+    """Lengths are rounded up to a multiple of this, beyond eight of them to coarser steps: few shapes, so that OpenVINO
+    compiles its kernels a few times and not per request."""
     batch_texts: int = 16
     """Rows of one run of the model, at most."""
     ranges: Path | None = None

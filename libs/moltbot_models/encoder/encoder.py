@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from tokenizers import Encoding
 
 
 class Encoder:
     """A sentence encoder on this machine's CPU; made by `load`. Thread-safe: calls take turns."""
 
     def __init__(self, runtime: EncoderRuntime) -> None:
-        self._runtime = runtime
+        self.runtime = runtime
         self._tokenizer = runtime.tokenizer
         self._tokenizer.enable_truncation(runtime.max_tokens)
 
@@ -41,12 +42,12 @@ class Encoder:
     @property
     def max_tokens(self) -> int:
         """Tokens of a text that are read."""
-        return self._runtime.max_tokens
+        return self.runtime.max_tokens
 
     @property
     def dimensions(self) -> int:
         """Numbers in a vector."""
-        return self._runtime.shape.hidden
+        return self.runtime.shape.hidden
 
     def embed(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
         """Embed texts; long ones are cut at the model's limit.
@@ -59,6 +60,10 @@ class Encoder:
 
     def embed_counted(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """As `embed`, with the tokens of each text, int32 [texts]."""
-        read = [text[: self._runtime.characters] for text in texts]
-        rows = self._tokenizer.encode_batch(read) if texts else []
-        return self._runtime.run(rows), np.array([len(row.ids) for row in rows], np.int32)
+        rows = self.rows(texts)
+        return self.runtime.run(rows), np.array([len(row.ids) for row in rows], np.int32)
+
+    def rows(self, texts: Sequence[str]) -> list[Encoding]:
+        """What the model is run on, cut at its limit."""
+        read = [text[: self.runtime.characters] for text in texts]
+        return self._tokenizer.encode_batch(read) if texts else []

@@ -18,7 +18,6 @@ from moltbot_models.encoder.quantized import INT8_MAX, quantized_linear
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
     from openvino import Node
 
     from moltbot_models.encoder.checkpoint import EncoderCheckpoint
@@ -34,7 +33,6 @@ def build_graph(
     *,
     ranges: Mapping[str, LinearRange] | None = None,
     taps: bool = False,
-    narrow: bool = False,
 ) -> ov.Model:
     """Return a model from `words` (f32 [texts, length, hidden]) and `attention_mask` (i64 [texts, length]).
 
@@ -47,19 +45,15 @@ def build_graph(
         checkpoint: The tensors.
         ranges: By group of linear layers that share their input, for those that shall run in INT8.
         taps: The inputs of the groups are outputs too, under the groups' names.
-        narrow: Matrices are kept in BF16, for arithmetic that rounds them so in any case: half the memory.
 
     Raises:
         EncoderError: The checkpoint does not hold what config.json describes.
     """
-    return _Builder(shape, checkpoint, ranges or {}, narrow=narrow).model(taps=taps)
+    return _Builder(shape, checkpoint, ranges or {}).model(taps=taps)
 
 
 class _Builder:
-    def __init__(
-        self, shape: EncoderShape, checkpoint: EncoderCheckpoint, ranges: Mapping[str, LinearRange], *, narrow: bool
-    ) -> None:
-        self._narrow = narrow
+    def __init__(self, shape: EncoderShape, checkpoint: EncoderCheckpoint, ranges: Mapping[str, LinearRange]) -> None:
         self._s = shape
         self._checkpoint = checkpoint
         self._ranges = ranges
@@ -129,13 +123,10 @@ class _Builder:
         tap.output(0).get_tensor().add_names({group})
         self._taps.append(tap)
         span = self._ranges.get(group)
+        if span is None:
+            return [self._plain(x, name, rows, columns) for name in names]
         weights = [self._checkpoint.tensor(f"{name}.weight", rows, columns) for name in names]
         biases = [self._checkpoint.tensor(f"{name}.bias", rows) for name in names]
-        if span is None:
-            return [
-                ops.add(ops.matmul(x, self._matrix(weight), transpose_a=False, transpose_b=True), Constant(bias))
-                for weight, bias in zip(weights, biases, strict=True)
-            ]
         centred = ops.add(ops.multiply(x, Constant(1 / span.scale)), Constant(-span.shift / span.scale))
         low, high = np.float32(-span.bound * (INT8_MAX + 1) / INT8_MAX), np.float32(span.bound)
         whole = ops.fake_quantize(centred, low, high, low, high, 256)
@@ -145,15 +136,6 @@ class _Builder:
             matrix = ops.multiply(ops.convert(Constant(codes), ov.Type.f32), Constant(steps))
             made.append(ops.add(ops.matmul(whole, matrix, transpose_a=False, transpose_b=True), Constant(corrected)))
         return made
-
-    def _matrix(self, values: NDArray[np.float32]) -> Node:
-        if not self._narrow:
-            return Constant(values)
-        kept = ov.Tensor(ov.Type.bf16, ov.Shape(list(values.shape)))
-        bits = values.view(np.uint32)
-        # Round to nearest, ties to even.
-        kept.data.view(np.uint16)[:] = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        return ops.convert(Constant(kept), ov.Type.f32)
 
     def _norm(self, x: Node, name: str) -> Node:
         axes = ops.constant(np.array([_LAST_AXIS]))
@@ -174,7 +156,8 @@ class _Builder:
         return self._plain(pooled, out, s.labels, s.hidden)
 
     def _plain(self, x: Node, name: str, rows: int, columns: int) -> Node:
-        weight = Constant(self._checkpoint.tensor(f"{name}.weight", rows, columns))
+        # Not copied: OpenVINO keeps a form of its own beside it, and reads this one where a new shape wants another.
+        weight = Constant(self._checkpoint.matrix(f"{name}.weight", rows, columns), shared_memory=True)
         bias = Constant(self._checkpoint.tensor(f"{name}.bias", rows))
         return ops.add(ops.matmul(x, weight, transpose_a=False, transpose_b=True), bias)
 

@@ -10,10 +10,12 @@ import numpy as np
 import openvino as ov
 from tokenizers import Tokenizer
 
-from moltbot_models.encoder.checkpoint import EncoderCheckpoint, widened
+from moltbot_models.encoder.checkpoint import EncoderCheckpoint
 from moltbot_models.encoder.config import EncoderConfig, EncoderError
 from moltbot_models.encoder.graph import build_graph
+from moltbot_models.encoder.memory import give_back
 from moltbot_models.encoder.quantized import RANGES_FILE, read_ranges
+from moltbot_models.encoder.rows import CHARACTERS_PER_TOKEN
 from moltbot_models.encoder.shape import EncoderShape, read_json
 
 if TYPE_CHECKING:
@@ -23,16 +25,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Encoding
 
+    from moltbot_models.encoder.checkpoint import Rows
     from moltbot_models.encoder.shape import Head
 
 _RUN_COST_TOKENS = 48
 """What a run costs besides its tokens, in tokens: where padding would cost more, two runs are made of one."""
-_RUN_TOKENS = 2048
+_RUN_TOKENS = 1024
 """Of one run, padding counted, at most: what lies between the layers grows with it, and speed no more."""
+_FINE_STEPS = 8
+"""Lengths of so many buckets are told apart one by one, those of up to twice as many in steps of two, and so on."""
 _DEFAULT_MAX_TOKENS = 256
-_CHARACTERS_PER_TOKEN = 64
-"""What is read of a text for each token that the model takes: the tokenizer goes through all that it is given, and
-keeps the first few hundred tokens. A token has about 4 characters; more than this many come of blanks alone."""
 
 
 class EncoderRuntime:
@@ -52,14 +54,16 @@ class EncoderRuntime:
         shape: EncoderShape,
         max_tokens: int,
         config: EncoderConfig,
-        words: NDArray[Any],
+        checkpoint: EncoderCheckpoint,
     ) -> None:
         self.shape = shape
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
-        self.characters = _CHARACTERS_PER_TOKEN * max_tokens
+        self.characters = CHARACTERS_PER_TOKEN * max_tokens
         self._config = config
-        self._words = words
+        self._checkpoint = checkpoint
+        self._words = word_table(checkpoint, shape, tokenizer)
+        self._shapes: set[tuple[int, int]] = set()
         self._request = compiled.create_infer_request()
         self._lock = threading.Lock()
 
@@ -85,10 +89,16 @@ class EncoderRuntime:
         if config.precision == "int8":
             ranges = read_ranges(config.ranges or path / RANGES_FILE, weights_sha256(weights)).groups
         checkpoint = EncoderCheckpoint(weights)
-        model = build_graph(shape, checkpoint, ranges=ranges, narrow=config.precision != "f32")
-        compiled = compile_encoder(model, "f32" if config.precision == "f32" else "bf16", config.threads, path)
-        checkpoint.rest()
-        return cls(compiled, tokenizer, shape, max_tokens, config, word_table(checkpoint, shape, tokenizer))
+        compiled = compile_encoder(
+            build_graph(shape, checkpoint, ranges=ranges),
+            "f32" if config.precision == "f32" else "bf16",
+            config.threads,
+            path,
+        )
+        made = cls(compiled, tokenizer, shape, max_tokens, config, checkpoint)
+        # The first run brings the matrices into the form that the arithmetic wants; no request waits for it.
+        made.run([tokenizer.encode("a")])
+        return made
 
     def run(self, rows: Sequence[Encoding]) -> NDArray[np.float32]:
         """Run the model over encodings, shortest first.
@@ -105,35 +115,57 @@ class EncoderRuntime:
         with self._lock:
             for end in partition(widths, self._config.batch_texts):
                 chosen = order[begin:end]
-                found[chosen] = self._infer([rows[index] for index in chosen])
+                found[chosen] = self._infer([rows[index] for index in chosen], widths[end - 1])
                 begin = end
         return found
 
     def _width(self, tokens: int) -> int:
-        bucket = self._config.bucket_tokens
-        return min(-(-tokens // bucket) * bucket, self.shape.max_tokens)
+        return min(bucket_of(tokens, self._config.bucket_tokens), self.shape.max_tokens)
 
-    def _infer(self, rows: list[Encoding]) -> NDArray[np.float32]:
-        width = max(self._width(len(row.ids)) for row in rows)
-        ids = np.zeros((len(rows), width), np.int64)
+    def _infer(self, rows: list[Encoding], width: int) -> NDArray[np.float32]:
+        shape = row_class(len(rows), self._config.batch_texts), width
+        ids = np.zeros(shape, np.int64)
         names = ["attention_mask", *(["token_type_ids"] if self.shape.takes_kinds else [])]
-        inputs: dict[str, NDArray[Any]] = {name: np.zeros((len(rows), width), np.int64) for name in names}
+        inputs: dict[str, NDArray[Any]] = {name: np.zeros(shape, np.int64) for name in names}
+        # Rows that fill the class up see one token: an attention over none would be no number.
+        inputs["attention_mask"][len(rows) :, 0] = 1
         for index, row in enumerate(rows):
             ids[index, : len(row.ids)] = row.ids
             inputs["attention_mask"][index, : len(row.ids)] = 1
             if self.shape.takes_kinds:
                 inputs["token_type_ids"][index, : len(row.ids)] = row.type_ids
-        inputs["words"] = widened(self._words[ids])
+        inputs["words"] = self._words(ids)
         self._request.infer(inputs)
+        if shape not in self._shapes:
+            # Kernels were compiled, and may have taken matrices from the file in another form.
+            self._shapes.add(shape)
+            self._checkpoint.rest()
+            give_back()
         # The output's memory belongs to the next call: the assignment that follows copies it.
-        return self._request.get_output_tensor(0).data
+        return self._request.get_output_tensor(0).data[: len(rows)]
+
+
+def bucket_of(tokens: int, bucket: int) -> int:
+    """Round a length up to one of few, since each shape costs up to a megabyte of compiled kernels.
+
+    Beyond `_FINE_STEPS` buckets at most a quarter is lost. Source: jemalloc's size classes, 4 between powers of two.
+    """
+    step = bucket
+    while tokens > _FINE_STEPS * step:
+        step *= 2
+    return max(1, -(-tokens // step)) * step
+
+
+def row_class(rows: int, most: int) -> int:
+    """Round the rows of a run up to a power of two, or to `most`: for the same reason."""
+    return min(most, 1 << (rows - 1).bit_length())
 
 
 def partition(widths: Sequence[int], most: int = 16) -> list[int]:
     """Cut rows that are sorted by width into runs of least cost: padded tokens, and what each run costs besides.
 
     Args:
-        widths: Of the rows, padded.
+        widths: Of the rows, padded; the rows of a run are filled up to `row_class`.
         most: Rows of a run.
 
     Returns:
@@ -143,8 +175,8 @@ def partition(widths: Sequence[int], most: int = 16) -> list[int]:
     begins: list[int] = []
     for end in range(1, len(widths) + 1):
         choices = [
-            (least[begin] + _RUN_COST_TOKENS + widths[end - 1] * (end - begin), begin)
-            for begin in range(max(0, end - min(most, max(1, _RUN_TOKENS // widths[end - 1]))), end)
+            (least[begin] + _RUN_COST_TOKENS + widths[end - 1] * row_class(end - begin, most), begin)
+            for begin in range(max(0, end - _most_rows(widths[end - 1], most)), end)
         ]
         cost, begin = min(choices)
         least.append(cost)
@@ -155,6 +187,12 @@ def partition(widths: Sequence[int], most: int = 16) -> list[int]:
         ends.append(place)
         place = begins[place - 1]
     return ends[::-1]
+
+
+def _most_rows(width: int, most: int) -> int:
+    """Rows of a run, whose class keeps to `_RUN_TOKENS`."""
+    fit = max(1, _RUN_TOKENS // width)
+    return most if fit >= most else 1 << (fit.bit_length() - 1)
 
 
 def compile_encoder(model: ov.Model, precision: Literal["bf16", "f32"], threads: int, path: Path) -> ov.CompiledModel:
@@ -176,8 +214,8 @@ def compile_encoder(model: ov.Model, precision: Literal["bf16", "f32"], threads:
         raise EncoderError(f"{path}: OpenVINO cannot compile the encoder: {error}") from error
 
 
-def word_table(checkpoint: EncoderCheckpoint, shape: EncoderShape, tokenizer: Tokenizer) -> NDArray[Any]:
-    """The words' embeddings as they lie in the file, [vocabulary, hidden].
+def word_table(checkpoint: EncoderCheckpoint, shape: EncoderShape, tokenizer: Tokenizer) -> Rows:
+    """The words' embeddings: from numbers of tokens, i64 [...], to f32 [..., hidden].
 
     Raises:
         EncoderError: It is not there, or has no row for a token of the tokenizer.
@@ -187,7 +225,7 @@ def word_table(checkpoint: EncoderCheckpoint, shape: EncoderShape, tokenizer: To
             f"tokenizer.json has {tokenizer.get_vocab_size()} tokens, config.json a vocab_size of {shape.vocabulary}; "
             "they belong to different models"
         )
-    return checkpoint.stored("embeddings.word_embeddings.weight", shape.vocabulary, shape.hidden)
+    return checkpoint.rows("embeddings.word_embeddings.weight", shape.vocabulary, shape.hidden)
 
 
 def weights_sha256(file: Path) -> str:

@@ -178,6 +178,11 @@ class TextEngine:
             self._wake.notify()
         return GenerationHandle(lambda: self._cancel(job))
 
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that have a logit."""
+        return self._vocabulary
+
     def stats(self) -> EngineStats:
         """Return counters and the present state; thread-safe."""
         with self._wake:

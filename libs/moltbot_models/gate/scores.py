@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -20,16 +20,29 @@ _QUERIES = 8
 """Of each set: its shortest texts ask, all of its texts answer."""
 
 
+class Scoring(Protocol):
+    """What is asked of a model under test; `Classifier` is one."""
+
+    def classify(self, texts: Sequence[str], /) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Scores of texts, f32 [texts, classes], and their tokens."""
+        ...
+
+    def rerank(self, query: str, documents: Sequence[str], /) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Scores of documents, f32 [documents], and their tokens."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ScoreBounds:
     """What a reranker or classifier must keep of its reference."""
 
-    rank_correlation: float = 0.98
-    """Spearman's, of a query's documents, mean over queries."""
+    rank_correlation: float = 0.99
+    """Spearman's, of a query's documents, mean over queries. A trained head on MiniLM-L6 keeps 0.999 in BF16."""
     label_agreement: float = 0.98
-    """Share of texts whose likeliest class is the same."""
-    probability_error_mean: float = 0.02
-    """Of a class's probability, mean over texts and classes."""
+    """Share of texts whose likeliest class is the same. A trained head of 5 classes on MiniLM-L6, right in 74 of 100
+    cases, keeps all in BF16, 99 % in INT8 within its budget, and 97.7 % with every group in INT8."""
+    probability_error_mean: float = 0.005
+    """Of a class's probability, mean over texts and classes; of the same head 0.0005, 0.0016 and 0.0068."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +52,7 @@ class ClassifierUnderTest:
     model: str
     model_sha256: str
     precision: str
-    classifier: Classifier
+    classifier: Scoring
     reference: Classifier
     """The same in FP32."""
 

@@ -16,7 +16,7 @@ from moltbot_models.gate.report import Check, GateReport, hash_of
 from moltbot_models.generation import Delta, GenerationRequest, Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -28,8 +28,9 @@ STEPS = 16
 """Tokens judged after each text."""
 _MOST_TEXTS = 32
 """Of each set: more narrow the figures little and take their time with large vocabularies."""
-_MOST_BYTES = 1 << 30
-"""Of the reference's log-probabilities, which are kept."""
+MOST_BYTES = 1 << 30
+"""Of the reference's log-probabilities, which are kept: more is judged in parts, for each of which both are loaded."""
+_LOGPROB_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ def judge_text(
     held_out: Sequence[str],
     bounds: TextBounds | None = None,
     progress: Progress | None = None,
+    most_bytes: int = MOST_BYTES,
 ) -> GateReport:
     """Measure a text model. Blocks.
 
@@ -70,6 +72,7 @@ def judge_text(
         held_out: Others.
         bounds: What is demanded; the defaults if None.
         progress: Told what is at work and the share that is done, 0 to 1.
+        most_bytes: See `MOST_BYTES`; a text of its own is judged however much it takes.
 
     Raises:
         EngineError: One of the two cannot be loaded, or fails.
@@ -82,12 +85,11 @@ def judge_text(
 
     sets = {"calibration": calibration[:_MOST_TEXTS], "held_out": held_out[:_MOST_TEXTS]}
     texts = [text for part in sets.values() for text in part]
-    tell("loading the reference", 0.0)
-    reference = _Watched(None)
-    _continued(subject.load_reference, texts, reference, lambda share: tell("reference", 0.05 + 0.45 * share))
-    tell(f"loading {subject.precision}", 0.5)
-    watched = _Watched(reference)
-    _continued(subject.load, texts, watched, lambda share: tell(subject.precision, 0.55 + 0.45 * share))
+    watched = _Watched()
+    done = 0
+    while done < len(texts):
+        watched.told = _Reference()
+        done += _judged_part(subject, texts, done, watched, most_bytes, tell)
     checks: list[Check] = []
     begin = 0
     for name, part in sets.items():
@@ -105,38 +107,32 @@ def judge_text(
     return GateReport(subject.model, subject.model_sha256, subject.precision, "f32", texts_sha256, tuple(checks))
 
 
-class _Watched:
-    """A hook that keeps what a model thinks of each next token; beside a reference it says what that one said.
+def _judged_part(
+    subject: TextUnderTest,
+    texts: Sequence[str],
+    begin: int,
+    watched: _Watched,
+    most_bytes: int,
+    tell: Callable[[str, float], None],
+) -> int:
+    """Judge as many texts as the reference's distributions leave room for, and return how many that were."""
+    whole, ended = len(texts), begin
 
-    Source: `SamplerHook`; the key of each text is its request id.
-    """
+    def share(done: float) -> float:
+        return (begin + done * (ended - begin)) / whole
 
-    def __init__(self, reference: _Watched | None) -> None:
-        self._reference = reference
-        self.logprobs: dict[str, list[NDArray[np.float32]]] = {}
-        self.divergences: dict[str, list[float]] = {}
-        self.agreed: dict[str, list[bool]] = {}
-        self._kept_bytes = 0
+    tell("loading the reference", share(0))
+    engine = subject.load_reference()
+    ended = min(whole, begin + max(1, most_bytes // (STEPS * engine.vocabulary * _LOGPROB_BYTES)))
+    part = {str(number): texts[number] for number in range(begin, ended)}
+    _continued(engine, part, watched.told, lambda done: tell("reference", share(0.05 + 0.45 * done)))
+    tell(f"loading {subject.precision}", share(0.5))
+    _continued(subject.load(), part, watched, lambda done: tell(subject.precision, share(0.55 + 0.45 * done)))
+    return ended - begin
 
-    def alter(self, logits: Sequence[NDArray[np.float32]], contexts: Sequence[SamplingContext]) -> None:
-        for row, context in zip(logits, contexts, strict=True):
-            key, place = context.request.request_id, len(context.output_tokens)
-            mine = _log_softmax(row)
-            if self._reference is None:
-                self._kept_bytes += mine.nbytes
-                if self._kept_bytes > _MOST_BYTES:
-                    raise MemoryError("the reference's distributions take too much memory")
-                self.logprobs.setdefault(key, []).append(mine)
-                continue
-            theirs = self._reference.logprobs[key][place]
-            chosen = int(theirs.argmax())
-            self.agreed.setdefault(key, []).append(int(mine.argmax()) == chosen)
-            weight = np.exp(theirs)
-            # Where the reference gives nothing, nothing is lost, whatever the other gives.
-            told = np.where(weight > 0, weight * (theirs - np.maximum(mine, -1e4)), 0.0)
-            self.divergences.setdefault(key, []).append(max(0.0, float(told.sum(dtype=np.float64))))
-            row[:] = -np.inf
-            row[chosen] = 0.0
+
+class _Greedy:
+    """The half of a hook that changes nothing: all rows are greedy. Source: `SamplerHook`."""
 
     def choose(
         self,
@@ -146,16 +142,49 @@ class _Watched:
         return [None] * len(contexts)
 
 
+class _Reference(_Greedy):
+    """Keeps what the reference thinks of each next token; the key of each text is its request id."""
+
+    def __init__(self) -> None:
+        self.logprobs: dict[str, list[NDArray[np.float32]]] = {}
+
+    def alter(self, logits: Sequence[NDArray[np.float32]], contexts: Sequence[SamplingContext]) -> None:
+        for row, context in zip(logits, contexts, strict=True):
+            self.logprobs.setdefault(context.request.request_id, []).append(_log_softmax(row))
+
+
+class _Watched(_Greedy):
+    """Measures a model beside what the reference thought, and makes it say what that one said."""
+
+    def __init__(self) -> None:
+        self.told = _Reference()
+        """Of the texts at hand."""
+        self.divergences: dict[str, list[float]] = {}
+        self.agreed: dict[str, list[bool]] = {}
+
+    def alter(self, logits: Sequence[NDArray[np.float32]], contexts: Sequence[SamplingContext]) -> None:
+        for row, context in zip(logits, contexts, strict=True):
+            key, place = context.request.request_id, len(context.output_tokens)
+            mine, theirs = _log_softmax(row), self.told.logprobs[key][place]
+            chosen = int(theirs.argmax())
+            self.agreed.setdefault(key, []).append(int(mine.argmax()) == chosen)
+            weight = np.exp(theirs)
+            # Where the reference gives nothing, nothing is lost, whatever the other gives.
+            lost = np.where(weight > 0, weight * (theirs - np.maximum(mine, -1e4)), 0.0)
+            self.divergences.setdefault(key, []).append(max(0.0, float(lost.sum(dtype=np.float64))))
+            row[:] = -np.inf
+            row[chosen] = 0.0
+
+
 def _log_softmax(row: NDArray[np.float32]) -> NDArray[np.float32]:
     shifted = row - row.max()
     return shifted - np.log(np.exp(shifted).sum(dtype=np.float64)).astype(np.float32)
 
 
 def _continued(
-    load: Callable[[], TextEngine], texts: Sequence[str], hook: _Watched, tell: Callable[[float], None]
+    engine: TextEngine, texts: Mapping[str, str], hook: _Reference | _Watched, tell: Callable[[float], None]
 ) -> None:
-    """Have a model continue all texts greedily, together as when it serves."""
-    engine = load()
+    """Have a model continue texts, by their request ids, greedily and together as when it serves; then close it."""
     try:
         left, ended, failures = len(texts), threading.Event(), list[BaseException]()
         lock = threading.Lock()
@@ -175,8 +204,8 @@ def _continued(
                 end()
 
         sampling = Sampling(max_tokens=STEPS, temperature=0.0, ignore_eos=True)
-        for number, text in enumerate(texts):
-            request = GenerationRequest(model="", prompt=text, sampling=sampling, request_id=str(number))
+        for key, text in texts.items():
+            request = GenerationRequest(model="", prompt=text, sampling=sampling, request_id=key)
             engine.submit(request, on_delta, on_error=end, hook=hook)
         ended.wait()
         if failures:

@@ -12,6 +12,7 @@ from moltbot_mesh.errors import FailedPrecondition, InvalidArgument
 from moltbot_models.engine.config import EngineError
 from moltbot_models.generation import Embeddings, Scores, Usage
 from moltbot_models.providers.engines import EngineKey, engine_failure
+from moltbot_models.providers.score_limit import check_scores
 from moltbot_models.providers.upstream_errors import timed_out, wrong_task
 from moltbot_models.triton.repository import checked_options
 
@@ -86,6 +87,7 @@ class EmbeddedUpstream:
             raise wrong_task(request.model, manifest.task, wanted)
         try:
             classifier = await self._engines.classifier(self._key)
+            check_scores(manifest.id, len(request.inputs), len(classifier.labels))
             async with asyncio.timeout(manifest.timeout_s):
                 return await asyncio.to_thread(_scored, classifier, request)
         except TimeoutError:

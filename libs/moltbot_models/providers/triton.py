@@ -17,6 +17,7 @@ from moltbot_mesh.errors import InvalidArgument, MoltbotError
 from moltbot_models.generation import Embeddings, Scores, Usage
 from moltbot_models.providers.base import BATCHES_OF
 from moltbot_models.providers.engines import engine_failure
+from moltbot_models.providers.score_limit import check_scores
 from moltbot_models.providers.upstream_errors import connection_lost, garbage, timed_out, unreachable, wrong_task
 from moltbot_models.tls import TlsFiles, grpc_target
 from moltbot_models.triton.client import TritonClient, TritonRefusal
@@ -97,6 +98,7 @@ class TritonUpstream:
         try:
             if request.query is None and not self._labels:
                 self._labels = await self._client.labels(self._name, manifest.timeout_s)
+            check_scores(manifest.id, len(request.inputs), max(1, len(self._labels)))
             values, tokens = await self._client.score(
                 self._name, request.inputs, request.query, manifest.timeout_s, request.traceparent
             )

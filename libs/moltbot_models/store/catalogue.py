@@ -22,8 +22,8 @@ from moltbot_models.triton.repository import triton_name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-MANIFEST, LOCK, REPORT, WEIGHTS = "manifest.yaml", "source.sha256", "gate.json", "weights"
-"""Files of a model's folder; `weights-…` are directories, for what was imported."""
+MANIFEST, LOCK, REPORT, WEIGHTS, RANGES = "manifest.yaml", "source.sha256", "gate.json", "weights", "int8"
+"""Files of a model's folder; `weights-…` are directories, for what was imported, `int8-….json` calibrated ranges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +136,14 @@ class ModelStore:
         """Whether a model was added."""
         return (self.folder(model_id) / MANIFEST).exists()
 
-    def forget_weights(self, entry: Entry) -> None:
-        """Delete what earlier imports left in the folder; an engine that has it open keeps it."""
+    def forget_earlier(self, entry: Entry) -> None:
+        """Delete the imports and calibrated ranges of earlier versions; an engine that has them open keeps them."""
         for old in entry.folder.glob(f"{WEIGHTS}-*"):
             if str(old) != entry.manifest.path:
                 shutil.rmtree(old, ignore_errors=True)
+        for old in entry.folder.glob(f"{RANGES}-*.json"):
+            if str(old) != entry.manifest.options.get("ranges"):
+                old.unlink(missing_ok=True)
 
     def remove(self, model_id: str) -> None:
         """Forget a model, and delete what was imported for it; a directory of the user's own stays.

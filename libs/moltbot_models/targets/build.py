@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import moltbot_models
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument
+from moltbot_models.engine.config import EngineError
 from moltbot_models.manifest import engine_options
 from moltbot_models.store.placing import spec_of
 from moltbot_models.targets import configs
@@ -17,8 +18,11 @@ from moltbot_models.triton.repository import triton_name, write_repository
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from moltbot_models.encoder import Classifier, Encoder
+    from moltbot_models.encoder.calibrate import EncoderTask
     from moltbot_models.gate.encoder import EncoderBounds
     from moltbot_models.gate.report import GateReport
+    from moltbot_models.gate.scores import ScoreBounds
     from moltbot_models.gate.texts import GateTexts
     from moltbot_models.manifest import Manifest
 
@@ -29,8 +33,8 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 _OF_TASK: Mapping[str, tuple[Target, ...]] = {
     "text-generation": ("triton-cpu", "triton-vllm", "triton-trtllm"),
     "embedding": ("triton-cpu", "triton-ort-trt", "triton-trt"),
-    "rerank": ("triton-cpu",),
-    "classification": ("triton-cpu",),
+    "rerank": ("triton-cpu", "triton-ort-trt", "triton-trt"),
+    "classification": ("triton-cpu", "triton-ort-trt", "triton-trt"),
 }
 
 
@@ -40,7 +44,7 @@ def build(
     out: Path,
     digest: str,
     texts: GateTexts,
-    bounds: EncoderBounds | None = None,
+    bounds: EncoderBounds | ScoreBounds | None = None,
     progress: Progress | None = None,
 ) -> GateReport | None:
     """Write a model repository. Blocks; INT8 for a GPU is calibrated and judged here, on ONNX Runtime.
@@ -103,42 +107,45 @@ def _encoder(
     out: Path,
     digest: str,
     texts: GateTexts,
-    bounds: EncoderBounds | None,
+    bounds: EncoderBounds | ScoreBounds | None,
     progress: Progress | None,
 ) -> GateReport | None:
-    from moltbot_models.encoder import Encoder, EncoderConfig  # noqa: PLC0415 - brings OpenVINO
+    from moltbot_models.encoder import Classifier, Encoder, EncoderConfig  # noqa: PLC0415 - brings OpenVINO
     from moltbot_models.encoder.calibrate import calibrate  # noqa: PLC0415
     from moltbot_models.encoder.checkpoint import EncoderCheckpoint  # noqa: PLC0415
     from moltbot_models.encoder.quantized import read_ranges  # noqa: PLC0415
     from moltbot_models.encoder.runtime import weights_sha256  # noqa: PLC0415
-    from moltbot_models.encoder.shape import EncoderShape  # noqa: PLC0415
-    from moltbot_models.gate.encoder import EncoderUnderTest, judge_encoder  # noqa: PLC0415
     from moltbot_models.targets.onnx_encoder import build_onnx, onnx_module  # noqa: PLC0415
-    from moltbot_models.targets.onnx_run import embedder  # noqa: PLC0415
 
     onnx = onnx_module()
     path, options = Path(manifest.path), engine_options(manifest)
-    config = EncoderConfig.of(options)
-    shape, checkpoint = EncoderShape.read(path), EncoderCheckpoint(path / "model.safetensors")
-    exact = Encoder.load(path, EncoderConfig("f32", threads=config.threads))
+    config, task = EncoderConfig.of(options), cast("EncoderTask", manifest.task)
+    checkpoint = EncoderCheckpoint(path / "model.safetensors")
+    kind = Encoder if task == "embedding" else Classifier
+    exact = kind.load(path, EncoderConfig("f32", threads=config.threads))
+    shape = exact.runtime.shape
+    if task == "rerank" and shape.labels != 1:
+        raise EngineError("MODEL_UNSUPPORTED", f"reranking needs a model of one class, this has {shape.labels}")
+    activation, labels = ("identity", ()) if isinstance(exact, Encoder) else (exact.activation, exact.labels)
     report, groups = None, None
     if config.precision == "int8" and config.ranges is not None:  # found when the model was added
         groups = read_ranges(config.ranges, weights_sha256(path / "model.safetensors")).groups
     elif config.precision == "int8":
-        groups = calibrate(path, texts.calibration, threads=config.threads, progress=progress).groups
-    model = build_onnx(shape, checkpoint, groups)
+        groups = calibrate(path, texts.calibration, task=task, threads=config.threads, progress=progress).groups
+    model = build_onnx(shape, checkpoint, groups, activation)
     if groups is not None:
-        found = embedder(model, path, exact.max_tokens)
-        subject = EncoderUnderTest(manifest.id, digest, "int8 (QDQ)", found, lambda some: exact.embed(some)[0])
-        report = judge_encoder(subject, texts.calibration, texts.held_out, bounds, progress)
+        report = _judged(manifest.id, digest, model, exact, texts, bounds, progress)
         report.require()
     facts = configs.EncoderFacts(
-        triton_name(manifest.id),
-        shape.hidden,
-        exact.max_tokens,
-        config.bucket_tokens,
-        int(options.get("queue_delay_us", "0")),
-        groups is not None,
+        name=triton_name(manifest.id),
+        task=task,
+        width=shape.labels or shape.hidden,
+        max_tokens=exact.runtime.max_tokens,
+        bucket_tokens=config.bucket_tokens,
+        queue_delay_us=int(options.get("queue_delay_us", "0")),
+        int8=groups is not None,
+        takes_kinds=shape.takes_kinds,
+        labels=labels if task == "classification" else (),
     )
     parts = out / f"{facts.name}-tokenizer", out / f"{facts.name}-encoder"
     library = str(Path(moltbot_models.__file__).absolute().parent.parent)
@@ -169,6 +176,31 @@ def _write_mark(folder: Path) -> None:
     numbers = resources.files("moltbot_models.engine").joinpath("plain_mark.py").read_text("utf-8")
     _write(folder / "__init__.py", processor)
     _write(folder / "numbers.py", numbers)
+
+
+def _judged(
+    model_id: str,
+    digest: str,
+    model: Any,
+    exact: Encoder | Classifier,
+    texts: GateTexts,
+    bounds: EncoderBounds | ScoreBounds | None,
+    progress: Progress | None,
+) -> GateReport:
+    """What a QDQ model answers on ONNX Runtime beside the encoder in FP32."""
+    from moltbot_models.encoder import Encoder  # noqa: PLC0415 - brings OpenVINO
+    from moltbot_models.gate.encoder import EncoderUnderTest, judge_encoder  # noqa: PLC0415
+    from moltbot_models.gate.scores import ClassifierUnderTest, judge_scores  # noqa: PLC0415
+    from moltbot_models.targets.onnx_run import QuantizedClassifier, runner  # noqa: PLC0415
+
+    run, named = runner(model), "int8 (QDQ)"
+    if isinstance(exact, Encoder):
+        subject = EncoderUnderTest(
+            model_id, digest, named, lambda some: run(exact.rows(some)), lambda some: exact.embed(some)[0]
+        )
+        return judge_encoder(subject, texts.calibration, texts.held_out, cast("EncoderBounds | None", bounds), progress)
+    pair = ClassifierUnderTest(model_id, digest, named, QuantizedClassifier(exact, run), exact)
+    return judge_scores(pair, texts.calibration, texts.held_out, cast("ScoreBounds | None", bounds), progress)
 
 
 def _upstream(manifest: Manifest, name: str) -> str:

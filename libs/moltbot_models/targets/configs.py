@@ -11,11 +11,13 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from moltbot_models.triton.repository import MAX_BATCH_TEXTS
+from moltbot_models.triton.repository import LABELS, MAX_BATCH_TEXTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from moltbot_models.encoder.calibrate import EncoderTask
 
 COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 """GPU generations from Turing to Blackwell; a plan fits the one it was built on."""
@@ -34,29 +36,56 @@ class EncoderFacts:
 
     name: str
     """Of the ensemble, as clients ask for it; the parts are named after it."""
-    dimensions: int
+    task: EncoderTask
+    width: int
+    """Numbers a text: dimensions of its vector, or classes."""
     max_tokens: int
     bucket_tokens: int
     queue_delay_us: int
     int8: bool
+    takes_kinds: bool = False
+    """Whether token types tell the first text of a pair from the second."""
+    labels: tuple[str, ...] = ()
+    """The classes' names, for classification."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The ensemble's inputs."""
+        return ("QUERY", "TEXT") if self.task == "rerank" else ("TEXT",)
+
+    @property
+    def answer(self) -> str:
+        """The ensemble's output beside TOKENS."""
+        return "EMBEDDING" if self.task == "embedding" else "SCORES"
+
+    @property
+    def inputs(self) -> Mapping[str, str]:
+        """The engine's inputs, with the tokenizer's outputs that they come from."""
+        kinds = {"token_type_ids": "TOKEN_TYPE_IDS"} if self.takes_kinds else {}
+        return {"input_ids": "INPUT_IDS", "attention_mask": "ATTENTION_MASK"} | kinds
+
+    @property
+    def output(self) -> str:
+        """The engine's output."""
+        return "embedding" if self.task == "embedding" else "scores"
 
 
 def ensemble(facts: EncoderFacts) -> str:
-    """Texts to vectors with the tensor names that every encoder of the mesh has."""
+    """Texts to vectors or scores with the tensor names that every encoder of the mesh has."""
     steps = {
         f"{facts.name}-tokenizer": (
-            {"TEXT": "TEXT"},
-            {"INPUT_IDS": "ids", "ATTENTION_MASK": "mask", "TOKENS": "TOKENS"},
+            {name: name for name in facts.texts},
+            {made: taken for taken, made in facts.inputs.items()} | {"TOKENS": "TOKENS"},
         ),
-        f"{facts.name}-encoder": ({"input_ids": "ids", "attention_mask": "mask"}, {"embedding": "EMBEDDING"}),
+        f"{facts.name}-encoder": ({name: name for name in facts.inputs}, {facts.output: facts.answer}),
     }
     lines = [
         f"name: {json.dumps(facts.name)}",
         'platform: "ensemble"',
         f"max_batch_size: {MAX_BATCH_TEXTS}",
-        'input [ { name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] } ]',
+        _texts(facts),
         "output [",
-        f'  {{ name: "EMBEDDING" data_type: TYPE_FP32 dims: [ {facts.dimensions} ] }},',
+        f'  {{ name: "{facts.answer}" data_type: TYPE_FP32 dims: [ {facts.width} ] }},',
         '  { name: "TOKENS" data_type: TYPE_INT32 dims: [ 1 ] }',
         "]",
         "ensemble_scheduling {",
@@ -69,7 +98,8 @@ def ensemble(facts: EncoderFacts) -> str:
             *(f"    {one}" for one in maps),
             "  }",
         ]
-    return "\n".join([*lines, "}"]) + "\n"
+    labels = {LABELS: json.dumps(facts.labels, ensure_ascii=False)} if facts.labels else {}
+    return "\n".join([*lines, "}", *_parameters(labels)]) + "\n"
 
 
 def tokenizer(facts: EncoderFacts, library: str, path: str) -> str:
@@ -80,16 +110,18 @@ def tokenizer(facts: EncoderFacts, library: str, path: str) -> str:
         "max_tokens": str(facts.max_tokens),
         "path": path,
         "task": "tokenizer",
+        **({"head": "rerank"} if facts.task == "rerank" else {}),
+        **({"kinds": "true"} if facts.takes_kinds else {}),
     }
+    made = [*facts.inputs.values()]
     return "\n".join(
         [
             f'name: "{facts.name}-tokenizer"',
             'backend: "python"',
             f"max_batch_size: {MAX_BATCH_TEXTS}",
-            'input [ { name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] } ]',
+            _texts(facts),
             "output [",
-            '  { name: "INPUT_IDS" data_type: TYPE_INT64 dims: [ -1 ] },',
-            '  { name: "ATTENTION_MASK" data_type: TYPE_INT64 dims: [ -1 ] },',
+            *(f'  {{ name: "{name}" data_type: TYPE_INT64 dims: [ -1 ] }},' for name in made),
             '  { name: "TOKENS" data_type: TYPE_INT32 dims: [ 1 ] }',
             "]",
             "instance_group [ { count: 1 kind: KIND_CPU } ]",
@@ -134,7 +166,7 @@ def trtexec_script(facts: EncoderFacts) -> str:
     """Builds the plan for the GPU at hand; for NVIDIA's TensorRT or Triton container."""
 
     def shapes(texts: int, tokens: int) -> str:
-        return ",".join(f"{name}:{texts}x{tokens}" for name in ("input_ids", "attention_mask"))
+        return ",".join(f"{name}:{texts}x{tokens}" for name in facts.inputs)
 
     usual = min(_USUAL_TOKENS, facts.max_tokens)
     precision = "--int8 --fp16" if facts.int8 else "--fp16"
@@ -194,18 +226,21 @@ sed -i 's/^name: .*/name: "{name}"/' {folder}/config.pbtxt
 
 
 def _encoder(facts: EncoderFacts, backend: str) -> list[str]:
-    integers = ", ".join(
-        f'{{ name: "{name}" data_type: TYPE_INT64 dims: [ -1 ] }}' for name in ("input_ids", "attention_mask")
-    )
+    integers = ", ".join(f'{{ name: "{name}" data_type: TYPE_INT64 dims: [ -1 ] }}' for name in facts.inputs)
     return [
         f'name: "{facts.name}-encoder"',
         f'backend: "{backend}"',
         f"max_batch_size: {MAX_BATCH_TEXTS}",
         f"dynamic_batching {{ max_queue_delay_microseconds: {facts.queue_delay_us} }}",
         f"input [ {integers} ]",
-        f'output [ {{ name: "embedding" data_type: TYPE_FP32 dims: [ {facts.dimensions} ] }} ]',
+        f'output [ {{ name: "{facts.output}" data_type: TYPE_FP32 dims: [ {facts.width} ] }} ]',
         "instance_group [ { count: 1 kind: KIND_GPU } ]",
     ]
+
+
+def _texts(facts: EncoderFacts) -> str:
+    taken = ", ".join(f'{{ name: "{name}" data_type: TYPE_STRING dims: [ 1 ] }}' for name in facts.texts)
+    return f"input [ {taken} ]"
 
 
 def _plan(capability: str) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from moltbot_models.encoder.checkpoint import EncoderCheckpoint
+    from moltbot_models.encoder.classifier import Activation
     from moltbot_models.encoder.quantized import LinearRange
     from moltbot_models.encoder.shape import EncoderShape
 
@@ -46,23 +47,27 @@ def onnx_module() -> Any:
 
 
 def build_onnx(
-    shape: EncoderShape, checkpoint: EncoderCheckpoint, ranges: Mapping[str, LinearRange] | None = None
+    shape: EncoderShape,
+    checkpoint: EncoderCheckpoint,
+    ranges: Mapping[str, LinearRange] | None = None,
+    activation: Activation = "identity",
 ) -> Any:
     """Return an `onnx.ModelProto` from `input_ids` and `attention_mask`, i64 [texts, length].
 
-    Pairs have `token_type_ids` too. The output is `embedding` (f32 [texts, hidden], of length 1) or `logits`
+    Pairs have `token_type_ids` too. The output is `embedding` (f32 [texts, hidden], of length 1) or `scores`
     (f32 [texts, labels]).
 
     Args:
         shape: The numbers of config.json.
         checkpoint: The tensors.
         ranges: By group of linear layers that share their input, for those that shall run in INT8.
+        activation: What makes scores of logits.
 
     Raises:
         FailedPrecondition: The extra `compile` is not installed.
         EncoderError: The checkpoint does not hold what config.json describes.
     """
-    return _Writer(onnx_module(), shape, checkpoint, ranges or {}).model()
+    return _Writer(onnx_module(), shape, checkpoint, ranges or {}).model(activation)
 
 
 class _Writer:
@@ -73,7 +78,7 @@ class _Writer:
         self._nodes: list[Any] = []
         self._constants: dict[str, Any] = {}
 
-    def model(self) -> Any:
+    def model(self, activation: Activation) -> Any:
         onnx, s = self._onnx, self._s
         names = ["input_ids", "attention_mask", *(["token_type_ids"] if s.takes_kinds else [])]
         real = self._node("Cast", "attention_mask", to=onnx.TensorProto.FLOAT)
@@ -82,8 +87,8 @@ class _Writer:
         bias = self._node("Unsqueeze", missing, self._constant([1, 2], np.int64))
         for layer in range(s.layers):
             hidden = self._layer(f"encoder.layer.{layer}", hidden, bias)
-        last = self._logits(hidden) if s.labels else self._vector(hidden, real)
-        name, width = ("logits", s.labels) if s.labels else ("embedding", s.hidden)
+        last = self._scores(hidden, activation) if s.labels else self._vector(hidden, real)
+        name, width = ("scores", s.labels) if s.labels else ("embedding", s.hidden)
         self._nodes.append(onnx.helper.make_node("Identity", [last], [name]))
         integers = [
             onnx.helper.make_tensor_value_info(one, onnx.TensorProto.INT64, ["texts", "length"]) for one in names
@@ -198,6 +203,12 @@ class _Writer:
             pooled = self._node("Div", total, self._node("ReduceSum", weight, axis, keepdims=0))
         square = self._node("ReduceSum", self._node("Mul", pooled, pooled), self._constant([-1], np.int64), keepdims=1)
         return self._node("Div", pooled, self._node("Sqrt", square))
+
+    def _scores(self, hidden: str, activation: Activation) -> str:
+        logits = self._logits(hidden)
+        if activation == "identity":
+            return logits
+        return self._node("Sigmoid", logits) if activation == "sigmoid" else self._node("Softmax", logits, axis=-1)
 
     def _logits(self, hidden: str) -> str:
         """The head of `*ForSequenceClassification`."""

@@ -5,26 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from moltbot_models.targets.onnx_encoder import onnx_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
+    from tokenizers import Encoding
+
+    from moltbot_models.encoder import Classifier
 
 _ROWS = 16
 
 
-def embedder(model: Any, directory: Path, max_tokens: int) -> Callable[[Sequence[str]], NDArray[np.float32]]:
-    """Return a function from texts to vectors, f32 [texts, dimensions].
+def runner(model: Any) -> Callable[[Sequence[Encoding]], NDArray[np.float32]]:
+    """Return a function from encodings to vectors or scores, f32 [rows, width].
 
     Args:
         model: Of `build_onnx`.
-        directory: Of the tokenizer.
-        max_tokens: Of a text.
 
     Raises:
         FailedPrecondition: The extra `compile` is not installed.
@@ -33,22 +32,39 @@ def embedder(model: Any, directory: Path, max_tokens: int) -> Callable[[Sequence
     import onnxruntime  # noqa: PLC0415 - an extra
 
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_tokens)
+    names = [one.name for one in session.get_inputs()]
 
-    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-        rows = [row.ids for row in tokenizer.encode_batch(list(texts))]
-        order = np.argsort([len(row) for row in rows], kind="stable")
+    def run(rows: Sequence[Encoding]) -> NDArray[np.float32]:
+        order = np.argsort([len(row.ids) for row in rows], kind="stable")
         parts: list[NDArray[np.float32]] = []
         for begin in range(0, len(rows), _ROWS):
             chosen = [rows[place] for place in order[begin : begin + _ROWS]]
-            ids = np.zeros((len(chosen), max(map(len, chosen))), np.int64)
-            mask = ids.copy()
+            shape = len(chosen), max(len(row.ids) for row in chosen)
+            inputs = {name: np.zeros(shape, np.int64) for name in names}
             for place, row in enumerate(chosen):
-                ids[place, : len(row)], mask[place, : len(row)] = row, 1
-            found = session.run(None, {"input_ids": ids, "attention_mask": mask})
-            parts.append(cast("NDArray[np.float32]", found[0]))
+                values = {"input_ids": row.ids, "attention_mask": row.attention_mask, "token_type_ids": row.type_ids}
+                for name in names:
+                    inputs[name][place, : len(row.ids)] = values[name]
+            parts.append(cast("NDArray[np.float32]", session.run(None, inputs)[0]))
         return np.concatenate(parts)[np.argsort(order, kind="stable")]
 
-    return embed
+    return run
+
+
+class QuantizedClassifier:
+    """The gate's view of a compiled classifier: the rows of the one in FP32, the scores of ONNX Runtime."""
+
+    def __init__(self, exact: Classifier, run: Callable[[Sequence[Encoding]], NDArray[np.float32]]) -> None:
+        self._exact, self._run = exact, run
+
+    def classify(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """As `Classifier.classify`."""
+        return self._scored(self._exact.rows(texts))
+
+    def rerank(self, query: str, documents: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """As `Classifier.rerank`."""
+        scores, tokens = self._scored(self._exact.pairs(query, documents))
+        return scores.reshape(-1), tokens
+
+    def _scored(self, rows: Sequence[Encoding]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        return self._run(rows), np.array([len(row.ids) for row in rows], np.int32)

@@ -9,6 +9,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports] - exists inside Triton alone
 
 from moltbot_models.encoder import Classifier, Encoder, EncoderConfig
+from moltbot_models.encoder.rows import by_query
 from moltbot_models.engine.config import EngineError
 
 if TYPE_CHECKING:
@@ -68,16 +69,10 @@ class ScoringBackend:
             texts = _column(request, "TEXT")
             if not self._ranks:
                 return self._classifier.rows(texts)
-            found: list[Encoding] = []
-            begin, queries = 0, _column(request, "QUERY")
-            for end in range(1, len(texts) + 1):
-                # A request's rows mostly have one query, which is then encoded once.
-                if end == len(texts) or queries[end] != queries[begin]:
-                    found += self._classifier.pairs(queries[begin], texts[begin:end])
-                    begin = end
+            pairs = by_query(_column(request, "QUERY"), texts)
+            return [row for query, some in pairs for row in self._classifier.pairs(query, some)]
         except Exception as error:  # noqa: BLE001 - one request's failure is not the others'
             return error
-        return found
 
     def close(self) -> None:
         """Nothing is under way between batches."""

@@ -39,11 +39,12 @@ _ENCODER_DEFAULTS = {
     "dynamic_batching": "true",
     "precision": "bf16",
     "queue_delay_us": "0",
+    "ranges": "",
     "threads": "0",
 }
 _DEFAULTS: Mapping[str, Mapping[str, str]] = {
     "text-generation": _TEXT_DEFAULTS,
-    "embedding": {**_ENCODER_DEFAULTS, "dimensions": "384", "ranges": ""},
+    "embedding": {**_ENCODER_DEFAULTS, "dimensions": "384"},
     "rerank": _ENCODER_DEFAULTS,
     "classification": _ENCODER_DEFAULTS,
 }
@@ -194,8 +195,6 @@ def checked_options(model_id: str, task: str, options: Mapping[str, str]) -> dic
         choices = _CHOICES.get(key)
         if choices and value not in choices:
             raise InvalidArgument(f"model {model_id}: {key} must be one of {', '.join(choices)}")
-        if key == "precision" and value == "int8" and task != "embedding":
-            raise InvalidArgument(f"model {model_id}: int8 is calibrated for embeddings alone; take bf16")
         if not choices and key != "ranges" and not (value.isascii() and value.isdigit()):
             raise InvalidArgument(f"model {model_id}: {key} must be a whole number")
         if key in _LEAST_1 and not 1 <= int(value) <= _MOST:

@@ -56,6 +56,7 @@ def add(shell: Shell) -> int:
         manifest = calibrated(manifest, store.folder(manifest.id), args)
         report = judged(manifest, hashes, args)
         if report is not None and not report.passed and store.has(manifest.id):
+            _forget_ranges(manifest, store)
             raise GateFailed(report)  # what serves now is not given up for what cannot
     elif args.check:
         asyncio.run(_answers(manifest, shell.places.cache_dir))
@@ -65,9 +66,17 @@ def add(shell: Shell) -> int:
     if report is not None:
         report.require()
     state = _await_served(shell, entry, began_s) if args.wait else None
-    if state is not None and state.state == "serving":
-        store.forget_weights(entry)  # not before: until then the former version may have to be loaded again
+    if not followed(shell.places.run_dir) or (state is not None and state.state == "serving"):
+        store.forget_earlier(entry)  # not before: until then the former version may have to be loaded again
     return _tell_added(shell, entry, state)
+
+
+def _forget_ranges(manifest: Manifest, store: ModelStore) -> None:
+    """Delete what was calibrated for a version that came to nothing."""
+    file = Path(manifest.options.get("ranges", ""))
+    kept = store.get(manifest.id).manifest.options.get("ranges")
+    if file.parent == store.folder(manifest.id) and str(file) != kept:
+        file.unlink(missing_ok=True)
 
 
 def _local(args: argparse.Namespace, path: Path, model_id: str = "") -> Manifest:

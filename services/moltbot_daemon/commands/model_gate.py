@@ -14,6 +14,7 @@ from moltbot_daemon.commands.shell import tell
 from moltbot_mesh.errors import InvalidArgument
 from moltbot_models.engine.config import EngineError
 from moltbot_models.gate.texts import GateTexts, read_texts, shipped_texts
+from moltbot_models.store.catalogue import RANGES
 from moltbot_models.store.lock import digest_of
 
 if TYPE_CHECKING:
@@ -32,19 +33,23 @@ def calibrated(manifest: Manifest, folder: Path, args: argparse.Namespace) -> Ma
     Raises:
         InvalidArgument: The model cannot be loaded.
     """
-    if manifest.options.get("precision") != "int8" or manifest.options.get("ranges"):
+    if manifest.task == "text-generation" or manifest.options.get("precision") != "int8":
+        return manifest
+    if manifest.options.get("ranges"):
         return manifest
     from moltbot_models.encoder.calibrate import calibrate, write_ranges  # noqa: PLC0415 - brings OpenVINO
 
     tell(f"moltbot: calibrating {manifest.id}")
     texts, threads = texts_of(args.gate_texts), int(manifest.options.get("threads", "0"))
     try:
-        ranges = calibrate(Path(manifest.path), texts.calibration, threads=threads, progress=told_of_gate())
+        ranges = calibrate(
+            Path(manifest.path), texts.calibration, task=manifest.task, threads=threads, progress=told_of_gate()
+        )
     except EngineError as error:
         raise InvalidArgument(f"{manifest.path}: {error}", reason="MODEL_UNSUPPORTED") from None
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Named by its content: other ranges are other options, and so another revision of the model.
-    file = folder / f"int8-{hashlib.sha256(ranges.to_json().encode()).hexdigest()[:16]}.json"
+    file = folder / f"{RANGES}-{hashlib.sha256(ranges.to_json().encode()).hexdigest()[:16]}.json"
     write_ranges(file, ranges)
     return dataclasses.replace(manifest, options={**manifest.options, "ranges": str(file)})
 

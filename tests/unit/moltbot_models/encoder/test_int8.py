@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from moltbot_models.encoder import Encoder, EncoderConfig, EncoderError
+from moltbot_models.encoder import Classifier, Encoder, EncoderConfig, EncoderError
 from moltbot_models.encoder.calibrate import calibrate, write_ranges
 from moltbot_models.encoder.checkpoint import EncoderCheckpoint
 from moltbot_models.encoder.graph import build_graph
 from moltbot_models.encoder.quantized import RANGES_FILE, EncoderRanges, LinearRange, quantized_linear
 from moltbot_models.encoder.runtime import compile_encoder, partition
 from moltbot_models.encoder.shape import EncoderShape
+from moltbot_models.engine.config import EngineError
 from moltbot_testkit.random_encoder import write_encoder
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from moltbot_models.encoder.calibrate import EncoderTask
 
 SAMPLES = [" ".join(f"w{3 + (7 * n + length) % 40}" for n in range(length)) for length in range(1, 41)]
 
@@ -56,6 +59,50 @@ def test_layers_that_cost_more_than_the_budget_stay_as_they_are(directory: Path)
     assert sum(found.costs[name] for name in found.groups) <= budget + 1e-9
     assert told == sorted(told)
     assert told[-1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("family", "labels", "task"), [("bert", 1, "rerank"), ("xlm-roberta", 1, "rerank"), ("bert", 4, "classification")]
+)
+def test_rerankers_and_classifiers_are_calibrated_within_a_budget_and_stay_close(
+    tmp_path: Path, family: str, labels: int, task: EncoderTask
+) -> None:
+    identity = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    write_encoder(tmp_path, family, labels, sentence_transformers=identity)
+    all_of_it = calibrate(tmp_path, SAMPLES, task=task, budget=1.0, threads=1)
+    assert len(all_of_it.groups) == len(all_of_it.costs) == 6
+    assert min(all_of_it.costs.values()) > 0
+    dearest = max(all_of_it.costs, key=lambda name: all_of_it.costs[name])
+    some = calibrate(
+        tmp_path, SAMPLES, task=task, budget=sum(all_of_it.costs.values()) - all_of_it.costs[dearest] / 2, threads=1
+    )
+    assert 0 < len(some.groups) < 6
+    assert calibrate(tmp_path, SAMPLES, task=task, budget=0.0, threads=1).groups == {}
+    write_ranges(tmp_path / RANGES_FILE, all_of_it)
+    exact, found, near = (
+        scores_of(tmp_path, task, EncoderConfig(precision, threads=1)) for precision in ("f32", "int8", "bf16")
+    )
+    assert not np.array_equal(found, near)
+    assert np.square(found - exact).sum() < 0.05 * np.square(exact - exact.mean(0)).sum()
+
+
+def scores_of(path: Path, task: EncoderTask, config: EncoderConfig) -> np.ndarray:
+    model = Classifier.load(path, config)
+    if task == "classification":
+        return model.classify(SAMPLES)[0]
+    return np.concatenate([model.rerank(query, SAMPLES)[0] for query in SAMPLES[:3]])
+
+
+def test_a_reranker_of_several_classes_is_not_calibrated(tmp_path: Path) -> None:
+    write_encoder(tmp_path, "bert", 3)
+    with pytest.raises(EngineError, match="one class"):
+        calibrate(tmp_path, SAMPLES, task="rerank", threads=1)
+
+
+def test_classifiers_without_ranges_say_how_to_mend_it(tmp_path: Path) -> None:
+    write_encoder(tmp_path, "bert", 2)
+    with pytest.raises(EncoderError, match="calibrate the model anew"):
+        Classifier.load(tmp_path, EncoderConfig("int8", threads=1))
 
 
 def test_ranges_come_back_from_their_file(directory: Path) -> None:

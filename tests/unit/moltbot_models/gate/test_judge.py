@@ -11,6 +11,7 @@ import pytest
 import moltbot_models
 from moltbot_mesh.errors import InvalidArgument
 from moltbot_models.encoder.quantized import RANGES_FILE
+from moltbot_models.engine import EngineConfig, TextEngine
 from moltbot_models.engine.config import EngineError
 from moltbot_models.gate import text
 from moltbot_models.gate.judge import bounds_of, judge
@@ -51,6 +52,43 @@ def test_a_model_that_4_bits_hurt_is_refused_with_the_figures() -> None:
     assert {check.name for check in found.checks if not check.passed} == {"kl_mean", "greedy_agreement"}
 
 
+def test_texts_whose_distributions_take_too_much_memory_are_judged_in_parts() -> None:
+    held: list[int] = []
+
+    class Watching(text._Reference):
+        def __init__(self) -> None:
+            super().__init__()
+            kept.append(self)
+
+    kept: list[Watching] = []
+    texts = shipped_texts()
+    calibration, held_out = texts.calibration[:5], texts.held_out[:4]
+    config = EngineConfig(kv_cache_bytes=16 << 20)
+    exact = EngineConfig(weights="f32", kv="f32", kv_cache_bytes=16 << 20)
+
+    def load(config: EngineConfig) -> TextEngine:
+        held.append(sum(row.nbytes for one in kept[-1:] for rows in one.logprobs.values() for row in rows))
+        return TextEngine.load(TINY, config)
+
+    subject = text.TextUnderTest("m", "0" * 64, "u8", lambda: load(config), lambda: load(exact))
+    whole = text.judge_text(subject, calibration, held_out)
+    engine = TextEngine.load(TINY, config)
+    engine.close()
+    one_text = text.STEPS * engine.vocabulary * 4
+    held.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text, "_Reference", Watching)
+        shares: list[float] = []
+        parts = text.judge_text(
+            subject, calibration, held_out, progress=lambda _, share: shares.append(share), most_bytes=2 * one_text + 1
+        )
+    assert held[1::2] == [2 * one_text] * 4 + [one_text]
+    assert shares == sorted(shares)
+    for one, other in zip(whole.checks, parts.checks, strict=True):
+        assert (one.name, one.texts, one.samples) == (other.name, other.texts, other.samples)
+        assert one.value == pytest.approx(other.value, rel=0.05)  # another batch, other sums
+
+
 def test_a_model_in_full_precision_is_its_own_reference() -> None:
     assert judged(TINY, "text-generation", weights="f32", kv="f32") is None
 
@@ -63,10 +101,9 @@ def test_a_bound_that_is_not_kept_fails_by_name() -> None:
 
 def test_figures_are_those_of_the_distributions() -> None:
     mine, theirs = np.log([0.5, 0.25, 0.25]), np.log([0.25, 0.5, 0.25])
-    reference = text._Watched(None)
+    watched = text._Watched()
     context = type("C", (), {"request": type("R", (), {"request_id": "0"}), "output_tokens": ()})
-    reference.alter([mine.astype(np.float32) + 3], [context])  # type: ignore[list-item]
-    watched = text._Watched(reference)
+    watched.told.alter([mine.astype(np.float32) + 3], [context])  # type: ignore[list-item]
     row = theirs.astype(np.float32) - 2
     watched.alter([row], [context])  # type: ignore[list-item]
     assert watched.divergences["0"] == [pytest.approx(0.25 * np.log(2), rel=1e-5)]

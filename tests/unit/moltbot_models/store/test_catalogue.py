@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 from types import MappingProxyType
 
@@ -98,6 +99,22 @@ def test_a_manifest_that_is_not_valid_costs_its_own_model_alone(store):
 def test_a_secret_stays_out_of_the_file_unless_it_was_written_there():
     assert "KEY" in manifests_text([FAR])
     assert "auth" not in manifests_text([LOCAL])
+
+
+def test_ranges_and_imports_go_with_the_version_that_they_belong_to(store):
+    folder = store.folder(LOCAL.id)
+    for name in ("weights-1", "weights-2"):
+        (folder / name).mkdir(parents=True)
+    for name in ("int8-1.json", "int8-2.json", "int8-notes.txt"):
+        (folder / name).touch()
+    own = dataclasses.replace(LOCAL, path=str(folder / "weights-2"), options={"ranges": str(folder / "int8-2.json")})
+    entry = store.put(own, {"w": "0" * 64})
+    store.forget_earlier(entry)
+    assert {file.name for file in folder.iterdir()} == {
+        "manifest.yaml", "source.sha256", "weights-2", "int8-2.json", "int8-notes.txt",
+    }  # fmt: skip
+    store.forget_earlier(store.put(LOCAL, {"w": "0" * 64}))
+    assert not [*folder.glob("int8-*.json"), *folder.glob("weights-*")]
 
 
 def test_the_lock_is_what_sha256sum_checks(store, tmp_path):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
@@ -23,20 +22,23 @@ from moltbot_models.encoder import Classifier, Encoder, EncoderConfig
 from moltbot_models.encoder.calibrate import calibrate, write_ranges
 from moltbot_models.encoder.checkpoint import EncoderCheckpoint
 from moltbot_models.encoder.shape import EncoderShape
+from moltbot_models.engine.config import EngineError
 from moltbot_models.gate import GateFailed
 from moltbot_models.gate.encoder import EncoderBounds
+from moltbot_models.gate.scores import ScoreBounds
 from moltbot_models.gate.texts import GateTexts
 from moltbot_models.manifest import Manifest
 from moltbot_models.manifest_yaml import load_manifests
 from moltbot_models.targets.build import TARGETS, build
 from moltbot_models.targets.onnx_encoder import build_onnx
-from moltbot_models.targets.onnx_run import embedder
+from moltbot_models.targets.onnx_run import runner
 from moltbot_testkit.random_encoder import write_encoder
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = Path(moltbot_models.__file__).parent / "shipped" / "tiny"
 WORDS = [" ".join(f"w{3 + (7 * n + k) % 40}" for k in range(1 + n % 30)) for n in range(60)]
 TEXTS = GateTexts(tuple(WORDS[:40]), tuple(WORDS[40:]))
+IDENTITY = {"sentence_transformers": {"activation_fn": "torch.nn.Identity()"}}
 LOOSE = EncoderBounds(cosine_mean=0.9, cosine_min=0.5, top_k_agreement=0.3)
 
 
@@ -63,28 +65,82 @@ def test_onnx_says_what_the_encoder_says(tmp_path: Path, family: str, pooling: s
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{pooling}": True}))
     shape, checkpoint = EncoderShape.read(tmp_path), EncoderCheckpoint(tmp_path / "model.safetensors")
     exact, _ = Encoder.load(tmp_path, EncoderConfig("f32", threads=1)).embed(WORDS)
-    found = embedder(build_onnx(shape, checkpoint), tmp_path, 60)(WORDS)
+    rows = Encoder.load(tmp_path, EncoderConfig("f32", threads=1)).rows(WORDS)
+    found = runner(build_onnx(shape, checkpoint))(rows)
     np.testing.assert_allclose(found, exact, atol=2e-5)
     groups = calibrate(tmp_path, WORDS, budget=1.0, threads=1).groups
     quantised = build_onnx(shape, checkpoint, groups)
     kinds = [node.op_type for node in quantised.graph.node]
     assert kinds.count("QuantizeLinear") == len(groups) == 6
-    near = embedder(quantised, tmp_path, 60)(WORDS)
+    near = runner(quantised)(rows)
     assert (near * exact).sum(1).min() > 0.98
     assert not np.allclose(near, exact, atol=1e-5), "nothing was quantised"
 
 
-@pytest.mark.parametrize(("family", "labels"), [("bert", 3), ("xlm-roberta", 1)])
-def test_heads_that_classify_are_compiled_too(tmp_path: Path, family: str, labels: int) -> None:
-    write_encoder(tmp_path, family, labels, sentence_transformers={"activation_fn": "torch.nn.Identity()"})
+@pytest.mark.parametrize(
+    ("family", "labels", "changes"),
+    [("bert", 3, {}), ("bert", 3, {"problem_type": "multi_label_classification"}), ("xlm-roberta", 1, IDENTITY)],
+)
+def test_heads_that_score_say_what_the_classifier_says(
+    tmp_path: Path, family: str, labels: int, changes: dict[str, object]
+) -> None:
+    write_encoder(tmp_path, family, labels, **changes)
     model = Classifier.load(tmp_path, EncoderConfig("f32", threads=1))
-    (row,) = model.rows(["w5 w6 w7"])
+    rows = model.rows(WORDS) + (model.pairs("w5 w6", WORDS) if labels == 1 else [])
     checkpoint = EncoderCheckpoint(tmp_path / "model.safetensors")
-    graph = build_onnx(EncoderShape.read(tmp_path, "classifier"), checkpoint)
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    values = {"input_ids": row.ids, "attention_mask": row.attention_mask, "token_type_ids": row.type_ids}
-    taken = {one.name: np.array([values[one.name]], np.int64) for one in session.get_inputs()}
-    np.testing.assert_allclose(session.run(None, taken)[0], model.score([row])[0], atol=2e-5)
+    graph = build_onnx(EncoderShape.read(tmp_path, "classifier"), checkpoint, activation=model.activation)
+    np.testing.assert_allclose(runner(graph)(rows), model.score(rows)[0], atol=2e-5)
+
+
+SCORE_LOOSE = ScoreBounds(rank_correlation=0.5, label_agreement=0.5, probability_error_mean=0.2)
+
+
+@pytest.mark.parametrize(
+    ("task", "family", "labels"), [("rerank", "bert", 1), ("rerank", "roberta", 1), ("classification", "bert", 3)]
+)
+@pytest.mark.parametrize("target", ["triton-ort-trt", "triton-trt"])
+def test_scores_from_a_gpu_have_the_tensors_that_they_have_on_a_cpu(
+    tmp_path: Path, target: str, task: str, family: str, labels: int
+) -> None:
+    write_encoder(tmp_path / "model", family, labels)
+    report = made(tmp_path / "model", tmp_path / "out", target, task, SCORE_LOOSE, precision="int8")
+    assert report is not None
+    assert report.passed
+    made(tmp_path / "model", tmp_path / "cpu", "triton-cpu", task)
+    (cpu,) = (parsed(file) for file in (tmp_path / "cpu").rglob("config.pbtxt"))
+    configs = {file.parent.name: parsed(file) for file in (tmp_path / "out").rglob("config.pbtxt")}
+    whole = next(config for config in configs.values() if config.platform == "ensemble")
+    assert whole.name == cpu.name
+    assert list(whole.input) == list(cpu.input)
+    assert list(whole.output) == list(cpu.output)
+    assert whole.parameters["labels"] == cpu.parameters["labels"]
+    for step in whole.ensemble_scheduling.step:
+        part = configs[step.model_name]
+        assert set(step.input_map) == {one.name for one in part.input}
+        assert set(step.output_map) == {one.name for one in part.output}
+    (file,) = (tmp_path / "out").rglob("model.onnx")
+    engine = next(config for name, config in configs.items() if name.endswith("-encoder"))
+    graph = onnx.load(file).graph
+    assert {one.name for one in engine.input} == {one.name for one in graph.input}
+    assert {one.name for one in engine.output} == {one.name for one in graph.output}
+    assert "QuantizeLinear" in {node.op_type for node in graph.node}
+    if target == "triton-trt" and family == "bert":
+        assert "token_type_ids:64x64" in (tmp_path / "out" / "build.sh").read_text()
+
+
+@pytest.mark.parametrize("task", ["rerank", "classification"])
+def test_scores_that_stray_too_far_are_not_written(tmp_path: Path, task: str) -> None:
+    write_encoder(tmp_path / "model", labels=1 if task == "rerank" else 3)
+    strict = ScoreBounds(rank_correlation=1.1, label_agreement=1.1)
+    with pytest.raises(GateFailed, match="int8"):
+        made(tmp_path / "model", tmp_path / "out", "triton-trt", task, strict, precision="int8")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_reranker_of_several_classes_is_not_built(tmp_path: Path) -> None:
+    write_encoder(tmp_path / "model", labels=3)
+    with pytest.raises(EngineError, match="one class"):
+        made(tmp_path / "model", tmp_path / "out", "triton-trt", "rerank")
 
 
 @pytest.mark.parametrize("target", ["triton-ort-trt", "triton-trt"])
@@ -141,16 +197,19 @@ def test_a_text_model_is_reached_as_an_upstream(tmp_path: Path, target: str) -> 
 
 
 def test_the_targets_equal_the_golden_files(tmp_path: Path) -> None:
-    write_encoder(tmp_path / "model")
+    models = {"embedding": tmp_path / "model", "rerank": tmp_path / "judge"}
+    write_encoder(models["embedding"])
+    write_encoder(models["rerank"], labels=1)
     found: dict[str, str] = {}
     for target in TARGETS:
-        task = "embedding" if target.endswith("-trt") else "text-generation"
-        out = tmp_path / target
-        made(tmp_path / "model" if task == "embedding" else TINY, out, target, task)
-        for name in sorted(files_of(out)):
-            if name.endswith((".pbtxt", ".sh", ".json", ".yaml")):
-                text = (out / name).read_text().replace(str(TINY.parents[2]), "/library").replace(str(tmp_path), "/tmp")
-                found[f"{target}/{name}"] = text
+        tasks = {"": "embedding", "-rerank": "rerank"} if target.endswith("-trt") else {"": "text-generation"}
+        for suffix, task in tasks.items():
+            out = tmp_path / f"{target}{suffix}"
+            made(models.get(task, TINY), out, target, task)
+            for name in sorted(files_of(out)):
+                if name.endswith((".pbtxt", ".sh", ".json", ".yaml")):
+                    text = (out / name).read_text().replace(str(TINY.parents[2]), "/library")
+                    found[f"{target}{suffix}/{name}"] = text.replace(str(tmp_path), "/tmp")
     for name, text in found.items():
         file = GOLDEN / name
         if os.environ.get("UPDATE_GOLDEN") == "1":
@@ -199,7 +258,7 @@ def test_what_strays_too_far_is_not_written(tmp_path: Path) -> None:
     [
         ("triton-vllm", "embedding", "targets for it are triton-cpu, triton-ort-trt"),
         ("triton-trt", "text-generation", "triton-vllm"),
-        ("triton-trt", "rerank", "triton-cpu"),
+        ("triton-trtllm", "rerank", "triton-cpu, triton-ort-trt"),
     ],
 )
 def test_a_target_that_serves_no_such_model_is_refused_with_what_does(
