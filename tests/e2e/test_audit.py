@@ -15,6 +15,7 @@ import uuid
 import grpc
 import pytest
 from moltbot.router.v1 import router_pb2, router_pb2_grpc
+from moltbot.watermark.v1 import watermark_pb2, watermark_pb2_grpc
 
 from moltbot_audit import check_bundle, merkle
 from moltbot_audit.checkpoint import verify
@@ -374,3 +375,32 @@ def test_a_trace_is_exported_and_checked_without_the_mesh(world, tmp_path):
     assert "model call" in done.stdout
     assert "PROVEN" in done.stdout
     assert "Hello" not in file.read_text()
+    drawn = world.mesh.command("audit", "trace", trace_id).stdout.splitlines()
+    assert "request:" in drawn[0]
+    assert any(line.startswith(("├─", "└─")) and "route:" in line for line in drawn)
+    assert any(line.startswith(("├─", "└─")) and "model call:" in line for line in drawn)
+
+
+def test_what_happens_to_keys_and_routes_and_processes_stands_in_the_log(world):
+    tenant = f"keys-{uuid.uuid4().hex[:8]}"
+    with world.grpc("officer", "security") as (channel, key):
+        stub = watermark_pb2_grpc.WatermarkServiceStub(channel)
+        stub.IssueKey(watermark_pb2.IssueKeyRequest(tenant=tenant), metadata=key, timeout=20)
+        stub.RotateKey(watermark_pb2.RotateKeyRequest(tenant=tenant), metadata=key, timeout=20)
+
+    def events_of(kind):
+        query = {"type": kind, "pageSize": 500}
+        found = world.http("auditor", "auditor").post(f"{EVENTS}:query", json=query).json().get("events", [])
+        return [one["event"] for one in found]
+
+    limit = time.monotonic() + 15
+    while True:
+        acts = [one["action"] for one in events_of("EVENT_TYPE_WATERMARK_KEY") if tenant in one["object"]]
+        if acts == ["rotate key", "issue key"] or time.monotonic() > limit:
+            break
+        time.sleep(0.1)
+    assert acts == ["rotate key", "issue key"]
+    starts = [one for one in events_of("EVENT_TYPE_LIFECYCLE") if one["action"] == "start"]
+    assert starts
+    assert all(len(one["attributes"]["configuration_sha256"]) == 64 for one in starts)
+    assert any("keys create" in one["action"] for one in events_of("EVENT_TYPE_ADMINISTRATION"))
