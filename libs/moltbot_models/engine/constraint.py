@@ -90,7 +90,6 @@ class Grammars:
         self._directory, self._vocabulary = directory, vocabulary
         self._lock = threading.Lock()
         self._tokenizer: Any = None
-        self._executor: Any = None
         self._compiled: OrderedDict[ResponseFormat, Any] = OrderedDict()
 
     def constraint(
@@ -124,15 +123,15 @@ class Grammars:
         Raises:
             EngineError: `ENGINE_FAILED` if a grammar has become too complex.
         """
-        from llguidance.numpy import fill_next_token_bitmask_par  # noqa: PLC0415 - with the first constraint
+        from llguidance.numpy import fill_next_token_bitmask  # noqa: PLC0415 - with the first constraint
 
         words = -(-self._vocabulary // _WORD_BITS)
-        bits = np.zeros((len(logits), words), np.int32)
-        matchers = [(constraint.matcher, place) for place, constraint in enumerate(constraints)]
-        fill_next_token_bitmask_par(self._executor, matchers, bits)
-        added = np.empty((bits.shape[1] * _WORD_BITS // 8, 8), np.float32)
-        for row, allowed in zip(logits, bits.view(np.uint8), strict=True):
-            np.take(_ADDED, allowed, axis=0, out=added, mode="clip")
+        bits = np.zeros((1, words), np.int32)
+        added = np.empty((words * _WORD_BITS // 8, 8), np.float32)
+        for row, constraint in zip(logits, constraints, strict=True):
+            # One by one: threads that share these microseconds of work wait, spinning, for more than they take.
+            fill_next_token_bitmask(constraint.matcher, bits)
+            np.take(_ADDED, bits[0].view(np.uint8), axis=0, out=added, mode="clip")
             np.add(row, added.reshape(-1)[: row.size], out=row)
 
     def _compile(self, wanted: ResponseFormat, field: str) -> Any:
@@ -147,7 +146,6 @@ class Grammars:
                 source = self._directory.tokenizer.to_str()
                 ends = sorted(self._directory.end_tokens)
                 self._tokenizer = llguidance.LLTokenizer(source, n_vocab=self._vocabulary, eos_token=ends)
-                self._executor = llguidance.LLExecutor()
         matcher = llguidance.LLMatcher(
             self._tokenizer,
             _grammar(wanted),

@@ -22,35 +22,38 @@ _FOLDS = 4
 _RUN = 128
 """Weights summed at first when a whole vocabulary is drawn from: one running sum over it would cost ten times."""
 _FORBIDDEN = np.float32(-np.inf)
+_LEAST = np.finfo(np.float32).min
 
 
 def largest(rows: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return the `count` greatest of each row [rows, vocabulary], greatest first, the lower id before its equal.
 
-    Where fewer are above minus infinity, minus infinity fills up. The greatest of every column of the folded row bound
-    the answer from below, so that few numbers are left to sort.
+    The greatest of every column of the folded row bound the answer from below, so that few numbers are left to sort.
 
     Returns:
-        Places and values, [rows, count].
+        Places and values, [rows, n]: n is less than `count` if no row has as many above minus infinity; minus infinity
+        fills up a row that has fewer than another.
     """
     number, size = rows.shape
-    count = min(count, size)
     width = max(_COLUMNS, _FOLDS * count)
-    least = np.full(number, np.finfo(np.float32).min, np.float32)
+    least = np.array([[_LEAST]])
     if folds := size // width:
         peaks = rows[:, : folds * width].reshape(number, folds, width).max(axis=1)
-        least = np.maximum(least, np.partition(peaks, width - count, axis=1)[:, width - count])
-    kept = np.flatnonzero(rows >= least[:, None])
-    ends = np.searchsorted(kept, np.arange(number + 1) * size)
-    counts = np.diff(ends)
-    row = np.repeat(np.arange(number), counts)
-    column = np.arange(kept.size) - ends[row]
-    values = np.full((number, max(count, int(counts.max(initial=0)))), _FORBIDDEN)
-    places = np.zeros(values.shape, np.int64)
-    values[row, column] = rows.reshape(-1)[kept]
-    places[row, column] = kept - row * size
-    order = np.argsort(-values, axis=1, kind="stable")[:, :count]
-    return np.take_along_axis(places, order, axis=1), np.take_along_axis(values, order, axis=1)
+        peaks.partition(width - count, axis=1)
+        least = np.maximum(peaks[:, width - count, None], _LEAST)
+    kept = (rows >= least).reshape(-1).nonzero()[0]
+    values = rows.reshape(-1)[kept]
+    if number == 1:
+        order = (-values).argsort(kind="stable")[:count]
+        return kept[order][None], values[order][None]
+    row, place = np.divmod(kept, size)
+    column = np.arange(kept.size) - row.searchsorted(np.arange(number))[row]
+    table = np.full((number, int(column.max(initial=0)) + 1), _FORBIDDEN)
+    places = np.zeros(table.shape, np.int64)
+    table[row, column], places[row, column] = values, place
+    order = (-table).argsort(axis=1, kind="stable")[:, :count]
+    every = np.arange(number)[:, None]
+    return places[every, order], table[every, order]
 
 
 def candidates_of(logits: NDArray[np.float32], settings: DrawSettings) -> Candidates:

@@ -100,12 +100,13 @@ def test_the_largest_are_those_of_a_full_sort(seed, shape, count, forbidden):
     # Few different values, so that many are equal.
     rows = draws.integers(-20, 20, shape).astype(np.float32)
     for row in rows:
-        row[draws.permutation(shape[1])[:forbidden]] = -np.inf
+        row[draws.permutation(shape[1])[: min(forbidden, shape[1] - 1)]] = -np.inf
     places, values = largest(rows, count)
     order = np.argsort(-rows, axis=1, kind="stable")[:, :count]
-    np.testing.assert_array_equal(values, np.take_along_axis(rows, order, axis=1))
+    wanted = np.take_along_axis(rows, order, axis=1)
+    np.testing.assert_array_equal(values, wanted[:, np.isfinite(wanted).any(axis=0)])
     finite = np.isfinite(values)
-    np.testing.assert_array_equal(places[finite], order[finite])
+    np.testing.assert_array_equal(places[finite], order[:, : values.shape[1]][finite])
 
 
 def test_log_probabilities_are_those_of_the_softmax():
