@@ -81,7 +81,9 @@ class TextEngine:
         # A directory may name end tokens beyond the rows that the model has.
         self._ends = frozenset(token for token in directory.end_tokens if token < source.vocabulary)
         self._grammars = Grammars(directory, source.vocabulary)
-        self._scheduler = Scheduler(self._pool, config.step_tokens, fixed_chunks=config.deterministic)
+        self._scheduler = Scheduler(
+            self._pool, config.step_tokens, config.chunk_tokens, fixed_chunks=config.deterministic
+        )
         self._jobs: dict[int, _Job] = {}
         self._wake = threading.Condition()
         # Under the condition's lock: what other threads hand over.
