@@ -143,9 +143,6 @@ class _Builder:
         stored = self._checkpoint.tensor(name, (self._a.vocabulary, self._a.hidden_size))
         return Matrix(stored, "u8" if self._precision == "u4" else self._precision)
 
-    def _matrix(self, name: str, rows: int, columns: int) -> Matrix:
-        return Matrix(self._checkpoint.tensor(name, (rows, columns)), self._precision)
-
 
 def _columns(x: Node, begin: int, end: int) -> Node:
     return ops.slice(x, *(ops.constant(np.array([number])) for number in (begin, end, 1, 1)))
