@@ -22,6 +22,8 @@ def main() -> None:
     schedule.cache_size = 1
     schedule.enable_prefix_caching = True
     properties = {"INFERENCE_PRECISION_HINT": given.get("compute", "f32"), "KV_CACHE_PRECISION": given.get("kv", "u8")}
+    if given.get("pinning") == "no":
+        properties["ENABLE_CPU_PINNING"] = False
     began = time.perf_counter()
     pipeline = genai.ContinuousBatchingPipeline(sys.argv[1], schedule, "CPU", properties)
     load_s = time.perf_counter() - began

@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from moltbot_models.engine.draw import candidates_of
 from moltbot_models.engine.gumbel import GumbelMark
-from moltbot_models.engine.sampler import DrawSettings, Sampler, SamplingContext
+from moltbot_models.engine.sampler import DrawSettings, SamplingContext
 
 LIBS = Path(__file__).resolve().parents[2] / "libs" / "moltbot_models"
 INTERFACE = "vllm/v1/sample/logits_processor/interface.py"
@@ -89,9 +90,9 @@ def compared(mark: Any, rounds: int, draw: random.Random) -> tuple[int, int, int
             expected = None
             if params.extra_args and params.temperature:
                 own = DrawSettings(params.temperature, params.top_k, params.top_p, params.min_p, 0.0, 0.0, 1.0, None)
-                candidates = Sampler(own).candidates(raw[row].copy())
-                context = SamplingContext(None, [], output, own)
-                (expected,) = GumbelMark(KEYS[params.extra_args["moltbot_mark"]]).choose([candidates], [context])
+                candidates = candidates_of(raw[row][None], own)
+                context = SamplingContext(None, output, 0, own)
+                (expected,) = GumbelMark(KEYS[params.extra_args["moltbot_mark"]]).choose(candidates, [context])
             if expected is None:
                 alone += 1
                 assert torch.equal(after[row], before[row]), "a row without a mark was touched"

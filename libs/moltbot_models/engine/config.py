@@ -46,7 +46,11 @@ class EngineConfig:
     threads: int = 0
     """Threads of the matrix arithmetic; 0 lets OpenVINO take every core."""
     step_tokens: int = 256
-    """Tokens computed in one step: 128 keeps the time between tokens low, 512 favours batch work."""
+    """Tokens computed in one step, at most."""
+    chunk_tokens: int = 96
+    """Prompt tokens in a step beside answers under way, which wait for it: few keep the time between their tokens
+    short, 0 lets prompts have what `step_tokens` leaves, which favours batch work. Prompts that queue up get more. Not
+    in deterministic mode."""
     kv_cache_bytes: int = 256 << 20
     """Memory for keys and values; it is touched as it fills. 0 takes a quarter of what the machine has left."""
     max_queue: int = 256
@@ -91,8 +95,10 @@ def checked(config: EngineConfig) -> EngineConfig:
     Raises:
         EngineError: `INVALID_ARGUMENT` for settings that cannot go together.
     """
-    if config.step_tokens < 1 or config.max_queue < 1 or config.kv_cache_bytes < 0:
-        raise EngineError("INVALID_ARGUMENT", "step_tokens and max_queue must be at least 1, kv_cache_bytes at least 0")
+    if config.step_tokens < 1 or config.max_queue < 1:
+        raise EngineError("INVALID_ARGUMENT", "step_tokens and max_queue must be at least 1")
+    if config.kv_cache_bytes < 0 or config.chunk_tokens < 0:
+        raise EngineError("INVALID_ARGUMENT", "kv_cache_bytes and chunk_tokens must be at least 0")
     if config.context_length is not None and config.context_length < 2:
         raise EngineError("INVALID_ARGUMENT", "context_length must be at least 2 (one token of prompt, one of answer)")
     if config.deterministic:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 MAX_GRAMMAR_BYTES = 128 << 10
 _CACHED = 64
 _WORD_BITS = 32
+_ADDED = np.where(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), 0, -np.inf).astype(
+    np.float32
+)
+"""What eight bits of a mask add to their logits: nothing or minus infinity. Ten times as quick as a condition."""
 JSON_OPTIONS: Any = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,32}"}
 """White space has an end: some models never stop writing it."""
 _LIMITS = {
@@ -86,7 +90,6 @@ class Grammars:
         self._directory, self._vocabulary = directory, vocabulary
         self._lock = threading.Lock()
         self._tokenizer: Any = None
-        self._executor: Any = None
         self._compiled: OrderedDict[ResponseFormat, Any] = OrderedDict()
 
     def constraint(
@@ -120,15 +123,16 @@ class Grammars:
         Raises:
             EngineError: `ENGINE_FAILED` if a grammar has become too complex.
         """
-        from llguidance.numpy import fill_next_token_bitmask_par  # noqa: PLC0415 - with the first constraint
+        from llguidance.numpy import fill_next_token_bitmask  # noqa: PLC0415 - with the first constraint
 
         words = -(-self._vocabulary // _WORD_BITS)
-        bits = np.zeros((len(logits), words), np.int32)
-        matchers = [(constraint.matcher, place) for place, constraint in enumerate(constraints)]
-        fill_next_token_bitmask_par(self._executor, matchers, bits)
-        for place, row in enumerate(logits):
-            forbidden = np.unpackbits(~bits[place].view(np.uint8), count=row.size, bitorder="little")
-            np.copyto(row, -np.inf, where=forbidden.view(np.bool_))
+        bits = np.zeros((1, words), np.int32)
+        added = np.empty((words * _WORD_BITS // 8, 8), np.float32)
+        for row, constraint in zip(logits, constraints, strict=True):
+            # One by one: threads that share these microseconds of work wait, spinning, for more than they take.
+            fill_next_token_bitmask(constraint.matcher, bits)
+            np.take(_ADDED, bits[0].view(np.uint8), axis=0, out=added, mode="clip")
+            np.add(row, added.reshape(-1)[: row.size], out=row)
 
     def _compile(self, wanted: ResponseFormat, field: str) -> Any:
         import llguidance  # noqa: PLC0415 - most answers are free
@@ -142,7 +146,6 @@ class Grammars:
                 source = self._directory.tokenizer.to_str()
                 ends = sorted(self._directory.end_tokens)
                 self._tokenizer = llguidance.LLTokenizer(source, n_vocab=self._vocabulary, eos_token=ends)
-                self._executor = llguidance.LLExecutor()
         matcher = llguidance.LLMatcher(
             self._tokenizer,
             _grammar(wanted),

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from moltbot_models.engine.constraint import Constraint
     from moltbot_models.engine.model_directory import ModelDirectory
     from moltbot_models.engine.sampler import SamplerHook
     from moltbot_models.engine.scheduler import Chunk
@@ -41,11 +40,7 @@ class _Job:
     request: GenerationRequest
     sequence: Sequence
     answer: Answer
-    sampler: Sampler
-    hook: SamplerHook | None
-    constraint: Constraint | None
-    ends: frozenset[int]
-    """Tokens that end the answer."""
+    row: Row
     on_delta: Callable[[Delta], None]
     on_error: Callable[[EngineError], None]
     done: bool = False
@@ -86,7 +81,9 @@ class TextEngine:
         # A directory may name end tokens beyond the rows that the model has.
         self._ends = frozenset(token for token in directory.end_tokens if token < source.vocabulary)
         self._grammars = Grammars(directory, source.vocabulary)
-        self._scheduler = Scheduler(self._pool, config.step_tokens, fixed_chunks=config.deterministic)
+        self._scheduler = Scheduler(
+            self._pool, config.step_tokens, config.chunk_tokens, fixed_chunks=config.deterministic
+        )
         self._jobs: dict[int, _Job] = {}
         self._wake = threading.Condition()
         # Under the condition's lock: what other threads hand over.
@@ -168,7 +165,9 @@ class TextEngine:
             constraint = self._grammars.constraint(request.response_format)
         own_ends = frozenset[int]() if request.sampling.ignore_eos else self._ends
         ends = own_ends.union(request.sampling.stop_token_ids)
-        job = _Job(request, sequence, answer, Sampler(settings), hook, constraint, ends, on_delta, on_error)
+        context = SamplingContext(request, sequence.tokens, length, settings)
+        row = Row(context, Sampler(settings), hook, constraint, ends)
+        job = _Job(request, sequence, answer, row, on_delta, on_error)
         with self._wake:
             if self._closing:
                 raise EngineError("ENGINE_CLOSED", "the engine is closed")
@@ -260,23 +259,17 @@ class TextEngine:
             ]
         )
         self._steps += 1
-        rows: list[Row] = []
         jobs: list[_Job] = []
         for chunk in chunks:
-            sequence, samples = chunk.sequence, chunk.samples
+            sequence = chunk.sequence
             job = self._jobs[id(sequence)]
             job.began_s = job.began_s or began_s
             if chunk.begin < sequence.prompt_length:
                 self._prompt_tokens += min(chunk.end, sequence.prompt_length) - chunk.begin
-            self._scheduler.complete(chunk)
-            if samples:
-                prompt, output = sequence.tokens[: sequence.prompt_length], sequence.tokens[sequence.prompt_length :]
-                context = SamplingContext(job.request, prompt, output, job.sampler.settings)
-                banned = job.ends if len(output) < job.request.sampling.min_tokens else frozenset[int]()
-                constraint = None if job.constraint is None or job.constraint.waiting else job.constraint
-                rows.append(Row(logits[len(rows)], job.sampler, job.hook, context, constraint, banned))
+            if chunk.samples:
                 jobs.append(job)
-        tokens = sample_rows(rows, self._directory.vocabulary, self._grammars)
+            self._scheduler.complete(chunk)
+        tokens = sample_rows(logits, [job.row for job in jobs], self._directory.vocabulary, self._grammars)
         drawn_s = time.monotonic()
         for job, drawn in zip(jobs, tokens, strict=True):
             if isinstance(drawn, EngineError):
@@ -285,16 +278,17 @@ class TextEngine:
             job.first_s = job.first_s or drawn_s
             job.sequence.tokens.append(drawn.token)
             self._completion_tokens += 1
-            ended = drawn.token in job.ends
+            ended = drawn.token in job.row.ends
             # The end token is counted and has a probability, but is never text, special or not.
             shown = None if drawn.logprob is None else Delta(logprobs=(drawn.logprob,))
             last = shown if ended else job.answer.push(drawn.token, drawn.logprob)
-            if job.constraint is not None and job.constraint.waiting and not job.answer.thinking:
+            constraint = job.row.constraint
+            if constraint is not None and constraint.waiting and not job.answer.thinking:
                 begun = self._directory.tokenizer.encode(job.answer.begun, add_special_tokens=False).ids
-                if (left := job.constraint.begin(begun)) is not None:
+                if (left := constraint.begin(begun)) is not None:
                     self._fail(job, left)
                     continue
-            whole = job.constraint is not None and job.constraint.complete
+            whole = constraint is not None and constraint.complete
             if ended or whole or job.answer.stopped:
                 self._finish(job, last, "stop")
             elif len(job.sequence.tokens) >= job.sequence.max_length:

@@ -11,6 +11,7 @@ from openvino.op import Constant
 
 from moltbot_models.engine.paged_attention import batch_parameters, paged_attention, parameter
 from moltbot_models.engine.rope import rotary_tables
+from moltbot_models.engine.safetensors import stacked
 from moltbot_models.engine.weights import Matrix, vector
 
 if TYPE_CHECKING:
@@ -65,9 +66,8 @@ class _Builder:
         a, prefix = self._a, f"model.layers.{layer}.self_attn"
         normed = self._norm(hidden, f"model.layers.{layer}.input_layernorm.weight", a.hidden_size)
         query_size, kv_size = a.heads * a.head_size, a.kv_heads * a.head_size
-        query = self._linear(normed, f"{prefix}.q_proj", query_size, a.hidden_size, bias=a.qkv_bias)
-        key = self._linear(normed, f"{prefix}.k_proj", kv_size, a.hidden_size, bias=a.qkv_bias)
-        value = self._linear(normed, f"{prefix}.v_proj", kv_size, a.hidden_size, bias=a.qkv_bias)
+        parts = {f"{prefix}.q_proj": query_size, f"{prefix}.k_proj": kv_size, f"{prefix}.v_proj": kv_size}
+        query, key, value = self._linears(normed, parts, a.hidden_size, bias=a.qkv_bias)
         query = self._rotated(query, a.heads, rotary, f"{prefix}.q_norm.weight")
         key = self._rotated(key, a.kv_heads, rotary, f"{prefix}.k_norm.weight")
         mixed, caches = paged_attention(
@@ -79,8 +79,8 @@ class _Builder:
     def _mlp(self, layer: int, hidden: Node) -> Node:
         a, prefix = self._a, f"model.layers.{layer}.mlp"
         normed = self._norm(hidden, f"model.layers.{layer}.post_attention_layernorm.weight", a.hidden_size)
-        gate = self._linear(normed, f"{prefix}.gate_proj", a.intermediate_size, a.hidden_size, bias=a.mlp_bias)
-        up = self._linear(normed, f"{prefix}.up_proj", a.intermediate_size, a.hidden_size, bias=a.mlp_bias)
+        parts = {f"{prefix}.gate_proj": a.intermediate_size, f"{prefix}.up_proj": a.intermediate_size}
+        gate, up = self._linears(normed, parts, a.hidden_size, bias=a.mlp_bias)
         product = ops.multiply(ops.swish(gate), up)
         return ops.add(
             hidden, self._linear(product, f"{prefix}.down_proj", a.hidden_size, a.intermediate_size, bias=a.mlp_bias)
@@ -118,9 +118,24 @@ class _Builder:
         return ops.multiply(weight, ops.multiply(x, ops.divide(np.float32(1), root)))
 
     def _linear(self, x: Node, name: str, rows: int, columns: int, *, bias: bool) -> Node:
-        weight = self._matrix(f"{name}.weight", rows, columns).factor()
-        out = ops.matmul(x, weight, transpose_a=False, transpose_b=True)
-        return ops.add(out, vector(self._checkpoint.tensor(f"{name}.bias", (rows,)))) if bias else out
+        return self._product(x, {name: rows}, columns, bias=bias)
+
+    def _linears(self, x: Node, parts: dict[str, int], columns: int, *, bias: bool) -> list[Node]:
+        """Return the product with each of some matrices (name: rows), computed as one.
+
+        Threads meet after every product, and wait there for the slowest: fewer of them cost up to a tenth less.
+        """
+        out = self._product(x, parts, columns, bias=bias)
+        ends = np.cumsum(list(parts.values()))
+        return [_columns(out, int(end) - rows, int(end)) for end, rows in zip(ends, parts.values(), strict=True)]
+
+    def _product(self, x: Node, parts: dict[str, int], columns: int, *, bias: bool) -> Node:
+        tensor = self._checkpoint.tensor
+        weight = stacked([tensor(f"{name}.weight", (rows, columns)) for name, rows in parts.items()])
+        out = ops.matmul(x, Matrix(weight, self._precision).factor(), transpose_a=False, transpose_b=True)
+        if not bias:
+            return out
+        return ops.add(out, vector(stacked([tensor(f"{name}.bias", (rows,)) for name, rows in parts.items()])))
 
     def _words(self, name: str) -> Matrix:
         # With 4-bit layers these stay in 8: an error in the head is an error in the logits, and rows of the embedding
@@ -128,5 +143,6 @@ class _Builder:
         stored = self._checkpoint.tensor(name, (self._a.vocabulary, self._a.hidden_size))
         return Matrix(stored, "u8" if self._precision == "u4" else self._precision)
 
-    def _matrix(self, name: str, rows: int, columns: int) -> Matrix:
-        return Matrix(self._checkpoint.tensor(name, (rows, columns)), self._precision)
+
+def _columns(x: Node, begin: int, end: int) -> Node:
+    return ops.slice(x, *(ops.constant(np.array([number])) for number in (begin, end, 1, 1)))

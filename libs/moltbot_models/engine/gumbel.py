@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moltbot_models.engine.draw import largest
 from moltbot_models.engine.plain_mark import LAST_SHIFT, MIX, MOST_CANDIDATES, STEP, context_seed
+from moltbot_models.engine.sampler import Candidates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from moltbot_models.engine.sampler import Candidates, SamplingContext
+    from moltbot_models.engine.sampler import SamplingContext
 
 
 class GumbelMark:
@@ -29,26 +31,23 @@ class GumbelMark:
     def alter(self, logits: Sequence[NDArray[np.float32]], contexts: Sequence[SamplingContext]) -> None:
         """Change nothing."""
 
-    def choose(self, candidates: Sequence[Candidates], contexts: Sequence[SamplingContext]) -> list[int | None]:
+    def choose(self, candidates: Candidates, contexts: Sequence[SamplingContext]) -> list[int | None]:
         """Return the marked token of each row, None where it has none."""
-        return [self._chosen(one, context) for one, context in zip(candidates, contexts, strict=True)]
-
-    def _chosen(self, candidates: Candidates, context: SamplingContext) -> int | None:
-        seed = context_seed(self._key, context.output_tokens)
-        if seed is None:
-            return None
+        seeds = [context_seed(self._key, context.output_tokens) for context in contexts]
         weights, tokens = candidates.log_weights, candidates.tokens
-        if weights.size > MOST_CANDIDATES:
-            kept = np.argpartition(weights, -MOST_CANDIDATES)[-MOST_CANDIDATES:]
-            weights, tokens = weights[kept], kept if tokens is None else tokens[kept]
+        if weights.shape[1] > MOST_CANDIDATES:
+            kept, weights = largest(weights, MOST_CANDIDATES)
+            tokens = kept if tokens is None else np.take_along_axis(tokens, kept, axis=1)
         if tokens is None:
-            tokens = np.arange(weights.size)
-        return int(tokens[(weights - np.log(-np.log(uniforms(seed, tokens)))).argmax()])
+            tokens = np.broadcast_to(np.arange(weights.shape[1]), weights.shape)
+        noise = -np.log(-np.log(uniforms(np.array([[seed or 0] for seed in seeds], np.uint64), tokens)))
+        chosen = Candidates(tokens, weights).tokens_at((weights + noise).argmax(axis=1))
+        return [None if seed is None else token for seed, token in zip(seeds, chosen, strict=True)]
 
 
-def uniforms(seed: int, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
-    """`plain_mark.uniform` of many tokens [n]."""
-    mixed = np.uint64(seed) + (tokens.astype(np.uint64) + np.uint64(1)) * np.uint64(STEP)
+def uniforms(seeds: NDArray[np.uint64], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+    """`plain_mark.uniform` of many tokens [rows, n], with a seed for each row [rows, 1]."""
+    mixed = seeds + (tokens.astype(np.uint64) + np.uint64(1)) * np.uint64(STEP)
     for shift, factor in MIX:
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     mixed ^= mixed >> np.uint64(LAST_SHIFT)

@@ -26,6 +26,7 @@ def config_of(options: Mapping[str, str], base: EngineConfig | None = None) -> E
         kv=options.get("kv", base.kv),  # pyright: ignore[reportArgumentType]
         threads=int(options.get("threads", base.threads)),
         step_tokens=int(options.get("step_tokens", base.step_tokens)),
+        chunk_tokens=int(options.get("chunk_tokens", base.chunk_tokens)),
         kv_cache_bytes=base.kv_cache_bytes if mib is None else int(mib) << 20,
         max_queue=int(options.get("max_queue", base.max_queue)),
         context_length=context or None,

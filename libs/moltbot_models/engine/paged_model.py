@@ -64,6 +64,9 @@ class PagedModel:
             "INFERENCE_PRECISION_HINT": config.compute,
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
+            # Threads tied to a core wait, spinning, for the one whose core does something else: here there is always
+            # something else, and if only this process's Python.
+            "ENABLE_CPU_PINNING": False,
         }
         if config.threads:
             options["INFERENCE_NUM_THREADS"] = config.threads
@@ -131,6 +134,6 @@ class PagedModel:
             else:
                 self._inputs[number] = value
                 self._request.set_input_tensor(self._places[number], ov.Tensor(value, shared_memory=True))
-        self._request.infer()
+        self._request.infer(share_outputs=True)  # else the logits are copied, into fresh pages
         logits = self._request.get_output_tensor(0).data
         return logits if self._companion is None else logits[:-1]

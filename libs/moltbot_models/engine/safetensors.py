@@ -14,6 +14,7 @@ import numpy as np
 from moltbot_models.engine.config import EngineError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -48,6 +49,16 @@ class StoredTensor:
             return self.data
         bits = self.to_f32().view(np.uint32)
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def stacked(tensors: Sequence[StoredTensor]) -> StoredTensor:
+    """Return tensors one below the other as one; a single one stays a view of the file."""
+    if len(tensors) == 1:
+        return tensors[0]
+    name, kinds = " and ".join(tensor.name for tensor in tensors), {tensor.kind for tensor in tensors}
+    if len(kinds) == 1:
+        return StoredTensor(name, kinds.pop(), np.concatenate([tensor.data for tensor in tensors]))
+    return StoredTensor(name, "F32", np.concatenate([tensor.to_f32() for tensor in tensors]))
 
 
 class Checkpoint:

@@ -1,4 +1,4 @@
-"""Draws the next token from logits, with a hook before and at the choice."""
+"""Settings of the draw, what a hook sees of it, and what one sequence adds: its seed and its penalties."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from moltbot_models.generation import GenerationRequest, Sampling
-
-_PARTITION = 1024
-"""Candidates sorted at first for top-p: the nucleus is nearly always within them, and a full sort costs ten times."""
 
 _LEAST_TEMPERATURE = 1e-5
 
@@ -35,47 +32,75 @@ class DrawSettings:
     repetition_penalty: float
     seed: int | None
 
+    @property
+    def filters(self) -> tuple[float, int, float, float]:
+        """What decides the candidates: rows that agree in it are computed together."""
+        return self.temperature, self.top_k, self.top_p, self.min_p
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether tokens that came before are made less likely."""
+        return bool(self.frequency_penalty or self.presence_penalty or self.repetition_penalty != 1.0)
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingContext:
-    """What a hook may know about the row it is given."""
+    """What a hook may know about the row it is given; the same object from a request's first token to its last."""
 
     request: GenerationRequest
-    prompt_tokens: Sequence[int]
-    output_tokens: Sequence[int]
-    """Tokens of the answer so far; the row is about the one that follows."""
+    tokens: Sequence[int]
+    """Prompt and answer so far, which grow; the row is about the token that follows. Not to be changed."""
+    prompt_length: int
     settings: DrawSettings
+
+    @property
+    def answered(self) -> int:
+        """How many tokens the answer has."""
+        return len(self.tokens) - self.prompt_length
+
+    @property
+    def prompt_tokens(self) -> Sequence[int]:
+        """The prompt, copied."""
+        return self.tokens[: self.prompt_length]
+
+    @property
+    def output_tokens(self) -> Sequence[int]:
+        """The answer so far, copied."""
+        return self.tokens[self.prompt_length :]
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The tokens that may be drawn, after penalties, temperature, top-k, top-p and min-p."""
+    """The tokens that may be drawn in each row, after penalties, temperature, top-k, top-p and min-p."""
 
     tokens: NDArray[np.int64] | None
-    """Token ids [n]; None means the whole vocabulary, so that position and id are the same."""
+    """Token ids [rows, n], most likely first; None means the whole vocabulary, so that place and id are the same."""
     log_weights: NDArray[np.float32]
-    """Unnormalised log-probabilities [n], in the order of `tokens`."""
+    """Unnormalised log-probabilities [rows, n]; minus infinity for what may not be drawn."""
 
-    def token_at(self, position: int) -> int:
-        """Return the token id at a position of `log_weights`."""
-        return position if self.tokens is None else int(self.tokens[position])
+    def tokens_at(self, places: NDArray[np.int64]) -> list[int]:
+        """Return the token id at a place of each row [rows]."""
+        found = places if self.tokens is None else self.tokens[np.arange(len(places)), places]
+        return found.tolist()
 
 
 class SamplerHook(Protocol):
     """Takes part in sampling: a constraint alters logits, a watermark chooses the token.
 
-    Both methods are called in the engine's thread, once a step for all sequences that share the hook object, and must
-    be quick. An exception ends these sequences with `ENGINE_FAILED` and no others.
+    Called in the engine's thread, once a step for the sequences that share the hook object, so it must be quick: with
+    numpy over all rows at once rather than row by row. An exception ends these sequences with `ENGINE_FAILED` and no
+    others. The arrays live until the call returns.
     """
 
     def alter(self, logits: Sequence[NDArray[np.float32]], contexts: Sequence[SamplingContext]) -> None:
         """Change rows [vocabulary] of raw logits in place; minus infinity forbids a token."""
         ...
 
-    def choose(self, candidates: Sequence[Candidates], contexts: Sequence[SamplingContext]) -> Sequence[int | None]:
+    def choose(self, candidates: Candidates, contexts: Sequence[SamplingContext]) -> Sequence[int | None]:
         """Return a token id for each row, or None to have it drawn as usual.
 
-        Called for rows with a temperature alone: a greedy row has nothing left to choose.
+        Called once a step for those of its sequences that agree in temperature, top-k, top-p and min-p; not for greedy
+        ones, which have nothing left to choose.
         """
         ...
 
@@ -105,7 +130,7 @@ def draw_settings(sampling: Sampling, defaults: Mapping[str, Any]) -> DrawSettin
 
 
 class Sampler:
-    """Draws the tokens of one sequence; its random state advances with each drawn token alone."""
+    """What one sequence adds to the draw."""
 
     def __init__(self, settings: DrawSettings) -> None:
         self.settings = settings
@@ -113,61 +138,22 @@ class Sampler:
         seed = None if settings.seed is None else settings.seed % 2**64
         self._random = np.random.Generator(np.random.PCG64(seed))
 
-    def penalize(self, logits: NDArray[np.float32], prompt: Sequence[int], output: Sequence[int]) -> None:
+    def uniform(self) -> float:
+        """Return the next random number of this sequence, in [0, 1)."""
+        return self._random.random()
+
+    def penalize(self, logits: NDArray[np.float32], context: SamplingContext) -> None:
         """Apply frequency, presence (over the answer) and repetition penalties (over everything) in place.
 
         Source: OpenAI API reference (frequency and presence), CTRL (arXiv:1909.05858) section 4.1 (repetition).
         """
         settings = self.settings
         if settings.repetition_penalty != 1.0:
-            seen = np.unique(np.concatenate([np.asarray(prompt, np.int64), np.asarray(output, np.int64)]))
+            seen = np.unique(np.asarray(context.tokens, np.int64))
             values = logits[seen]
             logits[seen] = np.where(
                 values > 0, values / settings.repetition_penalty, values * settings.repetition_penalty
             )
-        if output and (settings.frequency_penalty or settings.presence_penalty):
-            tokens, counts = np.unique(np.asarray(output, np.int64), return_counts=True)
+        if context.answered and (settings.frequency_penalty or settings.presence_penalty):
+            tokens, counts = np.unique(np.asarray(context.output_tokens, np.int64), return_counts=True)
             logits[tokens] -= (settings.frequency_penalty * counts + settings.presence_penalty).astype(np.float32)
-
-    def candidates(self, logits: NDArray[np.float32]) -> Candidates:
-        """Return what may be drawn; only for a temperature above 0.
-
-        Source: top-k (arXiv:1805.04833), nucleus sampling (arXiv:1904.09751), min-p (arXiv:2407.01082); applied in
-        transformers' order.
-        """
-        settings = self.settings
-        weights = logits / np.float32(settings.temperature)
-        tokens: NDArray[np.int64] | None = None
-        if 0 < settings.top_k < weights.size:
-            tokens = np.argpartition(weights, -settings.top_k)[-settings.top_k :]
-            weights = weights[tokens]
-        if settings.top_p < 1.0:
-            kept = _nucleus(weights, settings.top_p)
-            tokens = kept if tokens is None else tokens[kept]
-            weights = weights[kept]
-        if settings.min_p > 0.0:
-            kept = np.flatnonzero(weights >= weights.max() + np.log(np.float32(settings.min_p)))
-            tokens = kept if tokens is None else tokens[kept]
-            weights = weights[kept]
-        return Candidates(tokens, weights)
-
-    def draw(self, candidates: Candidates) -> int:
-        """Draw a token id with probability proportional to its weight."""
-        weights = candidates.log_weights
-        cumulative = np.cumsum(np.exp(weights - weights.max()), dtype=np.float64)
-        position = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
-        return candidates.token_at(min(int(position), weights.size - 1))
-
-
-def _nucleus(weights: NDArray[np.float32], top_p: float) -> NDArray[np.int64]:
-    """Return positions of the smallest set whose probability reaches `top_p`, most likely first."""
-    scaled = np.exp(weights - weights.max())
-    wanted = top_p * float(scaled.sum(dtype=np.float64))
-    size = min(_PARTITION, weights.size)
-    while True:
-        top = np.argpartition(scaled, -size)[-size:] if size < weights.size else np.arange(weights.size)
-        order = top[np.argsort(-scaled[top], kind="stable")]
-        cumulative = np.cumsum(scaled[order], dtype=np.float64)
-        if cumulative[-1] >= wanted or size == weights.size:
-            return order[: int(np.searchsorted(cumulative, wanted)) + 1]
-        size = weights.size

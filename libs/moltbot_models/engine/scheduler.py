@@ -61,13 +61,16 @@ class Scheduler:
         pool: The blocks.
         step_tokens: Tokens in one step. Running sequences never outnumber it, so each advances at every step or is
             next in line for the prompt budget.
+        chunk_tokens: Prompt tokens in a step in which answers advance, more if prompts queue up; 0 for what the answers
+            leave of `step_tokens`. They share what a step costs whatever it computes, so a small chunk is not dearer.
         fixed_chunks: Deterministic mode: prompts are cut at multiples of `step_tokens` alone, cached prefixes end
             there too, and all blocks a request may need are reserved at admission, so nothing is ever recomputed.
     """
 
-    def __init__(self, pool: BlockPool, step_tokens: int, *, fixed_chunks: bool = False) -> None:
+    def __init__(self, pool: BlockPool, step_tokens: int, chunk_tokens: int = 0, *, fixed_chunks: bool = False) -> None:
         self._pool = pool
         self._step_tokens = step_tokens
+        self._chunk_tokens = 0 if fixed_chunks else chunk_tokens
         self._fixed = fixed_chunks
         self._arrivals = 0
         self.waiting: deque[Sequence] = deque()
@@ -103,6 +106,11 @@ class Scheduler:
             if sequence.pending == 1:
                 lengths[sequence.arrival] = 1
                 budget -= 0 if self._fixed else 1
+        if lengths and self._chunk_tokens:
+            # One arrival must not stop the answers, many must not wait for a few: those behind the first get a share.
+            behind = max(0, len(self.running) + len(self.waiting) - len(lengths) - 1)
+            share = self._step_tokens * behind // (behind + len(lengths))
+            budget = min(budget, max(self._chunk_tokens, share))
         for sequence in self.running:
             if sequence.pending > 1:
                 length = min(sequence.pending, self._chunk_limit(sequence, budget))

@@ -136,7 +136,7 @@ class _Greedy:
 
     def choose(
         self,
-        candidates: Sequence[Candidates],  # noqa: ARG002 - all rows are greedy
+        candidates: Candidates,  # noqa: ARG002 - all rows are greedy
         contexts: Sequence[SamplingContext],
     ) -> list[int | None]:
         return [None] * len(contexts)
@@ -164,7 +164,7 @@ class _Watched(_Greedy):
 
     def alter(self, logits: Sequence[NDArray[np.float32]], contexts: Sequence[SamplingContext]) -> None:
         for row, context in zip(logits, contexts, strict=True):
-            key, place = context.request.request_id, len(context.output_tokens)
+            key, place = context.request.request_id, context.answered
             mine, theirs = _log_softmax(row), self.told.logprobs[key][place]
             chosen = int(theirs.argmax())
             self.agreed.setdefault(key, []).append(int(mine.argmax()) == chosen)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 _TEXT_DEFAULTS = {
+    "chunk_tokens": "96",
     "compute": "f32",
     "context_length": "0",
     "deterministic": "false",

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _GATHER_S = 0.01
 """Between two messages of one answer."""
-_CANCEL_POLL_S = 0.02
+_CANCEL_POLL_S = 0.1
+"""Between two looks for cancelled requests: each asks Triton's process about each stream, and waits for its answer."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +58,7 @@ class TextBackend:
         self._changed = threading.Condition()
         self._streams: list[_Stream] = []
         self._closing = False
+        self._look_at_s = 0.0
         self._thread = threading.Thread(target=self._send_all, name="sender", daemon=True)
         self._thread.start()
 
@@ -122,10 +124,14 @@ class TextBackend:
                 return False
             taken = [self._take(stream) for stream in self._streams]
             self._streams = [stream for stream in self._streams if not stream.ended]
+        now_s = time.monotonic()
+        look = now_s >= self._look_at_s
+        if look:
+            self._look_at_s = now_s + _CANCEL_POLL_S
         for stream, deltas, ended in taken:
             try:
                 _send(stream, deltas, ended=ended)
-                gone = not ended and stream.sender.is_cancelled()
+                gone = look and not ended and stream.sender.is_cancelled()
             except Exception:  # noqa: BLE001 - one answer that cannot be sent must not silence the others
                 _log.exception("an answer could not be sent; its request is cancelled")
                 gone = True

@@ -54,7 +54,8 @@ def space(task: str, cores: int) -> Mapping[str, Sequence[str]]:
         return {
             "compute": ("f32", "bf16"),
             "weights": ("u8", "i8", "u4"),
-            "step_tokens": ("64", "128", "256", "512"),
+            "step_tokens": ("128", "256", "512"),
+            "chunk_tokens": ("48", "96", "192", "0"),
             "threads": threads,
             "kv": ("u8", "f32", "bf16"),
         }

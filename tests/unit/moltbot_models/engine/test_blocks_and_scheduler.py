@@ -19,11 +19,16 @@ BLOCK = 32
 class ServingMachine(RuleBasedStateMachine):
     """Arrivals, steps and cancellations in any order, with a model that only remembers what each block holds."""
 
-    @initialize(blocks=st.integers(2, 12), step_tokens=st.sampled_from([1, 7, 32, 64, 200]), fixed=st.booleans())
-    def start(self, blocks, step_tokens, fixed):
+    @initialize(
+        blocks=st.integers(2, 12),
+        step_tokens=st.sampled_from([1, 7, 32, 64, 200]),
+        chunk_tokens=st.sampled_from([0, 5, 64]),
+        fixed=st.booleans(),
+    )
+    def start(self, blocks, step_tokens, chunk_tokens, fixed):
         self.pool = BlockPool(blocks)
-        self.scheduler = Scheduler(self.pool, step_tokens, fixed_chunks=fixed)
-        self.step_tokens, self.fixed = step_tokens, fixed
+        self.scheduler = Scheduler(self.pool, step_tokens, chunk_tokens, fixed_chunks=fixed)
+        self.step_tokens, self.chunk_tokens, self.fixed = step_tokens, chunk_tokens, fixed
         self.content: list[list[tuple[str, tuple[int, ...]] | None]] = [[None] * BLOCK for _ in range(blocks)]
         self.alive: list[Sequence] = []
 
@@ -63,6 +68,9 @@ class ServingMachine(RuleBasedStateMachine):
         decoding = sum(chunk.end - chunk.begin == 1 for chunk in chunks)
         tokens = sum(chunk.end - chunk.begin for chunk in chunks)
         assert tokens <= self.step_tokens + (decoding if self.fixed else 0)
+        advancing = sum(len(chunk.sequence.tokens) - chunk.begin == 1 for chunk in chunks)
+        if 0 < advancing == len(self.alive) - 1 and self.chunk_tokens and not self.fixed:
+            assert tokens - advancing <= self.chunk_tokens, "answers wait for a prompt"
         for chunk in chunks:
             sequence = chunk.sequence
             assert len(sequence.blocks) * BLOCK >= chunk.end
@@ -136,6 +144,24 @@ def test_decoding_sequences_advance_beside_a_long_prompt():
     scheduler.add(long)
     chunks = scheduler.plan()
     assert [(chunk.sequence, chunk.end - chunk.begin) for chunk in chunks] == [(short, 1), (long, 63)]
+
+
+def test_prompts_take_small_steps_beside_answers_and_whole_ones_alone():
+    scheduler = Scheduler(BlockPool(40), 256, 64)
+    short, first, second = sequence_of(4, 50), sequence_of(400), sequence_of(400)
+    scheduler.add(short)
+    for chunk in scheduler.plan():
+        scheduler.complete(chunk)
+    short.tokens.append(1)
+    scheduler.add(first)
+    chunks = scheduler.plan()
+    assert [(chunk.sequence, chunk.end - chunk.begin) for chunk in chunks] == [(short, 1), (first, 64)]
+    scheduler.add(second)
+    chunks = scheduler.plan()
+    assert [(chunk.sequence, chunk.end - chunk.begin) for chunk in chunks] == [(short, 1), (first, 128)]
+    scheduler.remove(short)
+    chunks = scheduler.plan()
+    assert [(chunk.sequence, chunk.end - chunk.begin) for chunk in chunks] == [(first, 256)]
 
 
 def test_the_youngest_makes_room_and_returns_to_its_place():

@@ -131,11 +131,9 @@ def test_a_hook_chooses_among_what_is_allowed(engine, new_answer):
                 row[65:91] += 100.0
 
         def choose(self, candidates, contexts):
-            draw = np.random.default_rng(len(contexts[0].output_tokens))
-            return [
-                one.token_at(int((one.log_weights + draw.gumbel(size=one.log_weights.size)).argmax()))
-                for one in candidates
-            ]
+            draw = np.random.default_rng(contexts[0].answered)
+            noise = draw.gumbel(size=candidates.log_weights.shape)
+            return candidates.tokens_at((candidates.log_weights + noise).argmax(axis=1))
 
     answer = submit(engine, new_answer(), ResponseFormat("regex", "[a-f]{20}"), temperature=1.0, hook=Gumbel()).wait()
     assert re.fullmatch("[a-f]{20}", answer.text)

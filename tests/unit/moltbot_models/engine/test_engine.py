@@ -20,7 +20,7 @@ class Scripted:
 
     def alter(self, logits, contexts):
         for row, context in zip(logits, contexts, strict=True):
-            row[self.tokens[len(context.output_tokens)]] = 1e4
+            row[self.tokens[context.answered]] = 1e4
 
     def choose(self, candidates, contexts):
         return [None] * len(contexts)
@@ -33,17 +33,13 @@ class GumbelMark:
         pass
 
     def choose(self, candidates, contexts):
-        return [self.one(*pair) for pair in zip(candidates, contexts, strict=True)]
-
-    def one(self, candidates, context):
-        tokens = candidates.tokens
-        noise = self.noise(context.prompt_tokens, context.output_tokens)
-        noise = noise[: candidates.log_weights.size] if tokens is None else noise[tokens]
-        return candidates.token_at(int((candidates.log_weights + noise).argmax()))
+        noise = np.stack([self.noise(context.tokens[-1]) for context in contexts])
+        if candidates.tokens is not None:
+            noise = np.take_along_axis(noise, candidates.tokens, axis=1)
+        return candidates.tokens_at((candidates.log_weights + noise).argmax(axis=1))
 
     @staticmethod
-    def noise(prompt, output):
-        last = output[-1] if output else prompt[-1]
+    def noise(last):
         return np.random.default_rng(1000 + last).gumbel(size=259)
 
 
@@ -133,7 +129,7 @@ def test_a_hook_chooses_and_the_choice_can_be_detected(engine, ask):
     ids_of = {vocabulary.bytes_of(token): token for token in range(259)}
     output = [ids_of[raw] for raw in answer.raw]
     before = [tokenizer.encode(prompt).ids[-1], *output[:-1]]
-    scores = [GumbelMark.noise([last], [])[token] for last, token in zip(before, output, strict=True)]
+    scores = [GumbelMark.noise(last)[token] for last, token in zip(before, output, strict=True)]
     # Without a mark the mean of Gumbel noise is 0.577.
     assert np.mean(scores) > 1.5
 

@@ -11,7 +11,7 @@ import pytest
 from moltbot_models.engine.architecture import read_architecture
 from moltbot_models.engine.config import EngineConfig, EngineError, checked
 from moltbot_models.engine.engine import TextEngine
-from moltbot_models.engine.safetensors import Checkpoint
+from moltbot_models.engine.safetensors import Checkpoint, StoredTensor, stacked
 from moltbot_testkit.random_model import model_config, random_weights, write_model, write_safetensors
 
 
@@ -90,6 +90,15 @@ def test_every_stored_kind_is_read_exactly(tmp_path, kind):
     np.testing.assert_array_equal((tensor.to_bf16().astype(np.uint32) << 16).view(np.float32), values)
 
 
+@pytest.mark.parametrize(("second", "kind"), [("F16", "F16"), ("BF16", "F32")])
+def test_tensors_are_stacked_without_loss_whatever_they_are_stored_as(second, kind):
+    one, two = np.array([[1.5, -2.0]], np.float32), np.array([[0.25, 3.0], [4.0, -1.0]], np.float32)
+    stored = (two.view(np.uint32) >> 16).astype(np.uint16) if second == "BF16" else two.astype(np.float16)
+    both = stacked([StoredTensor("a", "F16", one.astype(np.float16)), StoredTensor("b", second, stored)])
+    assert (both.name, both.kind) == ("a and b", kind)
+    np.testing.assert_array_equal(both.to_f32(), np.concatenate([one, two]))
+
+
 def test_bf16_rounds_to_nearest_even(tmp_path):
     bits = np.array([0x3F800000, 0x3F808000, 0x3F818000, 0x3F808001], np.uint32)
     write_safetensors(tmp_path / "model.safetensors", {"w": bits.view(np.float32)})
@@ -149,7 +158,13 @@ def test_an_empty_directory_says_what_it_lacks(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "config", [EngineConfig(kv="bf16"), EngineConfig(kv="f32", compute="bf16"), EngineConfig(step_tokens=0)]
+    "config",
+    [
+        EngineConfig(kv="bf16"),
+        EngineConfig(kv="f32", compute="bf16"),
+        EngineConfig(step_tokens=0),
+        EngineConfig(chunk_tokens=-1),
+    ],
 )
 def test_settings_that_do_not_fit_together_are_refused(config):
     assert refusal(lambda: checked(config)).reason == "INVALID_ARGUMENT"

@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moltbot_models.engine.sampler import DrawSettings, Sampler, draw_settings
-from moltbot_models.generation import Sampling
+from moltbot_models.engine.draw import candidates_of, draw, largest
+from moltbot_models.engine.logprobs import token_logprobs
+from moltbot_models.engine.sampler import DrawSettings, Sampler, SamplingContext, draw_settings
+from moltbot_models.generation import GenerationRequest, Sampling
 
 PLAIN = {
     "temperature": 1.0,
@@ -20,39 +22,112 @@ PLAIN = {
 }
 
 
-def sampler(**changes):
-    return Sampler(DrawSettings(**PLAIN | changes))
+def chosen_settings(**changes):
+    return DrawSettings(**PLAIN | changes)
 
 
 def logits(seed=0, size=50):
     return np.random.default_rng(seed).normal(0, 2, size).astype(np.float32)
 
 
-def kept(candidates, size):
-    return set(range(size)) if candidates.tokens is None else set(candidates.tokens.tolist())
+def candidates(row, **changes):
+    return candidates_of(row[None], chosen_settings(**changes))
 
 
-def test_draws_follow_the_distribution():
-    row = logits(size=8)
-    drawing = sampler(temperature=0.7)
-    candidates = drawing.candidates(row)
-    counts = np.bincount([drawing.draw(candidates) for _ in range(20_000)], minlength=8)
+def kept(found, row=0):
+    """The tokens that may be drawn in a row."""
+    places = np.flatnonzero(np.isfinite(found.log_weights[row]))
+    return set((places if found.tokens is None else found.tokens[row][places]).tolist())
+
+
+def drawn(row, sampler):
+    return draw(candidates_of(row[None], sampler.settings), [sampler.uniform()])[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "changes"), [(8, {}), (8, {"top_k": 8}), (8, {"top_p": 0.999999}), (1000, {}), (1000, {"top_k": 999})]
+)
+def test_draws_follow_the_distribution(size, changes):
+    row, rounds = logits(size=size), 40_000
+    found = candidates_of(np.stack([row] * 100), chosen_settings(temperature=0.7, **changes))
+    numbers = np.random.default_rng(1).random((rounds // 100, 100))
+    counts = np.bincount([token for share in numbers for token in draw(found, share)], minlength=size)
     wanted = np.exp(row / 0.7) / np.exp(row / 0.7).sum()
-    np.testing.assert_allclose(counts / 20_000, wanted, atol=0.015)
+    np.testing.assert_allclose(counts / rounds, wanted, atol=0.015)
+    # Pearson's statistic over what is expected at least five times: its mean is the degrees of freedom.
+    common = wanted * rounds >= 5
+    statistic = ((counts - wanted * rounds)[common] ** 2 / (wanted * rounds)[common]).sum()
+    freedom = common.sum() - 1
+    assert abs(statistic - freedom) < 5 * np.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("size", [1, 7, 127, 128, 129, 1000])
+def test_the_ends_of_the_random_numbers_draw_the_first_and_the_last_token_of_some_weight(size):
+    row = logits(size=size)
+    row[[0, -1]] = -np.inf if size > 2 else 0.0
+    first, last = np.flatnonzero(np.isfinite(row))[[0, -1]]
+    found = candidates_of(np.stack([row, row]), chosen_settings())
+    assert draw(found, [0.0, np.nextafter(1.0, 0.0)]) == [first, last]
 
 
 def test_a_seed_repeats_its_draws_and_another_does_not():
-    def drawn(seed):
-        drawing = sampler(seed=seed)
-        return [drawing.draw(drawing.candidates(logits(step, 1000))) for step in range(20)]
+    def text(seed):
+        sampler = Sampler(chosen_settings(seed=seed))
+        return [drawn(logits(step, 1000), sampler) for step in range(20)]
 
-    assert drawn(5) == drawn(5)
-    assert drawn(5) != drawn(6)
+    assert text(5) == text(5)
+    assert text(5) != text(6)
+
+
+@given(st.integers(0, 1000), st.sampled_from([10, 700, 3000]), st.integers(1, 100), st.sampled_from([0.2, 2.0]))
+def test_a_row_is_drawn_alike_alone_and_among_others(seed, size, top_k, spread):
+    rows = np.random.default_rng(seed).normal(0, spread, (5, size)).astype(np.float32)
+    shares = np.random.default_rng(seed).random(5)
+    for changes in ({}, {"top_k": top_k}, {"top_p": 0.9}, {"top_k": top_k, "top_p": 0.8, "min_p": 0.01}):
+        settings = chosen_settings(**changes)
+        alone = [draw(candidates_of(row[None], settings), [share])[0] for row, share in zip(rows, shares, strict=True)]
+        assert draw(candidates_of(rows, settings), shares) == alone
+
+
+@given(
+    st.integers(0, 1000),
+    st.sampled_from([(1, 1), (3, 40), (2, 511), (2, 1024), (4, 3000), (1, 5001)]),
+    st.integers(1, 1200),
+    st.sampled_from([0, 3, 1000]),
+)
+def test_the_largest_are_those_of_a_full_sort(seed, shape, count, forbidden):
+    draws = np.random.default_rng(seed)
+    # Few different values, so that many are equal.
+    rows = draws.integers(-20, 20, shape).astype(np.float32)
+    for row in rows:
+        row[draws.permutation(shape[1])[: min(forbidden, shape[1] - 1)]] = -np.inf
+    places, values = largest(rows, count)
+    order = np.argsort(-rows, axis=1, kind="stable")[:, :count]
+    wanted = np.take_along_axis(rows, order, axis=1)
+    np.testing.assert_array_equal(values, wanted[:, np.isfinite(wanted).any(axis=0)])
+    finite = np.isfinite(values)
+    np.testing.assert_array_equal(places[finite], order[:, : values.shape[1]][finite])
+
+
+def test_log_probabilities_are_those_of_the_softmax():
+    rows = np.stack([logits(1, 2000), logits(2, 2000)])
+    wanted = rows - np.log(np.exp(rows.astype(np.float64)).sum(axis=1, keepdims=True))
+
+    class Numbers:
+        @staticmethod
+        def bytes_of(token):
+            return str(token).encode()
+
+    first, second = token_logprobs(rows, [5, 7], [0, 3], Numbers())
+    assert (first.token, first.top, second.token_bytes) == ("5", (), b"7")
+    assert first.logprob == pytest.approx(wanted[0, 5], abs=1e-5)
+    best = np.argsort(-rows[1])[:3]
+    assert [one.token for one in second.top] == [str(token) for token in best]
+    np.testing.assert_allclose([one.logprob for one in second.top], wanted[1, best], atol=1e-5)
 
 
 def test_negative_seeds_are_seeds_too():
-    drawing = sampler(seed=-5)
-    assert drawing.draw(drawing.candidates(logits())) in range(50)
+    assert drawn(logits(), Sampler(chosen_settings(seed=-5))) in range(50)
 
 
 def test_a_temperature_too_low_to_divide_by_is_greedy():
@@ -61,13 +136,13 @@ def test_a_temperature_too_low_to_divide_by_is_greedy():
 
 def test_top_k_keeps_the_k_most_likely():
     row = logits()
-    assert kept(sampler(top_k=3).candidates(row), 50) == set(np.argsort(row)[-3:].tolist())
+    assert kept(candidates(row, top_k=3)) == set(np.argsort(row)[-3:].tolist())
 
 
 @given(st.integers(0, 1000), st.sampled_from([10, 3000]), st.floats(0.05, 0.999), st.floats(0.1, 30))
 def test_top_p_keeps_the_smallest_set_that_reaches_it(seed, size, top_p, temperature):
     row = logits(seed, size)
-    chosen = kept(sampler(top_p=top_p, temperature=temperature).candidates(row), size)
+    chosen = kept(candidates(row, top_p=top_p, temperature=temperature))
     scaled = row.astype(np.float64) / temperature
     probabilities = np.exp(scaled - scaled.max())
     probabilities /= probabilities.sum()
@@ -79,24 +154,29 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(seed, size, top_p, tempera
 
 def test_min_p_drops_what_is_far_less_likely_than_the_best():
     row = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
-    assert kept(sampler(min_p=0.25).candidates(row), 4) == {0, 1, 2}
+    assert kept(candidates(row, min_p=0.25)) == {0, 1, 2}
 
 
 def test_filters_combine_and_name_the_vocabulary_ids():
     row = np.log(np.array([0.05, 0.5, 0.15, 0.3], np.float32))
-    candidates = sampler(top_k=3, top_p=0.7).candidates(row)
-    assert [candidates.token_at(place) for place in range(len(candidates.log_weights))] == [1, 3]
+    found = candidates(row, top_k=3, top_p=0.7)
+    assert [found.tokens_at(np.array([place]))[0] for place in range(found.log_weights.shape[1])] == [1, 3]
+
+
+def penalize(row, prompt, output, **changes):
+    settings = chosen_settings(**changes)
+    Sampler(settings).penalize(row, SamplingContext(GenerationRequest("m"), prompt + output, len(prompt), settings))
 
 
 def test_penalties_lower_what_was_said_before():
     row = np.array([2.0, 2.0, -1.0, 1.0], np.float32)
-    sampler(frequency_penalty=0.5, presence_penalty=0.25).penalize(row, [3], [0, 0, 2])
+    penalize(row, [3], [0, 0, 2], frequency_penalty=0.5, presence_penalty=0.25)
     np.testing.assert_allclose(row, [2.0 - 1.25, 2.0, -1.75, 1.0])
 
 
 def test_the_repetition_penalty_reaches_the_prompt_and_both_signs():
     row = np.array([2.0, 2.0, -1.0, 1.0], np.float32)
-    sampler(repetition_penalty=2.0).penalize(row, [3], [2])
+    penalize(row, [3], [2], repetition_penalty=2.0)
     np.testing.assert_allclose(row, [2.0, 2.0, -2.0, 0.5])
 
 

@@ -164,7 +164,7 @@ class Eager:
 
     def alter(self, logits, contexts):
         for row, context in zip(logits, contexts, strict=True):
-            place = len(context.output_tokens) - self.at
+            place = context.answered - self.at
             if 0 <= place < len(self.ids):
                 row[self.ids[place]] = 1e6
 

@@ -102,7 +102,7 @@ def test_a_bound_that_is_not_kept_fails_by_name() -> None:
 def test_figures_are_those_of_the_distributions() -> None:
     mine, theirs = np.log([0.5, 0.25, 0.25]), np.log([0.25, 0.5, 0.25])
     watched = text._Watched()
-    context = type("C", (), {"request": type("R", (), {"request_id": "0"}), "output_tokens": ()})
+    context = type("C", (), {"request": type("R", (), {"request_id": "0"}), "answered": 0})
     watched.told.alter([mine.astype(np.float32) + 3], [context])  # type: ignore[list-item]
     row = theirs.astype(np.float32) - 2
     watched.alter([row], [context])  # type: ignore[list-item]
