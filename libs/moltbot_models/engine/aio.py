@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING
 
 from moltbot_models.generation import Delta, ToolCallDelta
@@ -62,14 +63,28 @@ async def stream(
 async def _submitted(
     engine: TextEngine, request: GenerationRequest, put: Callable[[Delta | EngineError], None], hook: SamplerHook | None
 ) -> GenerationHandle:
-    # In a thread: tokenising a long prompt takes tens of milliseconds.
-    task = asyncio.ensure_future(asyncio.to_thread(engine.submit, request, put, on_error=put, hook=hook))
+    # In a thread: tokenising a long prompt takes tens of milliseconds, encoding an image as much or seconds.
+    left = threading.Event()
+
+    def submit() -> GenerationHandle | None:
+        # Whoever left while the request waited for a thread costs no work.
+        return None if left.is_set() else engine.submit(request, put, on_error=put, hook=hook)
+
+    task = asyncio.get_running_loop().run_in_executor(engine.executor_for(request), submit)
     try:
-        return await asyncio.shield(task)
+        handle = await asyncio.shield(task)
     except asyncio.CancelledError:
-        # The thread goes on; the request it queues has no consumer any more.
-        task.add_done_callback(lambda done: done.result().cancel() if done.exception() is None else None)
+        left.set()
+        # The thread may go on; the request it queues has no consumer any more.
+        task.add_done_callback(_cancel)
         raise
+    assert handle is not None
+    return handle
+
+
+def _cancel(done: asyncio.Future[GenerationHandle | None]) -> None:
+    if not done.cancelled() and done.exception() is None and (handle := done.result()) is not None:
+        handle.cancel()
 
 
 def merged(deltas: Sequence[Delta]) -> Delta:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from moltbot_models.engine.config import EngineError
+from moltbot_models.engine.text_config import LLAVA, text_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,15 +74,18 @@ class Architecture:
 def read_architecture(config: Mapping[str, Any], context_length: int | None) -> Architecture:
     """Return what config.json describes, its context cut to `context_length` if that is given.
 
+    Of a vision-language model it is the part that reads and writes text.
+
     Raises:
         EngineError: `MODEL_UNSUPPORTED` naming the architecture or feature that is not built, `MODEL_INVALID` for
             missing or impossible numbers.
     """
+    config = text_config(config)
     names = cast("list[str]", config.get("architectures") or [])
     name = names[0] if names else f"model_type {config.get('model_type', 'unknown')}"
     family = FAMILIES.get(name)
     if family is None:
-        raise _unsupported(f"architecture {name}", f"built are {', '.join(FAMILIES)}")
+        raise _unsupported(f"architecture {name}", f"built are {', '.join((*FAMILIES, LLAVA))}")
     config = {**_DEFAULTS[family], **config}
     rope = _rope(config)
     own_length = _number(config, "max_position_embeddings")

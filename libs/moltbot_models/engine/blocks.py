@@ -17,9 +17,15 @@ def root_hash(tenant: str) -> bytes:
     return hashlib.blake2b(tenant.encode(), digest_size=16).digest()
 
 
-def block_hash(previous: bytes, tokens: Sequence[int]) -> bytes:
-    """Return the hash of a full block and of everything before it."""
-    return hashlib.blake2b(previous + np.asarray(tokens, np.int32).tobytes(), digest_size=16).digest()
+def block_hash(previous: bytes, tokens: Sequence[int], content: bytes = b"") -> bytes:
+    """Return the hash of a full block and of everything before it.
+
+    Args:
+        previous: Of the block before, or the root.
+        tokens: Of the block, all `BLOCK_TOKENS`.
+        content: Tells apart what the tokens do not: two images have the same ones.
+    """
+    return hashlib.blake2b(previous + np.asarray(tokens, np.int32).tobytes() + content, digest_size=16).digest()
 
 
 class BlockPool:

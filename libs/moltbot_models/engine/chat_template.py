@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 
 _OWN = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 """What every template is given."""
+_PROBE = "probe"
+_REFUSALS = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 class _GenerationTag(Extension):
@@ -38,12 +49,15 @@ class _GenerationTag(Extension):
 class ChatTemplate:
     """The compiled templates of one model: a default one, and one for tools where the model has it."""
 
-    def __init__(self, source: str | Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
+    def __init__(
+        self, source: str | Mapping[str, str], special_tokens: Mapping[str, str], image_token: str = ""
+    ) -> None:
         """Compile in a sandbox that can neither import nor change what it is given, nor take time without end.
 
         Args:
             source: The template, or templates by name (`default`, `tool_use`).
             special_tokens: `bos_token`, `eos_token` and the like, which templates refer to.
+            image_token: What stands in a prompt for an image; empty for a model of text alone.
 
         Raises:
             EngineError: `MODEL_INVALID` if a template is not valid Jinja.
@@ -65,6 +79,17 @@ class ChatTemplate:
             }
         except (TemplateError, MemoryError, RecursionError) as error:
             raise EngineError("MODEL_INVALID", f"the chat template is not valid Jinja: {error}") from error
+        self._image_token = image_token
+        self._takes_parts = bool(image_token) and self._walks_through_parts()
+
+    def _walks_through_parts(self) -> bool:
+        """Whether the template reads a message's content as a list of parts, as those of most vision models do."""
+        try:
+            text = self._render(None, [{"role": "user", "content": [_text_part(_PROBE)]}], None)
+        except _REFUSALS:
+            return False
+        # A template for plain text would show the list itself.
+        return _PROBE in text and not any(shown in text for shown in ("'type'", '"type"'))
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec], options: Mapping[str, TemplateValue] | None = None
@@ -79,38 +104,36 @@ class ChatTemplate:
         Raises:
             EngineError: `INVALID_ARGUMENT` if the template refuses the conversation.
         """
+        try:
+            return self._render(
+                [_tool(tool) for tool in tools] or None, [self._message(message) for message in messages], options
+            )
+        except _REFUSALS as error:
+            raise EngineError("INVALID_ARGUMENT", f"the model's chat template refuses the messages: {error}") from error
+
+    def _render(
+        self,
+        tools: list[dict[str, Any]] | None,
+        messages: list[dict[str, Any]],
+        options: Mapping[str, TemplateValue] | None,
+    ) -> str:
         template = self._templates.get("tool_use") if tools else None
         template = template or self._templates.get("default") or next(iter(self._templates.values()))
-        try:
-            conversation, offered = [self._message(message) for message in messages], [_tool(tool) for tool in tools]
-            self._environment.refill(conversation, offered)
-            return template.render(
-                **{
-                    key: value for key, value in (options or {}).items() if key not in _OWN and key not in self._special
-                },
-                messages=conversation,
-                tools=offered or None,
-                documents=None,
-                add_generation_prompt=True,
-                **self._special,
-            )
-        except (
-            TemplateError,
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            MemoryError,
-            RecursionError,
-            TypeError,
-            ValueError,
-        ) as error:
-            raise EngineError("INVALID_ARGUMENT", f"the model's chat template refuses the messages: {error}") from error
+        self._environment.refill(messages, tools or [])
+        return template.render(
+            **{key: value for key, value in (options or {}).items() if key not in _OWN and key not in self._special},
+            messages=messages,
+            tools=tools,
+            documents=None,
+            add_generation_prompt=True,
+            **self._special,
+        )
 
     def _message(self, message: Message) -> dict[str, Any]:
         role: str = message.role
         if role == "developer" and "developer" not in self.text:
             role = "system"
-        out: dict[str, Any] = {"role": role, "content": message.content}
+        out: dict[str, Any] = {"role": role, "content": self._content(message)}
         if message.name:
             out["name"] = message.name
         if message.tool_call_id:
@@ -121,6 +144,19 @@ class ChatTemplate:
                 for call in message.tool_calls
             ]
         return out
+
+    def _content(self, message: Message) -> str | list[dict[str, str]]:
+        """The content as transformers gives it: parts, or text in which the image's token stands on a line."""
+        if not self._image_token:
+            return message.content
+        parts = message.parts or (message.content,)
+        if self._takes_parts:
+            return [_text_part(part) if isinstance(part, str) else {"type": "image"} for part in parts]
+        return "\n".join(part if isinstance(part, str) else self._image_token for part in parts)
+
+
+def _text_part(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
 
 
 def _tool(tool: ToolSpec) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 WeightPrecision = Literal["u8", "i8", "u4", "f32", "bf16"]
@@ -57,11 +57,15 @@ class EngineConfig:
     """Requests that may wait to be admitted; more are refused with `QUEUE_FULL`."""
     context_length: int | None = None
     """Tokens of prompt and answer together; None takes the model's own limit."""
+    batch_images: int = 8
+    """Images in one run of the vision tower, of a model that has one."""
+    encodes_images: bool = True
+    """Whether images are encoded here; if not, whoever submits a request brings their rows."""
     deterministic: bool = False
     """The same seed gives the same text whatever else runs in the batch.
 
-    Forces `f32` arithmetic and cache, turns dynamic quantisation of activations off, cuts prompts at fixed places and
-    reserves every block at admission.
+    Forces `f32` arithmetic and cache, turns dynamic quantisation of activations off, cuts prompts at fixed places,
+    reserves every block at admission and encodes every image alone.
     """
 
 
@@ -95,8 +99,8 @@ def checked(config: EngineConfig) -> EngineConfig:
     Raises:
         EngineError: `INVALID_ARGUMENT` for settings that cannot go together.
     """
-    if config.step_tokens < 1 or config.max_queue < 1:
-        raise EngineError("INVALID_ARGUMENT", "step_tokens and max_queue must be at least 1")
+    if min(config.step_tokens, config.max_queue, config.batch_images) < 1:
+        raise EngineError("INVALID_ARGUMENT", "step_tokens, max_queue and batch_images must be at least 1")
     if config.kv_cache_bytes < 0 or config.chunk_tokens < 0:
         raise EngineError("INVALID_ARGUMENT", "kv_cache_bytes and chunk_tokens must be at least 0")
     if config.context_length is not None and config.context_length < 2:
@@ -104,17 +108,7 @@ def checked(config: EngineConfig) -> EngineConfig:
     if config.deterministic:
         if config.compute != "f32":
             raise EngineError("INVALID_ARGUMENT", 'deterministic needs compute="f32": bf16 sums depend on the batch')
-        return EngineConfig(
-            weights=config.weights,
-            compute="f32",
-            kv="f32",
-            threads=config.threads,
-            step_tokens=config.step_tokens,
-            kv_cache_bytes=config.kv_cache_bytes,
-            max_queue=config.max_queue,
-            context_length=config.context_length,
-            deterministic=True,
-        )
+        return replace(config, kv="f32", chunk_tokens=EngineConfig().chunk_tokens, batch_images=1)
     if config.kv not in {"u8", config.compute}:
         raise EngineError(
             "INVALID_ARGUMENT", f'kv="{config.kv}" needs compute="{config.kv}", not "{config.compute}"; or set kv="u8"'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from moltbot_models.engine.answer import Answer
 from moltbot_models.engine.blocks import BlockPool
 from moltbot_models.engine.config import EngineConfig, EngineError, EngineStats, checked
 from moltbot_models.engine.constraint import Grammars
+from moltbot_models.engine.images import MAX_ROWS_BYTES, insets_of
+from moltbot_models.engine.insets import rows_between
 from moltbot_models.engine.model_directory import read_model_directory
 from moltbot_models.engine.paged_attention import BLOCK_TOKENS
 from moltbot_models.engine.paged_model import PagedModel, Slice
@@ -24,6 +27,7 @@ from moltbot_models.generation import Delta, Timing, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Executor
     from pathlib import Path
 
     from moltbot_models.engine.model_directory import ModelDirectory
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from moltbot_models.engine.scheduler import Chunk
     from moltbot_models.engine.source import Source
     from moltbot_models.generation import FinishReason, GenerationRequest
+    from moltbot_models.vision.picture import Picture
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +82,8 @@ class TextEngine:
     def __init__(self, directory: ModelDirectory, source: Source, model: PagedModel, config: EngineConfig) -> None:
         self._directory, self._model, self._config = directory, model, config
         self._context_length, self._vocabulary = source.context_length, source.vocabulary
+        self._eyes = source.eyes
+        self._seeing = None if source.eyes.encoder is None else ThreadPoolExecutor(1, "images")
         self._pool = BlockPool(model.blocks)
         # A directory may name end tokens beyond the rows that the model has.
         self._ends = frozenset(token for token in directory.end_tokens if token < source.vocabulary)
@@ -90,6 +97,7 @@ class TextEngine:
         self._incoming: list[_Job] = []
         self._cancelled: list[_Job] = []
         self._closing = False
+        self._rows_bytes = 0
         self._steps = self._prompt_tokens = self._completion_tokens = self._cached_tokens = self._failures = 0
         self._parameters = 0
         self._load_seconds = 0.0
@@ -128,8 +136,9 @@ class TextEngine:
         *,
         on_error: Callable[[EngineError], None],
         hook: SamplerHook | None = None,
+        pictures: tuple[Picture, ...] | None = None,
     ) -> GenerationHandle:
-        """Queue a request; thread-safe. The prompt is rendered and tokenised in the calling thread.
+        """Queue a request; thread-safe. Rendering, tokenising and encoding of images are the calling thread's.
 
         Args:
             request: What is asked. `max_tokens` is cut to what the context and the cache can hold.
@@ -137,24 +146,30 @@ class TextEngine:
                 `finish_reason` and `usage`.
             on_error: Called from the engine's thread instead of a last delta if the request fails on its way.
             hook: Takes part in sampling.
+            pictures: The request's images, encoded elsewhere (`EngineConfig.encodes_images`).
 
         Raises:
             EngineError: At once, if the request cannot be served: `INVALID_ARGUMENT`, `REQUEST_TOO_LARGE`,
                 `QUEUE_FULL`, `ENGINE_CLOSED`.
         """
         limit = min(self._context_length, self._pool.count * BLOCK_TOKENS)
-        prompt = build_prompt(self._directory, request, self._vocabulary, limit)
+        prompt = build_prompt(self._directory, request, self._vocabulary, limit, self._eyes.shape)
         length = len(prompt.tokens)
         if length >= limit:
             raise EngineError(
                 "REQUEST_TOO_LARGE", f"the prompt has {length} tokens, prompt and answer together may have {limit}"
             )
+        rows_bytes = self._eyes.bytes_of(len(prompt.images))
+        if prompt.images:
+            with self._wake:
+                self._require_room(rows_bytes)  # before the work of encoding, too
         wanted = request.sampling.max_tokens
         sequence = Sequence(
             tokens=prompt.tokens,
             prompt_length=length,
             max_length=limit if wanted is None else min(limit, length + wanted),
             tenant=request.tenant,
+            insets=insets_of(prompt, pictures, self._eyes),
         )
         settings = draw_settings(request.sampling, self._directory.generation)
         answer = Answer(self._directory, request, prompt)
@@ -169,10 +184,8 @@ class TextEngine:
         row = Row(context, Sampler(settings), hook, constraint, ends)
         job = _Job(request, sequence, answer, row, on_delta, on_error)
         with self._wake:
-            if self._closing:
-                raise EngineError("ENGINE_CLOSED", "the engine is closed")
-            if len(self._incoming) + len(self._scheduler.waiting) >= self._config.max_queue:
-                raise EngineError("QUEUE_FULL", f"{self._config.max_queue} requests wait already; try again later")
+            self._require_room(rows_bytes)
+            self._rows_bytes += rows_bytes
             self._incoming.append(job)
             self._wake.notify()
         return GenerationHandle(lambda: self._cancel(job))
@@ -181,6 +194,21 @@ class TextEngine:
     def vocabulary(self) -> int:
         """Tokens that have a logit."""
         return self._vocabulary
+
+    def _require_room(self, rows_bytes: int) -> None:
+        if self._closing:
+            raise EngineError("ENGINE_CLOSED", "the engine is closed")
+        if len(self._incoming) + len(self._scheduler.waiting) >= self._config.max_queue:
+            raise EngineError("QUEUE_FULL", f"{self._config.max_queue} requests wait already; try again later")
+        if self._rows_bytes and self._rows_bytes + rows_bytes > MAX_ROWS_BYTES:
+            raise EngineError("QUEUE_FULL", "the images of other requests take the room for images; try again later")
+
+    def executor_for(self, request: GenerationRequest) -> Executor | None:
+        """Where `submit` is to be called from; None: anywhere.
+
+        Images are encoded one after another. Their requests wait here, not in threads that those of text need.
+        """
+        return self._seeing if any(message.parts for message in request.messages) else None
 
     def stats(self) -> EngineStats:
         """Return counters and the present state; thread-safe."""
@@ -209,6 +237,8 @@ class TextEngine:
             self._wake.notify()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+        if self._seeing is not None:
+            self._seeing.shutdown(wait=False)  # what waits there is refused: the engine is closed
 
     def _cancel(self, job: _Job) -> None:
         with self._wake:
@@ -254,7 +284,13 @@ class TextEngine:
         began_s = time.monotonic()
         logits = self._model.forward(
             [
-                Slice(chunk.sequence.tokens[chunk.begin : chunk.end], chunk.begin, chunk.sequence.blocks, chunk.samples)
+                Slice(
+                    chunk.sequence.tokens[chunk.begin : chunk.end],
+                    chunk.begin,
+                    chunk.sequence.blocks,
+                    chunk.samples,
+                    rows_between(chunk.sequence.insets, chunk.begin, chunk.end),
+                )
                 for chunk in chunks
             ]
         )
@@ -315,6 +351,8 @@ class TextEngine:
 
     def _leave(self, job: _Job) -> None:
         job.done = True
+        with self._wake:
+            self._rows_bytes -= sum(inset.rows.nbytes for inset in job.sequence.insets)
         self._jobs.pop(id(job.sequence), None)
         self._scheduler.remove(job.sequence)
 

@@ -10,6 +10,7 @@ import openvino.opset13 as ops
 from openvino.op import Constant
 
 from moltbot_models.engine.paged_attention import batch_parameters, paged_attention, parameter
+from moltbot_models.engine.paged_model import INSET_INPUTS
 from moltbot_models.engine.rope import rotary_tables
 from moltbot_models.engine.safetensors import stacked
 from moltbot_models.engine.weights import Matrix, vector
@@ -23,15 +24,23 @@ if TYPE_CHECKING:
     from moltbot_models.engine.safetensors import Checkpoint
 
 
-def build_graph(architecture: Architecture, checkpoint: Checkpoint, precision: WeightPrecision) -> ov.Model:
+def build_graph(
+    architecture: Architecture, checkpoint: Checkpoint, precision: WeightPrecision, *, insets: bool = False
+) -> ov.Model:
     """Return a model from `input_ids`, `position_ids`, the batch inputs and the caches to logits.
 
     Logits are f32 [sampled, vocabulary]: only the rows named by `sampled_tokens_indices` pay for the vocabulary.
 
+    Args:
+        architecture: The numbers of config.json.
+        checkpoint: The tensors.
+        precision: Of the matrices.
+        insets: Whether rows can stand in the place of tokens (`INSET_INPUTS`), for models that take images.
+
     Raises:
         EngineError: `MODEL_INVALID` if the checkpoint does not hold what config.json describes.
     """
-    return _Builder(architecture, checkpoint, precision).model()
+    return _Builder(architecture, checkpoint, precision).model(insets=insets)
 
 
 class _Builder:
@@ -41,7 +50,7 @@ class _Builder:
         self._precision: WeightPrecision = precision
         self._batch = batch_parameters()
 
-    def model(self) -> ov.Model:
+    def model(self, *, insets: bool) -> ov.Model:
         a = self._a
         input_ids = parameter("input_ids", ov.Type.i64, [-1])
         position_ids = parameter("position_ids", ov.Type.i64, [-1])
@@ -50,6 +59,12 @@ class _Builder:
         head = embedding if a.tied_head else self._words("lm_head.weight")
         rotary = self._rotary(position_ids)
         hidden = embedding.rows(input_ids)
+        given: list[Parameter] = []
+        if insets:
+            places = parameter(INSET_INPUTS[0], ov.Type.i64, [-1])
+            rows = parameter(INSET_INPUTS[1], ov.Type.f32, [-1, a.hidden_size])
+            hidden = ops.scatter_update(hidden, places, rows, ops.constant(np.int64(0)))
+            given = [places, rows]
         caches: list[Parameter] = []
         for layer in range(a.layers):
             hidden, added = self._attention(layer, hidden, rotary)
@@ -59,7 +74,7 @@ class _Builder:
         hidden = self._norm(hidden, "model.norm.weight", a.hidden_size)
         logits = ops.matmul(hidden, head.factor(), transpose_a=False, transpose_b=True)
         logits.output(0).get_tensor().set_names({"logits"})
-        inputs = [input_ids, position_ids, *self._batch.all(), sampled, *caches]
+        inputs = [input_ids, position_ids, *self._batch.all(), sampled, *given, *caches]
         return ov.Model([logits], inputs, a.family)  # pyright: ignore[reportGeneralTypeIssues] - its stub binds self wrongly
 
     def _attention(self, layer: int, hidden: Node, rotary: tuple[Node, Node]) -> tuple[Node, list[Parameter]]:

@@ -12,6 +12,7 @@ from moltbot_models.engine.chat_template import ChatTemplate
 from moltbot_models.engine.config import EngineError
 from moltbot_models.engine.control_tokens import ControlTokens
 from moltbot_models.engine.detokenize import Vocabulary
+from moltbot_models.engine.text_config import text_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,19 +49,20 @@ def read_model_directory(path: Path) -> ModelDirectory:
     tokenizer_config = _json(path / "tokenizer_config.json", required=False)
     tokenizer = _tokenizer(path / "tokenizer.json")
     special = _special_tokens(tokenizer_config)
-    ends = {*_ids(generation.get("eos_token_id")), *_ids(config.get("eos_token_id"))}
+    ends = {token for one in (generation, config, text_config(config)) for token in _ids(one.get("eos_token_id"))}
     end_token = tokenizer.token_to_id(special["eos_token"]) if "eos_token" in special else None
     if end_token is not None:
         ends.add(end_token)
     source = _template_source(path, tokenizer_config)
-    vocabulary = Vocabulary(tokenizer)
+    vocabulary, image_token = Vocabulary(tokenizer), _image_token(config, tokenizer)
+    controls = {vocabulary.bytes_of(token).decode() for token in vocabulary.special}
     return ModelDirectory(
         config=config,
         generation=generation,
         tokenizer=tokenizer,
         vocabulary=vocabulary,
-        controls=ControlTokens(vocabulary.bytes_of(token).decode() for token in vocabulary.special),
-        template=ChatTemplate(source, special) if source else None,
+        controls=ControlTokens(controls | ({image_token} if image_token else set())),
+        template=ChatTemplate(source, special, image_token) if source else None,
         end_tokens=frozenset(ends),
         longest_token=max(map(len, tokenizer.get_vocab()), default=1),
     )
@@ -95,6 +97,17 @@ def _tokenizer(file: Path) -> Tokenizer:
     return tokenizer
 
 
+def _image_token(config: dict[str, Any], tokenizer: Tokenizer) -> str:
+    """The text that stands in a prompt for an image; empty for a model of text alone."""
+    if text_config(config) is config:
+        return ""
+    token = config.get("image_token_index", config.get("image_token_id", 32000))
+    text = tokenizer.id_to_token(token) if type(token) is int and token >= 0 else None
+    if text is None:
+        raise EngineError("MODEL_INVALID", f"config.json: image_token_index {token!r} is no token of tokenizer.json")
+    return text
+
+
 def _special_tokens(tokenizer_config: dict[str, Any]) -> dict[str, str]:
     tokens: dict[str, str] = {}
     for name in _SPECIAL_TOKENS:
@@ -110,6 +123,9 @@ def _template_source(path: Path, tokenizer_config: dict[str, Any]) -> str | dict
     file = path / "chat_template.jinja"
     if file.exists():
         return file.read_text("utf-8")
+    processor = _json(path / "chat_template.json", required=False).get("chat_template")
+    if isinstance(processor, str):
+        return processor  # where the processors of older vision-language models have it
     source = tokenizer_config.get("chat_template")
     if isinstance(source, list):
         return {str(one["name"]): str(one["template"]) for one in cast("list[dict[str, Any]]", source)}

@@ -30,5 +30,7 @@ def config_of(options: Mapping[str, str], base: EngineConfig | None = None) -> E
         kv_cache_bytes=base.kv_cache_bytes if mib is None else int(mib) << 20,
         max_queue=int(options.get("max_queue", base.max_queue)),
         context_length=context or None,
+        batch_images=int(options.get("batch_images", base.batch_images)),
+        encodes_images=options.get("encodes_images", str(base.encodes_images).lower()) == "true",
         deterministic=options.get("deterministic", str(base.deterministic).lower()) == "true",
     )

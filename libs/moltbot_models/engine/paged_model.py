@@ -31,6 +31,8 @@ INPUTS = (
     "sampled_tokens_indices",
 )
 """Of every graph that this runs, beside the caches."""
+INSET_INPUTS = ("inset_places", "inset_rows")
+"""Of a graph that takes images: i64 [n], tokens of the step; f32 [n, hidden], what stands in their place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Slice:
     """The sequence's blocks, enough for past and new tokens."""
     samples: bool
     """Whether the logits after the last of these tokens are wanted."""
+    insets: Sequence[tuple[int, NDArray[np.float32]]] = ()
+    """Rows in the place of tokens: the first of these tokens that they replace, and f32 [n, hidden]."""
 
 
 class PagedModel:
@@ -91,7 +95,12 @@ class PagedModel:
         # By number: a name is looked for among all inputs, two for each layer.
         places = {port.any_name: place for place, port in enumerate(compiled.inputs)}
         self._places = [places[name] for name in INPUTS]
-        self._inputs: list[NDArray[Any] | None] = [None] * len(INPUTS)
+        self._no_rows: NDArray[np.float32] | None = None
+        if INSET_INPUTS[0] in places:
+            self._places += [places[name] for name in INSET_INPUTS]
+            hidden = compiled.input(INSET_INPUTS[1]).partial_shape[1].get_length()
+            self._no_rows = np.zeros((0, hidden), np.float32)
+        self._inputs: list[NDArray[Any] | None] = [None] * len(self._places)
 
     def forward(self, batch: Sequence[Slice]) -> NDArray[np.float32]:
         """Compute all slices at once and return logits, a row for each slice that samples, in order.
@@ -106,8 +115,13 @@ class PagedModel:
         begins, block_begins = [0], [0]
         blocks: list[int] = []
         sampled: list[int] = []
+        inset_places: list[int] = []
+        inset_rows: list[NDArray[np.float32]] = []
         longest = 0
         for one in batch:
+            for place, rows in one.insets:
+                inset_places += range(len(tokens) + place, len(tokens) + place + len(rows))
+                inset_rows.append(rows)
             tokens += one.tokens
             length = one.past + len(one.tokens)
             positions += range(one.past, length)
@@ -117,7 +131,7 @@ class PagedModel:
             if one.samples:
                 sampled.append(len(tokens) - 1)
             longest = max(longest, length)
-        values = (
+        values = [
             np.array(tokens, np.int64),
             np.array(positions, np.int64),
             np.array([one.past for one in batch], np.int32),
@@ -126,7 +140,10 @@ class PagedModel:
             np.array(block_begins, np.int32),
             np.array(longest, np.int32),
             np.array(sampled, np.int64),
-        )
+        ]
+        if self._no_rows is not None:
+            rows = np.concatenate(inset_rows) if inset_rows else self._no_rows
+            values += [np.array(inset_places, np.int64), rows]
         for number, value in enumerate(values):
             held = self._inputs[number]
             if held is not None and held.shape == value.shape:

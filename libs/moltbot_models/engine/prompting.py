@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from moltbot_models.engine.call_grammar import call_grammar, free_grammar
 from moltbot_models.engine.config import EngineError
 from moltbot_models.engine.control_tokens import pieces
+from moltbot_models.engine.images import images_of, spread
 from moltbot_models.engine.reasoning import CLOSED, opened, thinks
 from moltbot_models.engine.tool_dialects import dialect_of
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from moltbot_models.engine.model_directory import ModelDirectory
     from moltbot_models.engine.tool_dialects import ToolDialect
     from moltbot_models.generation import GenerationRequest, ResponseFormat, Sampling
+    from moltbot_models.vision.shape import VisionShape
 
 Thoughts = Literal["none", "some", "opened"]
 _SHRINKING = 2
@@ -34,15 +36,26 @@ class Prompt:
     """What the rest of a demanded tool call must look like, or calls of strict tools in an answer that is free."""
     thoughts: Thoughts = "none"
     """Whether the answer may begin with thoughts, or the prompt has opened them."""
+    images: tuple[tuple[str, bytes], ...] = ()
+    """Places in the request and files, in their order."""
+    image_begins: tuple[int, ...] = ()
+    """The first token of each image."""
 
 
-def build_prompt(directory: ModelDirectory, request: GenerationRequest, vocabulary: int, most_tokens: int) -> Prompt:
+def build_prompt(
+    directory: ModelDirectory,
+    request: GenerationRequest,
+    vocabulary: int,
+    most_tokens: int,
+    vision: VisionShape | None = None,
+) -> Prompt:
     """Render and tokenise a request.
 
     Args:
         directory: The model's tokenizer and template.
         request: What is asked.
         vocabulary: Rows of the model's embedding.
+        vision: The model's eyes, if it has some.
         most_tokens: That prompt and answer together may have. The caller checks it; here a text that cannot have so few
             is refused before it is tokenised, which takes seconds and a hundred times its memory.
 
@@ -50,6 +63,7 @@ def build_prompt(directory: ModelDirectory, request: GenerationRequest, vocabula
         EngineError: `INVALID_ARGUMENT` naming the field that cannot be served, `REQUEST_TOO_LARGE`.
     """
     check_sampling(request.sampling)
+    images = images_of(request.messages, taken=vision is not None)
     if request.sampling.min_tokens and request.response_format is not None:
         raise EngineError("INVALID_ARGUMENT", "min_tokens cannot go with response_format, whose end is its own")
     if request.prompt is not None:
@@ -58,6 +72,8 @@ def build_prompt(directory: ModelDirectory, request: GenerationRequest, vocabula
         prompt = Prompt(_tokens(directory, [request.prompt], most_tokens, special=True))
     else:
         prompt = _conversation(directory, request, most_tokens)
+    if vision is not None:
+        prompt = _with_images(prompt, images, vision)
     if any(token >= vocabulary for token in request.sampling.stop_token_ids):
         raise EngineError(
             "INVALID_ARGUMENT", f"stop_token_ids must be below {vocabulary}, the model's number of tokens"
@@ -69,14 +85,24 @@ def build_prompt(directory: ModelDirectory, request: GenerationRequest, vocabula
     return prompt
 
 
+def _with_images(prompt: Prompt, images: list[tuple[str, bytes]], vision: VisionShape) -> Prompt:
+    tokens, begins = spread(prompt.tokens, vision.image_token, vision.tokens)
+    if len(begins) > len(images):
+        raise EngineError("INVALID_ARGUMENT", "the text holds the token that stands for an image; leave it out")
+    if len(begins) < len(images):
+        raise EngineError(
+            "INVALID_ARGUMENT",
+            f"the model's chat template shows {len(begins)} of {len(images)} images: put them into user messages",
+        )
+    return replace(prompt, tokens=tokens, images=tuple(images), image_begins=tuple(begins))
+
+
 def _conversation(directory: ModelDirectory, request: GenerationRequest, most_tokens: int) -> Prompt:
     template = directory.template
     if template is None:
         raise EngineError("INVALID_ARGUMENT", "this model has no chat template: send prompt instead of messages")
     if not request.messages:
         raise EngineError("INVALID_ARGUMENT", "messages is empty: give at least one message, or prompt")
-    if any(message.parts for message in request.messages):
-        raise EngineError("INVALID_ARGUMENT", "this model takes text alone: send no images or sounds")
     tools = () if request.tool_choice == "none" else request.tools
     dialect = dialect_of(template.text) if tools else None
     if tools and request.tool_choice == "auto" and request.response_format is not None:

@@ -20,6 +20,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _HEADER_LIMIT_BYTES = 100_000_000
+_PREFIXES = {
+    "language_model.lm_head.": "lm_head.",
+    "language_model.model.": "model.",
+    "model.language_model.": "model.",
+    "model.multi_modal_projector.": "multi_modal_projector.",
+    "model.vision_tower.vision_model.": "vision_tower.",
+    "model.vision_tower.": "vision_tower.",
+    "vision_tower.vision_model.": "vision_tower.",
+}
+"""Vision-language checkpoints were saved under two schemes of names; the first that fits holds."""
 _STORAGE: dict[str, type[np.generic]] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
@@ -75,7 +85,7 @@ class Checkpoint:
         """
         self._tensors: dict[str, StoredTensor] = {}
         for file in _files(directory):
-            self._tensors.update(_map(file))
+            self._tensors.update({_plain(name): tensor for name, tensor in _map(file).items()})
 
     @property
     def parameters(self) -> int:
@@ -97,6 +107,14 @@ class Checkpoint:
         if found.data.shape != shape:
             raise EngineError("MODEL_INVALID", f"{name} has shape {found.data.shape}, config.json implies {shape}")
         return found
+
+
+def _plain(name: str) -> str:
+    """The name that a tensor has in a text model, or within one part of a vision-language model."""
+    for prefix, plain in _PREFIXES.items():
+        if name.startswith(prefix):
+            return plain + name.removeprefix(prefix)
+    return name
 
 
 def _files(directory: Path) -> list[Path]:

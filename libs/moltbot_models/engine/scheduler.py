@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from moltbot_models.engine.blocks import BlockPool, block_hash, root_hash
+from moltbot_models.engine.insets import Inset, content_between
 from moltbot_models.engine.paged_attention import BLOCK_TOKENS
 
 _GROWTH_BLOCKS = 2
@@ -22,6 +23,8 @@ class Sequence:
     max_length: int
     """Prompt and answer together; never more than the pool holds."""
     tenant: str = ""
+    insets: tuple[Inset, ...] = ()
+    """Images, in their order; kept to the end, for a preempted sequence is computed again."""
     arrival: int = 0
     """Order of arrival, set by the scheduler; kept across preemption."""
     computed: int = 0
@@ -206,8 +209,9 @@ class Scheduler:
     def _hash_up_to(self, sequence: Sequence, full: int) -> None:
         for number in range(len(sequence.hashes), full):
             previous = sequence.hashes[-1] if sequence.hashes else root_hash(sequence.tenant)
-            tokens = sequence.tokens[number * BLOCK_TOKENS : (number + 1) * BLOCK_TOKENS]
-            sequence.hashes.append(block_hash(previous, tokens))
+            begin, end = number * BLOCK_TOKENS, (number + 1) * BLOCK_TOKENS
+            content = content_between(sequence.insets, begin, end)
+            sequence.hashes.append(block_hash(previous, sequence.tokens[begin:end], content))
 
 
 def _blocks_for(length: int) -> int:
