@@ -1,4 +1,4 @@
-"""Requests and answers as JSON bytes, for Triton's text models.
+"""Requests and answers as JSON bytes, for Triton's text models; images and sounds stand behind the JSON as they are.
 
 Standard library alone, because one end runs inside Triton's Python backend. Both ends come from the same installation,
 so there are no versions to reconcile.
@@ -31,8 +31,21 @@ if TYPE_CHECKING:
 
 
 def encode_request(request: GenerationRequest, *, stream: bool) -> bytes:
-    """A request, and whether pieces of the answer are wanted as they come."""
-    return _dump({"request": asdict(request), "stream": stream})
+    """A request, and whether pieces of the answer are wanted as they come.
+
+    Of images and sounds the JSON holds their lengths; a line break ends it, and their bytes follow in their order.
+    """
+    files: list[bytes] = []
+
+    def length(data: object) -> int:
+        if not isinstance(data, bytes):
+            raise TypeError(f"{type(data).__name__} cannot be sent")
+        files.append(data)
+        return len(data)
+
+    tree = {"request": asdict(request), "stream": stream}
+    head = json.dumps(tree, separators=(",", ":"), default=length).encode()
+    return b"".join((head, b"\n", *files)) if files else head
 
 
 def decode_request(data: bytes) -> tuple[GenerationRequest, bool]:
@@ -42,14 +55,18 @@ def decode_request(data: bytes) -> tuple[GenerationRequest, bool]:
         ValueError: These are not such bytes.
     """
     try:
-        tree = json.loads(data)
+        head, _, files = data.partition(b"\n")
+        tree = json.loads(head)
+        rest = _Rest(files)
         fields: dict[str, Any] = dict(tree["request"])
         sampling: dict[str, Any] = dict(fields.pop("sampling"))
         sampling["stop"], sampling["stop_token_ids"] = tuple(sampling["stop"]), tuple(sampling["stop_token_ids"])
         wanted = fields.pop("response_format")
         fields["response_format"] = None if wanted is None else ResponseFormat(**wanted)
         fields["template_options"] = tuple((str(key), value) for key, value in fields["template_options"])
-        messages = tuple(_message(message) for message in fields.pop("messages"))
+        messages = tuple(_message(message, rest) for message in fields.pop("messages"))
+        if rest.left:
+            raise ValueError("bytes are left over behind a request")
         tools = tuple(ToolSpec(**tool) for tool in fields.pop("tools"))
         request = GenerationRequest(**fields, messages=messages, tools=tools, sampling=Sampling(**sampling))
         return request, bool(tree["stream"])
@@ -79,25 +96,36 @@ def decode_deltas(data: bytes) -> tuple[Delta, ...]:
 
 
 def _dump(tree: object) -> bytes:
-    return json.dumps(tree, separators=(",", ":"), default=_base64).encode()
+    return json.dumps(tree, separators=(",", ":")).encode()
 
 
-def _base64(data: object) -> str:
-    if isinstance(data, bytes):
-        return base64.b64encode(data).decode()
-    raise TypeError(f"{type(data).__name__} cannot be sent")
+class _Rest:
+    """The bytes behind the JSON, taken in order."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._place = data, 0
+
+    @property
+    def left(self) -> int:
+        return len(self._data) - self._place
+
+    def take(self, length: int) -> bytes:
+        if not 0 <= length <= self.left:
+            raise ValueError("a request is cut off")
+        self._place += length
+        return self._data[self._place - length : self._place]
 
 
-def _message(tree: dict[str, Any]) -> Message:
+def _message(tree: dict[str, Any], rest: _Rest) -> Message:
     calls = tuple(ToolCall(**call) for call in tree["tool_calls"])
-    fields: dict[str, Any] = tree | {"tool_calls": calls, "parts": tuple(_part(part) for part in tree["parts"])}
+    fields: dict[str, Any] = tree | {"tool_calls": calls, "parts": tuple(_part(part, rest) for part in tree["parts"])}
     return Message(**fields)
 
 
-def _part(tree: str | dict[str, Any]) -> str | Media:
+def _part(tree: str | dict[str, Any], rest: _Rest) -> str | Media:
     if isinstance(tree, str):
         return tree
-    fields: dict[str, Any] = tree | {"data": base64.b64decode(tree["data"])}
+    fields: dict[str, Any] = tree | {"data": rest.take(tree["data"])}
     return Media(**fields)
 
 

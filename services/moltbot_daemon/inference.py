@@ -15,7 +15,7 @@ import structlog
 from moltbot_daemon.model_door import model_door
 from moltbot_daemon.node_models import NodeModels
 from moltbot_mesh.errors import InvalidArgument, MoltbotError
-from moltbot_models.manifest import Manifest
+from moltbot_models.manifest import Manifest, taken
 from moltbot_models.store.catalogue import ModelStore
 from moltbot_models.store.source import check_weights, inspect
 
@@ -140,8 +140,9 @@ def prepare(
     if settings.engine != "none":
         path = text_model(settings)
         model_id = settings.model_id or ("moltbot-tiny" if settings.model_path is None else path.name)
-        length = inspect(path).context_length
-        own = [Manifest(model_id, "text-generation", "embedded", path=str(path), context_length=length, marks=True)]
+        found = inspect(path)
+        text = Manifest(model_id, "text-generation", "embedded", path=str(path), context_length=found.context_length)
+        own = [replace(text, marks=True, input_modalities=taken(("image",)) if found.takes_images else ())]
         embedder = _embedder(settings, places, progress)
         if embedder is not None:
             own.append(Manifest(EMBEDDER_ID, "embedding", "embedded", path=str(embedder)))
@@ -169,8 +170,8 @@ def _triton(
 ) -> TritonServer | None:
     if settings.engine == "embedded":
         return None
+    from moltbot_models.store.placing import spec_of  # noqa: PLC0415
     from moltbot_models.triton.provision import ensure_triton  # noqa: PLC0415 - only where it is used
-    from moltbot_models.triton.repository import ModelSpec  # noqa: PLC0415
     from moltbot_models.triton.server import TritonServer  # noqa: PLC0415
 
     try:
@@ -182,7 +183,7 @@ def _triton(
         return None
     return TritonServer(
         runtime,
-        [ModelSpec(manifest.id, manifest.task, Path(manifest.path)) for manifest in own],
+        [spec_of(manifest) for manifest in own],
         places.run_dir / "triton",
         threads=settings.threads,
         kv_cache_mib=settings.kv_cache_mib,

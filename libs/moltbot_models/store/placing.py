@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moltbot_mesh.errors import FailedPrecondition
-from moltbot_models.encoder.config import EncoderError
 from moltbot_models.encoder.shape import labels_of
+from moltbot_models.engine.config import EngineError
 from moltbot_models.manifest import engine_options
 from moltbot_models.triton.repository import ModelSpec
+from moltbot_models.vision.shape import image_rows
 
 if TYPE_CHECKING:
     from moltbot_models.manifest import Manifest
@@ -25,13 +26,17 @@ def spec_of(manifest: Manifest) -> ModelSpec:
     path = Path(manifest.path)
     options = engine_options(manifest)
     labels: tuple[str, ...] = ()
-    if manifest.task != "text-generation":
-        try:
-            config = json.loads((path / "config.json").read_bytes())
-            if manifest.task == "embedding":
-                options.setdefault("dimensions", str(int(config["hidden_size"])))
-            if manifest.task == "classification":
-                labels = labels_of(config)
-        except (OSError, ValueError, KeyError, TypeError, EncoderError) as error:
-            raise FailedPrecondition(f"{path}: config.json cannot be read: {error}") from None
-    return ModelSpec(manifest.id, manifest.task, path, options, labels)
+    rows: tuple[int, int] | None = None
+    if manifest.task == "text-generation" and not (path / "config.json").exists():
+        return ModelSpec(manifest.id, manifest.task, path, options)  # the engine says what it lacks
+    try:
+        config = json.loads((path / "config.json").read_bytes())
+        if manifest.task == "text-generation":
+            rows = image_rows(config)
+        if manifest.task == "embedding":
+            options.setdefault("dimensions", str(int(config["hidden_size"])))
+        if manifest.task == "classification":
+            labels = labels_of(config)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EngineError) as error:
+        raise FailedPrecondition(f"{path}: config.json cannot be read: {error}") from None
+    return ModelSpec(manifest.id, manifest.task, path, options, labels, rows)

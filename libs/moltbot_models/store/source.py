@@ -11,12 +11,15 @@ from moltbot_models.encoder.config import EncoderError
 from moltbot_models.encoder.shape import EncoderShape
 from moltbot_models.engine.architecture import FAMILIES, read_architecture
 from moltbot_models.engine.config import EngineError
+from moltbot_models.engine.text_config import LLAVA
+from moltbot_models.vision.shape import read_vision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from moltbot_models.manifest import Task
+    from moltbot_models.vision.shape import VisionShape
 
 Format = Literal["huggingface", "openvino"]
 _ENCODERS: dict[str, Task] = {
@@ -40,6 +43,8 @@ class Source:
     """Tokens of prompt and answer, or of one text to embed."""
     size_bytes: int
     """Of the weights."""
+    takes_images: bool = False
+    """Whether images may stand beside text."""
 
 
 def inspect(path: Path, context_length: int | None = None) -> Source:
@@ -78,11 +83,20 @@ def inspect(path: Path, context_length: int | None = None) -> Source:
         length = context_length or int(config.get("max_position_embeddings", 2048))
         return Source(path, kind, "text-generation", architecture, length, size)
     try:
-        length = read_architecture(config, context_length).context_length
+        text = read_architecture(config, context_length)
+        vision = read_vision(config, text.hidden_size, text.vocabulary)
+        if vision is not None:
+            _prepares_images(path, vision)
     except EngineError as error:
-        known = f"; encoders built are {', '.join(_ENCODERS)}" if architecture not in FAMILIES else ""
+        known = f"; encoders built are {', '.join(_ENCODERS)}" if architecture not in (*FAMILIES, LLAVA) else ""
         raise InvalidArgument(f"{path}: {error}{known}", reason="MODEL_UNSUPPORTED") from None
-    return Source(path, kind, "text-generation", architecture, length, size)
+    return Source(path, kind, "text-generation", architecture, text.context_length, size, vision is not None)
+
+
+def _prepares_images(path: Path, vision: VisionShape) -> None:
+    from moltbot_models.vision.preprocessing import read_preprocessing  # noqa: PLC0415 - brings Pillow
+
+    read_preprocessing(path, vision.image_size)
 
 
 def _encoder(config: Mapping[str, Any], task: Task) -> tuple[Task, int]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import moltbot_models
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument
+from moltbot_models.triton.text_configs import ensemble, text_body, vision_body
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +44,8 @@ _ENCODER_DEFAULTS = {
     "ranges": "",
     "threads": "0",
 }
+_VISION_DEFAULTS = {"batch_images": "8", "image_queue_delay_us": "0"}
+"""Beside those of text, for models that take images."""
 _DEFAULTS: Mapping[str, Mapping[str, str]] = {
     "text-generation": _TEXT_DEFAULTS,
     "embedding": {**_ENCODER_DEFAULTS, "dimensions": "384"},
@@ -57,7 +60,7 @@ _CHOICES = {
     "precision": ("int8", "bf16", "f32"),
     "weights": ("u8", "i8", "u4", "f32", "bf16"),
 }
-_LEAST_1, _MOST = ("batch_texts", "bucket_tokens"), 512
+_LEAST_1, _MOST = ("batch_images", "batch_texts", "bucket_tokens"), 512
 LABELS = "labels"
 """The parameter of a classifier's configuration that names its classes: a JSON list."""
 MAX_BATCH_TEXTS = 64
@@ -78,6 +81,8 @@ class ModelSpec:
     with `dynamic_batching`, `queue_delay_us` and, for embeddings, `dimensions`."""
     labels: tuple[str, ...] = ()
     """The classes' names, for classification."""
+    image_rows: tuple[int, int] | None = None
+    """Of a text model that takes images: tokens of one, and numbers in a row. It is served as an ensemble."""
 
 
 def triton_name(model_id: str) -> str:
@@ -101,7 +106,7 @@ def write_repository(root: Path, specs: Sequence[ModelSpec], *, library: Path | 
     if len({triton_name(spec.id) for spec in specs}) != len(specs):
         raise InvalidArgument("two models for Triton have the same id; rename one in the manifests")
     for spec in specs:
-        config_of(spec, root)  # refused before anything is replaced
+        configs_of(spec, root)  # refused before anything is replaced
     try:
         shutil.rmtree(root, ignore_errors=True)
         root.mkdir(parents=True)
@@ -124,16 +129,59 @@ def write_model(root: Path, spec: ModelSpec, version: int = 1, *, library: Path 
         InvalidArgument: An option is unknown or has no such value.
         FailedPrecondition: The directory cannot be written.
     """
-    config = config_of(spec, library or _own_library())
+    configs = configs_of(spec, library or _own_library(), version)
     model = resources.files("moltbot_models.triton").joinpath("model.py.template").read_text("utf-8")
-    directory = root / triton_name(spec.id)
-    try:
-        shutil.rmtree(directory, ignore_errors=True)
-        (directory / str(version)).mkdir(parents=True)
-        (directory / str(version) / "model.py").write_text(model, "utf-8")
-        (directory / "config.pbtxt").write_text(config, "utf-8")
-    except OSError as error:
-        raise FailedPrecondition(f"{directory}: cannot be written: {error.strerror}") from None
+    for name, config in configs.items():
+        directory = root / name
+        try:
+            shutil.rmtree(directory, ignore_errors=True)
+            (directory / str(version)).mkdir(parents=True)
+            if config.backend:
+                (directory / str(version) / "model.py").write_text(model, "utf-8")
+            (directory / "config.pbtxt").write_text(config.text, "utf-8")
+        except OSError as error:
+            raise FailedPrecondition(f"{directory}: cannot be written: {error.strerror}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One model of a repository."""
+
+    text: str
+    """Of config.pbtxt."""
+    backend: bool = True
+    """Whether code of ours runs it; an ensemble has none."""
+
+
+def part_names(model_id: str, version: int) -> tuple[str, str]:
+    """Triton's names of the eyes and the text model within an ensemble.
+
+    They carry the ensemble's version, so that an old and a new one never share a part; `~` is in no name of a model.
+    """
+    name = triton_name(model_id)
+    return f"{name}~vision-{version}", f"{name}~text-{version}"
+
+
+def configs_of(spec: ModelSpec, library: Path, version: int = 1) -> dict[str, Config]:
+    """The models that serve a specification, by Triton's names, in the order in which they are loaded.
+
+    Raises:
+        InvalidArgument: An option is unknown or has no such value.
+    """
+    name = triton_name(spec.id)
+    if spec.image_rows is None:
+        return {name: Config(config_of(spec, library))}
+    options = checked_options(spec.id, spec.task, {**_VISION_DEFAULTS, **spec.options})
+    delay_us = options.pop("image_queue_delay_us")
+    seeing, telling = part_names(spec.id, version)
+    own = {"library_path": str(library), "path": str(spec.path.absolute())} | options
+    return {
+        seeing: Config(_python(seeing, vision_body(spec.image_rows, delay_us), own | {"task": "vision"})),
+        telling: Config(
+            _python(telling, text_body(spec.image_rows), own | {"task": spec.task, "encodes_images": "false"})
+        ),
+        name: Config(ensemble(name, seeing, telling), backend=False),
+    }
 
 
 def config_of(spec: ModelSpec, library: Path) -> str:
@@ -143,26 +191,21 @@ def config_of(spec: ModelSpec, library: Path) -> str:
         InvalidArgument: An option is unknown or has no such value.
     """
     options = checked_options(spec.id, spec.task, spec.options)
-    head = [f"name: {json.dumps(triton_name(spec.id))}", 'backend: "python"']
-    body = _text_body() if spec.task == "text-generation" else _encoder_body(spec, options)
+    body = text_body() if spec.task == "text-generation" else _encoder_body(spec, options)
     parameters = options | {"library_path": str(library), "path": str(spec.path.absolute()), "task": spec.task}
     if spec.labels:
         parameters[LABELS] = json.dumps(spec.labels, ensure_ascii=False)
+    return _python(triton_name(spec.id), body, parameters)
+
+
+def _python(name: str, body: Sequence[str], parameters: Mapping[str, str]) -> str:
+    """A model of the Python backend."""
+    head = [f"name: {json.dumps(name)}", 'backend: "python"']
     tail = [
         f"parameters {{ key: {json.dumps(key)} value {{ string_value: {json.dumps(value, ensure_ascii=False)} }} }}"
         for key, value in sorted(parameters.items())
     ]
     return "\n".join([*head, *body, "instance_group [ { count: 1 kind: KIND_CPU } ]", *tail]) + "\n"
-
-
-def _text_body() -> list[str]:
-    # The engine batches by itself at every step, so Triton must not.
-    return [
-        "max_batch_size: 0",
-        "model_transaction_policy { decoupled: true }",
-        'input [ { name: "REQUEST" data_type: TYPE_STRING dims: [ 1 ] } ]',
-        'output [ { name: "DELTAS" data_type: TYPE_STRING dims: [ 1 ] } ]',
-    ]
 
 
 def _encoder_body(spec: ModelSpec, options: Mapping[str, str]) -> list[str]:
@@ -190,9 +233,10 @@ def checked_options(model_id: str, task: str, options: Mapping[str, str]) -> dic
         InvalidArgument: An option is unknown or has no such value.
     """
     known = _DEFAULTS[task]
+    possible = {**known, **(_VISION_DEFAULTS if task == "text-generation" else {})}
     for key, value in options.items():
-        if key not in known:
-            raise InvalidArgument(f"model {model_id}: unknown option {key}; known here: {', '.join(known)}")
+        if key not in possible:
+            raise InvalidArgument(f"model {model_id}: unknown option {key}; known here: {', '.join(possible)}")
         choices = _CHOICES.get(key)
         if choices and value not in choices:
             raise InvalidArgument(f"model {model_id}: {key} must be one of {', '.join(choices)}")

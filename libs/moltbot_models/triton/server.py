@@ -19,7 +19,7 @@ from moltbot_mesh.supervisor import Supervisor
 from moltbot_models.triton.client import TritonClient, TritonRefusal
 from moltbot_models.triton.command import EXIT_S, GRPC_PORT, Launch
 from moltbot_models.triton.probe import probe_model
-from moltbot_models.triton.repository import config_of, triton_name, write_model, write_repository
+from moltbot_models.triton.repository import configs_of, part_names, triton_name, write_model, write_repository
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -153,7 +153,7 @@ class TritonServer:
         spec = self._completed(spec)
         if any(spec.id == needed.id for needed in self._needed):
             raise InvalidArgument(f"model {spec.id}: the node serves a model of this id from its start; choose another")
-        config_of(spec, self._repository)
+        configs_of(spec, self._repository)
         async with self._placing, contextlib.aclosing(self.client()) as client:
             before = self._placed.get(spec.id)
             await asyncio.to_thread(self._write, spec)
@@ -168,9 +168,11 @@ class TritonServer:
                     await asyncio.to_thread(self._write, before)
                     with contextlib.suppress(MoltbotError):
                         await _load(client, before)
+                        await self._unload_parts(client, spec.id, before)
                 raise
             self._placed[spec.id] = spec
             self.failed.pop(spec.id, None)
+            await self._unload_parts(client, spec.id, spec)
 
     async def withdraw(self, model_id: str) -> None:
         """Serve a placed model no more; requests under way end first. Harmless if it is not there."""
@@ -185,9 +187,21 @@ class TritonServer:
         write_model(self._repository, spec, version)
 
     async def _unloaded(self, client: TritonClient, model_id: str) -> None:
+        await self._unload(client, triton_name(model_id))
+        await self._unload_parts(client, model_id)
+
+    async def _unload_parts(self, client: TritonClient, model_id: str, served: ModelSpec | None = None) -> None:
+        """Unload the parts of ensembles that went; requests that use them hold them until they end."""
+        keeps = served is not None and served.image_rows is not None
+        kept = part_names(model_id, self._versions.get(model_id, 1)) if keeps else ()
+        for directory in self._repository.glob(f"{triton_name(model_id)}~*"):
+            if directory.name not in kept:
+                await self._unload(client, directory.name)
+
+    async def _unload(self, client: TritonClient, name: str) -> None:
         with contextlib.suppress(grpc.aio.AioRpcError):  # gone with a server that is just starting again
-            await client.unload(triton_name(model_id), _LOAD_S)
-        await asyncio.to_thread(shutil.rmtree, self._repository / triton_name(model_id), ignore_errors=True)
+            await client.unload(name, _LOAD_S)
+        await asyncio.to_thread(shutil.rmtree, self._repository / name, ignore_errors=True)
 
     def _completed(self, spec: ModelSpec) -> ModelSpec:
         defaults = {"threads": str(self._threads)}
@@ -233,6 +247,7 @@ class TritonServer:
 
 async def _load(client: TritonClient, spec: ModelSpec) -> None:
     try:
+        # With an ensemble Triton loads its parts.
         await client.load(triton_name(spec.id), _LOAD_S)
     except grpc.aio.AioRpcError as error:
         why = str(error.details()).partition("\n\nAt:")[0]  # without the traceback of the Python backend

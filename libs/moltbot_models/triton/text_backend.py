@@ -20,6 +20,7 @@ import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingI
 from moltbot_models.engine import EngineError, TextEngine
 from moltbot_models.engine.aio import merged
 from moltbot_models.engine.options import config_of
+from moltbot_models.vision.picture import Picture
 from moltbot_models.wire import STATISTICS, decode_request, encode_deltas
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class TextBackend:
                 if bytes(data) == STATISTICS:
                     self._count(sender)
                 else:
-                    self._begin(sender, bytes(data))
+                    self._begin(sender, bytes(data), _pictures(request))
             except EngineError as error:
                 _refuse(sender, error)
             except (ValueError, IndexError) as error:
@@ -85,7 +86,7 @@ class TextBackend:
             self._changed.notify()
         self._thread.join()
 
-    def _begin(self, sender: Any, data: bytes) -> None:
+    def _begin(self, sender: Any, data: bytes, pictures: tuple[Picture, ...] | None) -> None:
         request, pieces = decode_request(data)
         stream = _Stream(sender, pieces)
 
@@ -100,7 +101,7 @@ class TextBackend:
                 stream.error, stream.ended = error, True
                 self._changed.notify()
 
-        stream.handle = self._engine.submit(request, put, on_error=fail)
+        stream.handle = self._engine.submit(request, put, on_error=fail, pictures=pictures)
         with self._changed:
             self._streams.append(stream)
             self._changed.notify()
@@ -151,6 +152,17 @@ class TextBackend:
             return stream, [], False
         deltas, stream.arrived = stream.arrived, []
         return stream, deltas, stream.ended
+
+
+def _pictures(request: Any) -> tuple[Picture, ...] | None:
+    """What the vision model before this one made of the images; None if there is no such model."""
+    rows = pb_utils.get_input_tensor_by_name(request, "ROWS")
+    if rows is None:
+        return None
+    digests = pb_utils.get_input_tensor_by_name(request, "DIGESTS").as_numpy()
+    # The tensors' memory is the request's, which ends before the answer does.
+    pairs = zip(digests, rows.as_numpy().copy(), strict=True)
+    return tuple(Picture(digest.tobytes(), one) for digest, one in pairs)
 
 
 def _send(stream: _Stream, deltas: list[Delta], *, ended: bool) -> None:

@@ -90,7 +90,8 @@ def _local(args: argparse.Namespace, path: Path, model_id: str = "") -> Manifest
     manifest = Manifest(
         model_id, task, "triton", path=str(path), context_length=found.context_length, marks=task == "text-generation"
     )
-    return dataclasses.replace(manifest, options=options, **_common(args))
+    seen = taken(("image",)) if found.takes_images else ()
+    return dataclasses.replace(manifest, options=options, **{"input_modalities": seen, **_common(args)})
 
 
 def _imported(args: argparse.Namespace, store: ModelStore, file: Path) -> Manifest:

@@ -8,8 +8,11 @@ import pytest
 
 import moltbot_models
 from moltbot_mesh.errors import InvalidArgument
+from moltbot_models.manifest import Manifest
+from moltbot_models.store.placing import spec_of
 from moltbot_models.store.source import inspect
 from moltbot_testkit.random_encoder import write_encoder
+from moltbot_testkit.random_llava import llava_config, llava_weights, write_llava
 from moltbot_testkit.random_model import model_config, random_weights, write_model
 
 TINY = Path(moltbot_models.__file__).parent / "shipped" / "tiny"
@@ -65,3 +68,27 @@ def test_what_cannot_be_served_is_named(tmp_path, change, said):
 def test_a_directory_that_is_not_there_is_told(tmp_path):
     with pytest.raises(InvalidArgument, match="no such directory"):
         inspect(tmp_path / "none")
+
+
+def test_a_vision_language_model_takes_images(tmp_path):
+    config = llava_config()
+    write_llava(tmp_path, config, llava_weights(config))
+    found = inspect(tmp_path)
+    assert (found.task, found.takes_images, found.context_length) == ("text-generation", True, 512)
+    assert spec_of(Manifest("sees", "text-generation", "triton", path=str(tmp_path))).image_rows == (16, 96)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("preprocessor_config.json", '{"image_processor_type": "LlavaNextImageProcessor"}', "LlavaNextImageProcessor"),
+        ("preprocessor_config.json", '{"crop_size": 64}', "takes 32 pixels"),
+        ("config.json", '{"architectures": ["LlavaNextForConditionalGeneration"]}', "LlavaForConditionalGeneration"),
+    ],
+)
+def test_eyes_that_are_not_built_are_named_before_anything_is_added(file, text, said, tmp_path):
+    config = llava_config()
+    write_llava(tmp_path, config, llava_weights(config))
+    (tmp_path / file).write_text(text)
+    with pytest.raises(InvalidArgument, match=said):
+        inspect(tmp_path)

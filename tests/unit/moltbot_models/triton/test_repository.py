@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from moltbot_mesh.errors import InvalidArgument
-from moltbot_models.triton.repository import ModelSpec, config_of, triton_name, write_repository
+from moltbot_models.triton.repository import ModelSpec, config_of, configs_of, triton_name, write_repository
 
 GOLDEN = Path(__file__).parent / "golden"
 TEXT = ModelSpec("local/llm:v1", "text-generation", Path("/models/llm"), {"kv_cache_mib": "64", "compute": "bf16"})
@@ -17,6 +17,7 @@ RERANK = ModelSpec("judge", "rerank", Path("/models/judge"), {"queue_delay_us": 
 CLASSES = ModelSpec(
     "moods", "classification", Path("/models/moods"), {"dynamic_batching": "false"}, ("glad", "sad", 'so "so"')
 )
+SEES = ModelSpec("sees", "text-generation", Path("/models/sees"), {"batch_images": "4"}, image_rows=(16, 96))
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,22 @@ def test_configurations_equal_the_golden_files(spec: ModelSpec, name: str) -> No
     if os.environ.get("UPDATE_GOLDEN") == "1":
         file.write_text(found)
     assert found == file.read_text()
+
+
+def test_a_model_that_takes_images_is_an_ensemble_of_three_golden_files() -> None:
+    for name, config in configs_of(SEES, Path("/lib"), 7).items():
+        file = GOLDEN / f"{name.partition('~')[2].partition('-')[0] or 'ensemble'}_of_images.pbtxt"
+        if os.environ.get("UPDATE_GOLDEN") == "1":
+            file.write_text(config.text)
+        assert config.text == file.read_text()
+
+
+def test_the_parts_of_an_ensemble_are_named_as_no_model_can_be(tmp_path: Path) -> None:
+    write_repository(tmp_path / "models", [SEES])
+    names = {file.name for file in (tmp_path / "models").iterdir()}
+    assert names == {"sees", "sees~vision-1", "sees~text-1"}
+    assert all(triton_name(name) != name for name in names if "~" in name)
+    assert (tmp_path / "models" / "sees" / "1").is_dir()
 
 
 def test_a_repository_holds_each_model_under_its_name_and_nothing_older(tmp_path: Path) -> None:
@@ -45,7 +62,9 @@ def test_ids_that_differ_only_in_unsafe_characters_get_different_names() -> None
     assert "/" not in triton_name("../../etc")
 
 
-@pytest.mark.parametrize("options", [{"colour": "1"}, {"kv": "u4"}, {"threads": "-1"}, {"threads": '1" } }'}])
+@pytest.mark.parametrize(
+    "options", [{"colour": "1"}, {"kv": "u4"}, {"threads": "-1"}, {"threads": '1" } }'}, {"batch_images": "0"}]
+)
 def test_options_that_do_not_exist_are_refused_by_name(options: dict[str, str]) -> None:
     with pytest.raises(InvalidArgument, match=next(iter(options))):
         config_of(ModelSpec("m", "text-generation", Path("/m"), options), Path("/lib"))
