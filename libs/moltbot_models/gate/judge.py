@@ -11,6 +11,7 @@ from moltbot_models.encoder import EncoderConfig
 from moltbot_models.engine.config import EngineConfig, EngineError
 from moltbot_models.engine.options import config_of
 from moltbot_models.gate.encoder import EncoderBounds, EncoderUnderTest, judge_encoder
+from moltbot_models.gate.images import judge_images
 from moltbot_models.gate.scores import ClassifierUnderTest, ScoreBounds, judge_scores
 from moltbot_models.gate.text import TextBounds, TextUnderTest, judge_text
 from moltbot_models.manifest import engine_options
@@ -113,14 +114,17 @@ def _text(
     from moltbot_models.engine import TextEngine  # noqa: PLC0415 - brings OpenVINO
 
     path = Path(manifest.path)
-    config = dataclasses.replace(config_of(engine_options(manifest)), kv_cache_bytes=_CACHE_BYTES, max_queue=256)
+    # Eyes are judged by themselves: their matrices are never compressed, what counts is the arithmetic.
+    config = dataclasses.replace(
+        config_of(engine_options(manifest)), kv_cache_bytes=_CACHE_BYTES, max_queue=256, encodes_images=False
+    )
     if (config.weights, config.compute, config.kv) == ("f32", "f32", "f32"):
         return None
     if not [*path.glob("*.safetensors")]:
         return None  # an IR has its weights' precision already; there is nothing to compare it with
     exact = EngineConfig(
         weights="f32", compute="f32", kv="f32", threads=config.threads, kv_cache_bytes=_CACHE_BYTES,
-        context_length=config.context_length,
+        context_length=config.context_length, encodes_images=False,
     )  # fmt: skip
 
     def reference() -> TextEngine:
@@ -137,4 +141,6 @@ def _text(
 
     described = f"{config.weights} weights, {config.compute} arithmetic, {config.kv} cache"
     subject = TextUnderTest(manifest.id, digest, described, lambda: TextEngine.load(path, config), reference)
-    return judge_text(subject, texts.calibration, texts.held_out, bounds, progress)
+    report = judge_text(subject, texts.calibration, texts.held_out, bounds, progress)
+    seen = judge_images(path, config, bounds.image_cosine_mean)
+    return dataclasses.replace(report, checks=(*report.checks, *seen))

@@ -41,6 +41,8 @@ class TextBounds:
     """Kullback-Leibler divergence from the reference's next-token distribution, nats, mean over tokens."""
     greedy_agreement: float = 0.95
     """Share of tokens at which both find the same one most likely."""
+    image_cosine_mean: float = 0.995
+    """Of a model that sees: cosine of the rows of images, mean over rows."""
 
 
 @dataclass(frozen=True, slots=True)
