@@ -8,7 +8,7 @@ BUILD := build
 SHELL := /bin/bash
 
 .PHONY: help setup lock gen proto-lint breaking lint format types test test-crash test-audit-crash test-audit-tamper \
-  test-scheduler test-triton bench bench-audit bench-models tiny-model run ci clean
+  test-scheduler test-triton bench bench-audit bench-models tiny-model tiny-vision-model run ci clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -97,6 +97,13 @@ tiny-model:  ## trains the shipped model anew into build/tiny (75 minutes of one
 	$(TINY)-venv/bin/pip install --quiet -r recipes/tiny_model/requirements.txt
 	$(TINY)-venv/bin/python recipes/tiny_model/train.py --out $(TINY) --minutes 75 --threads 1 --compile
 	$(TINY)-venv/bin/python recipes/tiny_model/evaluate.py $(TINY) --count 100
+
+VISION = $(BUILD)/tiny_vision
+tiny-vision-model:  ## trains the shipped vision model anew into build/tiny_vision (6 minutes of one thread)
+	python3 -m venv $(VISION)-venv
+	$(VISION)-venv/bin/pip install --quiet -r recipes/tiny_vision/requirements.txt
+	$(VISION)-venv/bin/python recipes/tiny_vision/train.py --out $(VISION) --minutes 6 --threads 1
+	$(PYTHON) recipes/tiny_vision/evaluate.py $(VISION) --count 100
 
 run:  ## the daemon
 	./moltbot daemon $(ARGS)
