@@ -12,6 +12,11 @@ from tiny_model.skills import calculator, clock, memory, prose, sql_lookup, talk
 if TYPE_CHECKING:
     import random
 
+# Tables are the hardest: three names to find, none of them known beforehand. Times are the easiest.
+_SHARES = {"calculator": 1.0, "clock": 0.6, "convert_units": 1.0, "sql_lookup": 2.5}
+_UNANSWERED = 0.5
+"""Conversations with calls that end with the call: the answer is learnt sooner, and its rows are long."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scene:
@@ -48,11 +53,14 @@ def scene(rng: random.Random, *, all_tools: bool = False, held_out_values: bool 
 
 def call(rng: random.Random, there: Scene, held_out_phrasing: bool = False, held_out_values: bool = False) -> Exchange:
     """A question for one of the tools that are there."""
-    # Tables are the hardest: three names to find, none of them known beforehand.
     names = there.setting.tool_names
-    name = rng.choices(names, [2 if name == "sql_lookup" else 1 for name in names])[0]
+    name = rng.choices(names, [_SHARES[name] for name in names])[0]
     if name == "sql_lookup":
-        return sql_lookup.exchange(rng, held_out_phrasing, held_out_values, there.tables)
+        described = next(
+            tool["function"]["description"] for tool in there.setting.tools if tool["function"]["name"] == name
+        )
+        listed = all(table in described for table in there.tables)
+        return sql_lookup.exchange(rng, held_out_phrasing, held_out_values, there.tables, listed=listed)
     skill = {"calculator": calculator, "clock": clock, "convert_units": units}[name]
     return skill.exchange(rng, held_out_phrasing, held_out_values)
 
@@ -110,17 +118,20 @@ def conversation(rng: random.Random, there: Scene) -> list[Said]:
         known = {fact.key: fact for fact in there.remembered}
         asked = rng.choice(there.remembered)
         out.append(memory.ask(rng, asked, known=True) if rng.random() < 0.7 else not_told(rng, known))
-    elif kind < 0.40 and there.setting.tools:
+    elif kind < 0.42 and there.setting.tools:
         out = [call(rng, there) for _ in range(rng.choice((1, 1, 2)))]
-    elif kind < 0.68:
+        if rng.random() < _UNANSWERED:
+            said = [said for exchange in out for said in exchange.messages]
+            return said[:-2]
+    elif kind < 0.72:
         out = recall(rng, there)
-    elif kind < 0.74:
+    elif kind < 0.78:
         out = [not_told(rng, {fact.key: fact for fact in there.remembered})]
-    elif kind < 0.90:
+    elif kind < 0.91:
         out = [plain(rng, there) for _ in range(rng.choice((1, 1, 2)))]
         if there.setting.tools and rng.random() < 0.3:
             out.append(call(rng, there))
-    elif kind < 0.93:
+    elif kind < 0.97:
         out = [_repeat(rng)]
     else:
         out = [prose.exchange(rng, False)]
@@ -129,7 +140,8 @@ def conversation(rng: random.Random, there: Scene) -> list[Said]:
 
 def _repeat(rng: random.Random) -> Exchange:
     # Plain copying of strings that nobody can guess: the mechanism under calls, answers and recall.
-    text = " ".join(rng.choice((words.made_up, words.code))(rng) for _ in range(rng.randint(2, 7)))
+    makers = (words.unknown, words.code, words.compound, lambda rng: words.name(rng, held_out=False))
+    text = rng.choice((" ", " ", ", ", "-", '","')).join(rng.choice(makers)(rng) for _ in range(rng.randint(2, 7)))
     return Exchange(
         "repeat",
         [Said("user", rng.choice(("Repeat: ", "Say: ", "Repeat after me: ", "Echo ")) + text), Said("assistant", text)],

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from moltbot_models.engine import EngineConfig, TextEngine
 from moltbot_models.engine.aio import merged
 from moltbot_models.generation import Delta, GenerationRequest, Message, Sampling, ToolCall, ToolSpec
-from tiny_model import cases, conversation
+from tiny_model import cases, conversation, validation
 from tiny_model.conversation import Said, Setting
 
 if TYPE_CHECKING:
@@ -119,11 +119,13 @@ def main() -> None:
     parser.add_argument("--weights", default="u8", choices=["u8", "i8", "f32", "bf16"])
     parser.add_argument("--failures", type=int, default=0, help="failures to print for each skill and split")
     parser.add_argument("--demo", action="store_true", help="only the prompts of the documentation")
+    parser.add_argument("--validation", action="store_true", help="only the cases by which a checkpoint is chosen")
     arguments = parser.parse_args()
     model = Model(arguments.directory, arguments.threads, arguments.weights)
-    todo = list(cases.demo())
-    if not arguments.demo:
-        todo += cases.cases(random.Random(arguments.seed), arguments.count)
+    rng = random.Random(arguments.seed)
+    todo = list(validation.cases(rng, arguments.count) if arguments.validation else cases.demo())
+    if not arguments.demo and not arguments.validation:
+        todo += cases.cases(rng, arguments.count)
     right: collections.Counter[tuple[str, str]] = collections.Counter()
     total: collections.Counter[tuple[str, str]] = collections.Counter()
     answers = model.answers(
@@ -136,14 +138,14 @@ def main() -> None:
         if not case.passed(answer) and total[key] - right[key] <= arguments.failures:
             wanted = case.exact or case.contains
             print(f"{key}: {case.said[-1].text!r}\n  got    {answer!r}\n  wanted {wanted!r}")
-    splits = [*cases.SPLITS, "demo"]
+    splits = [validation.SPLIT] if arguments.validation else [*cases.SPLITS, "demo"]
     print("| skill | " + " | ".join(splits) + " |\n|---" + "|---" * len(splits) + "|")
     for skill in dict.fromkeys(skill for skill, _ in sorted(total)):
         cells = [f"{right[skill, split]}/{total[skill, split]}" if total[skill, split] else "" for split in splits]
         print(f"| {skill} | " + " | ".join(cells) + " |")
     for group, least in (("call", 0.95), ("recall", 0.90)):
         keys = [key for key in total if key[0].split(" ")[0] == group]
-        for split in cases.SPLITS if keys else ():
+        for split in splits:
             some = [key for key in keys if key[1] == split]
             if share := sum(total[key] for key in some):
                 print(f"{group}, {split}: {sum(right[key] for key in some) / share:.1%} (aimed at {least:.0%})")

@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 BEFORE = [
+    "[My|Our] {n} and [my|our] {n} are {j}. ",
+    "[When|While|Once|After|Before] [I|we|you] {v} [the|a|my] {n}, ",
+    "[Dear|Hello|Hi|Good evening] {name}, ",
+    "{name} [asks|needs|wants|says|wonders|writes|is waiting][: |, ]",
+    "[The|A|This] {j} [one|question|task|thing|matter][: |. |, ]",
+    "[To|In order to] {v} [the|a|my] {n}, ",
+    "[Without|With|Besides|About|Beyond] [the|a|my] {n}[, |: ]",
+    "[I|We] [do not|cannot|did not|would not|could not] {v}[. |, so |: ]",
+    "[Step|Part|Point|Number|Item] [one|two|three][: |. ]",
+    "[Back|Next|Over|On] to [the|our] {n}[: |. ]",
+    "[Today|Tonight|Yesterday|Tomorrow] I {v} [the|a] {n}[. |, ]",
     "[Hi|Hello|Hey|Good morning|Good evening|Dear friend][,|!|.| {name},| moltbot,] ",
     "[Sorry|Excuse me|Pardon me|Listen|Look|Right|Fine|Alright|Yes|No|Hm|Oh|Ah], ",
     "[I have|Here comes|This is|There is] [a|another|one more|my next|an easy|a hard|a short] [question|request|one|problem|thing]: ",
@@ -33,12 +44,17 @@ BEFORE = [
     "{N}: ",
     "{V} it: ",
     "{D}, ",
-    "{made} ",
-    "{made}, {made}: ",
-    "{j} {n} {d}, ",
-    "{N} and {n}. ",
 ]
 AFTER = [
+    " [if it helps|if nobody minds|if time allows|when you find the time|as quickly as possible|before lunch|by tonight|at last]",
+    " [without|with|like|around|between|over|behind|despite] [the|a|my|our] {n}",
+    " [because|since|while|although|until|unless] [the|my] {n} is {j}",
+    " [so|so that] [I|we|they] can {v} [the|a|my] {n}",
+    " and [tell|show|help|thank] [me|us|{name}]",
+    ", [could you|can we|may I|must you|shall we|do you hear|I beg you|I hope|I said|they say]",
+    ", {j} {n}",
+    " {j}",
+    " {n}",
     " {d}",
     ", {d}",
     ", {name}",
@@ -50,12 +66,12 @@ AFTER = [
     ", [if you can|if possible|if that is fine|when you are ready|as soon as you can|will you|can you|okay|right|yes]",
     " and {v} it",
     " and be {j}",
-    " {made}",
-    ", {made} {n}",
     ", it is {j}",
     " [today|tonight|at once|again|this time|once more]",
 ]
-BEFORE_SHARE, AFTER_SHARE, VERB_SHARE, INSERT_SHARE = 0.3, 0.2, 0.2, 0.1
+BEFORE_SHARE, AFTER_SHARE, VERB_SHARE, INSERT_SHARE, LOOSE_SHARE = 0.3, 0.25, 0.2, 0.15, 0.12
+_LINKS = """a an the this that my our your in of for with where whose as is are was under on by from at about to has have had
+holds into within which who what some any all there it and or if so one against per called said""".split()
 # A first word that another verb may stand for: the rest of the sentence says what is wanted.
 OPEN_VERBS = frozenset(
     """Calculate Compute Evaluate Solve Find Convert Change Turn Express Get Search Query Check Show List Fetch Retrieve
@@ -80,6 +96,19 @@ def noise(rng: random.Random, phrasing: str, expand: Callable[..., str]) -> str:
             "name": words.name(rng, held_out=False),
         },
     )
+
+
+def loose(rng: random.Random, parts: list[str]) -> str:
+    """The parts among words that hang together loosely: what they are is told by themselves and by the offered tools."""
+    words: list[str] = []
+    for place in range(len(parts) + 1):
+        most = 4 if place == 0 else 3
+        for _ in range(rng.randint(0 if place in (0, len(parts)) else 1, most)):
+            stock = _LINKS if rng.random() < 0.6 else rng.choice((lexicon.FRAMES, lexicon.ADVERBS, lexicon.VERBS))
+            words.append(rng.choice(stock))
+        words += parts[place : place + 1]
+    text = " ".join(words) + rng.choice(("", "?", "?", ".", ".", " please"))
+    return text if words[0] in parts else text[0].upper() + text[1:]
 
 
 def other_words(rng: random.Random, phrasing: str) -> str:

@@ -73,7 +73,7 @@ def save(out: Path, shape: Shape, tokenizer: Tokenizer, masters: dict[str, torch
 
 def rate(progress: float, steps: int, decay_from: float) -> float:
     """Share of the learning rate: up in some steps, level, then down to nothing."""
-    return min(1.0, (steps + 1) / _WARMUP_STEPS, max(0.0, (1 - progress) / (1 - decay_from)))
+    return min(1.0, (steps + 1) / _WARMUP_STEPS, max(0.0, (1 - progress) / max(1e-9, 1 - decay_from)))
 
 
 def main() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import string
 from typing import TYPE_CHECKING
 
+from tiny_model import lexicon
+
 if TYPE_CHECKING:
     import random
 
@@ -472,6 +474,7 @@ _ONSETS = [
     "tr",
 ]
 _VOWELS = ["a", "e", "i", "o", "u", "a", "e", "i", "o", "u", "ai", "ea", "ia", "io", "oo"]
+_STOCK = [word for word in (*lexicon.NOUNS, *lexicon.VERBS, *lexicon.ADJECTIVES) if len(word) > 3]
 _CODAS = ["", "", "", "n", "r", "s", "l", "m", "k", "t", "x", "nd", "rt", "sk"]
 
 
@@ -479,6 +482,26 @@ def made_up(rng: random.Random) -> str:
     """A word that nobody knows, so that copying is learnt and not the list."""
     count = rng.choice((1, 2, 2, 2, 3))
     return "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(count)) + rng.choice(_CODAS)
+
+
+def blend(rng: random.Random) -> str:
+    """The beginning of one word and the end of another: pieces that real words are made of, in an order not seen before.
+
+    Made-up syllables alone use few tokens of the vocabulary; what is copied has to be any token after any other.
+    """
+    first, second = rng.choice(_STOCK), rng.choice(_STOCK)
+    return first[: rng.randint(2, len(first))] + second[rng.randint(0, len(second) - 2) :]
+
+
+def unknown(rng: random.Random) -> str:
+    """A word that nobody knows: of made-up syllables, or of pieces of words."""
+    return made_up(rng) if rng.random() < 0.5 else blend(rng)
+
+
+def compound(rng: random.Random) -> str:
+    """A name as schemas have them: two words with a line between, as in order_items."""
+    parts = [rng.choice(lexicon.NOUNS) if rng.random() < 0.7 else unknown(rng) for _ in range(2)]
+    return rng.choice(("_", "_", "_", "-")).join(parts)
 
 
 def code(rng: random.Random) -> str:
@@ -504,11 +527,11 @@ def name(rng: random.Random, held_out: bool) -> str:
     """A first name: listed or made up; where values are held out, one never trained on."""
     if held_out:
         return rng.choice(HELD_OUT_NAMES)
-    return rng.choice(NAMES) if rng.random() < 0.5 else made_up(rng).capitalize()
+    return rng.choice(NAMES) if rng.random() < 0.5 else unknown(rng).capitalize()
 
 
-def pick(rng: random.Random, known: list[str], unknown: list[str], held_out: bool) -> str:
+def pick(rng: random.Random, known: list[str], kept: list[str], held_out: bool) -> str:
     """A word of a list, or its held-out half; now and then a made-up one in training."""
     if held_out:
-        return rng.choice(unknown)
-    return rng.choice(known) if rng.random() < 0.6 else made_up(rng)
+        return rng.choice(kept)
+    return rng.choice(known) if rng.random() < 0.5 else unknown(rng)

@@ -73,6 +73,15 @@ WRITTEN = [
     "[Give|Tell|Show|Send|Write|Say|Name] [me|us] [the answer for|the outcome of|the number for|the exact value of|what you get for|how much is|] {e}",
     "[Is|Was] {e} [more|less|bigger|smaller|larger] than [ten|zero|a hundred|one]?",
     "[Type|Enter|Put in|Key in] {e} [and tell me the result|into the calculator|and read the number|]",
+    "[Enter|Use|Take|Try|Feed] {e} [and see|in the machine|as the input|]",
+    "[Without|With|Despite] my notes, [what|how much] is {e}?",
+    "[My|The|Our] [bill|order|invoice|note|line] [reads|has|shows|lists] {e}[. |, |: ][what|how much] [is it|is that|do I pay|does it make]?",
+    "[As|In|With] [one|a single|a plain] number, {e}",
+    "{e} [on the|with the|by] [calculator|machine]",
+    "[Is it true that|Could it be that|How come] {e} is [so big|so small|a round number|under zero]?",
+    "[Report|Print|Return|State|Display|Provide] [the value|the result|the number|the outcome|] [of|for] {e}",
+    "[And|Then|Next|Also|Now] {e}[, what is that|, how much|, please|?|]",
+    "[We|They|You] [have|pay|owe|count|get|see] {e}[. |, ][how much|what] [is it|is this|altogether|in all]?",
 ]
 HELD_OUT_WRITTEN = [
     "Could you figure out {e}?",
@@ -160,6 +169,26 @@ DIRECT = [
     ("Sum of {a} and {b}", "{a} + {b}"),
     ("{b} [people|friends|children] share {a} {x}. How many does each get?", "{a} / {b}"),
     ("I buy {a} {x} for {b} each. What do I pay?", "{a} * {b}"),
+    ("Start with {a} and [add|give it|put on] {b}", "{a} + {b}"),
+    ("Start [with|at|from] {a} and [remove|drop|lose|take off] {b}", "{a} - {b}"),
+    ("From {a}, [subtract|remove|deduct] {b}", "{a} - {b}"),
+    ("To {a}, add {b}", "{a} + {b}"),
+    ("By {b}, [multiply|scale] {a}", "{a} * {b}"),
+    ("By {b}, divide {a}", "{a} / {b}"),
+    (
+        "{b} {x} [are gone|were stolen|got lost|fell out|were sold] from {a}. [How many|What] [stays|are there|do I have|remain]?",
+        "{a} - {b}",
+    ),
+    ("[I|We|They] [found|got|won] {a} {x} and {b} {x}. [How many|What] in [all|total|sum]?", "{a} + {b}"),
+    ("{a} {x} [a|per|each|every] day, for {b} days: how many {x}?", "{a} * {b}"),
+    (
+        "[Out of|Of|From] {a} {x} [I|we|you] [gave|sold|ate|used] {b}, [how many|what] [remain|stay|are there now]?",
+        "{a} - {b}",
+    ),
+    ("[Scale|Blow up|Raise] {a} by a factor of {b}", "{a} * {b}"),
+    ("[Cut|Break|Split] {a} [into|in] {b} [parts|equal parts|pieces|shares]", "{a} / {b}"),
+    ("[Count|Reckon|Add|Take] {a} and {b} and {c} [together|in one|up|]", "{a} + {b} + {c}"),
+    ("[Is there|What is] a [number|value] for {a} [taken|counted] {b} times?", "{a} * {b}"),
 ]
 HELD_OUT_DIRECT = [
     ("Put {a} and {b} together", "{a} + {b}"),
@@ -210,13 +239,13 @@ def written(rng: random.Random) -> tuple[str, str]:
 
 def exchange(rng: random.Random, held_out_phrasing: bool, held_out_values: bool) -> Exchange:
     """A question, the call, the result and the answer."""
-    del held_out_values  # numbers are new every time
     slots = {"a": number(rng), "b": number(rng), "c": digits(rng, 1), "x": rng.choice(_THINGS)}
-    kind = rng.random()
+    # Numbers are new every time. Trained on are more sums in words than asked for: those are the harder ones.
+    kind = rng.random() * (1.0 if held_out_phrasing or held_out_values else 1.2)
     if kind < 0.7:
         asked, expression = written(rng)
         user = question(rng, WRITTEN, HELD_OUT_WRITTEN, {"e": asked}, held_out_phrasing)
-    elif kind < 0.85:
+    elif kind < 0.85 or kind >= 1.1:
         asked, expression = (expand(rng, text, slots) for text in rng.choice(SPOKEN))
         user = question(rng, WRITTEN, HELD_OUT_WRITTEN, {"e": asked}, held_out_phrasing)
     else:

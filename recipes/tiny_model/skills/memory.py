@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tiny_model import frames, words
+from tiny_model import frames, lexicon, words
 from tiny_model.conversation import Exchange, Said
 from tiny_model.grammar import KEEP, expand, tidy
 from tiny_model.skills.facts import (
@@ -56,6 +56,11 @@ def fact(rng: random.Random, held_out_phrasing: bool, held_out_values: bool) -> 
             askings = ANY_ASKED if rng.random() < 0.25 else askings
         told = _filled(rng, kind.told_held_out if held_out_phrasing else tellings, slots)
         asked = _filled(rng, kind.asked_held_out if held_out_phrasing else askings, slots)
+        # Words for any attribute can come to be those held out for this kind: "Do you still have my name?"
+        while not held_out_phrasing and _plain(asked) in {
+            _plain(expand(rng, one, slots)) for one in kind.asked_held_out
+        }:
+            asked = _filled(rng, askings, slots)
         framed = told if held_out_phrasing else _framed(rng, told)
         if kind.label == "pet":
             unknown = f"You have not told me the name of your {first}."
@@ -63,9 +68,7 @@ def fact(rng: random.Random, held_out_phrasing: bool, held_out_values: bool) -> 
         missing = {"city": "where you live", "age": "how old you are"}.get(kind.label, f"your {kind.label}")
         answer = expand(rng, kind.answer, slots)
         return Fact(kind.label, told, framed, asked, value, answer, f"You have not told me {missing}.")
-    attribute = rng.choice(HELD_OUT_ATTRIBUTES if held_out_values else ATTRIBUTES)
-    if not held_out_values and rng.random() < 0.15:
-        attribute = words.made_up(rng)
+    attribute = rng.choice(HELD_OUT_ATTRIBUTES) if held_out_values else _attribute(rng)
     value = _value(rng, attribute, held_out_values)
     slots = {"a": attribute, "v": value}
     told = _filled(rng, ANY_TOLD_HELD_OUT if held_out_phrasing else ANY_TOLD, slots)
@@ -73,6 +76,28 @@ def fact(rng: random.Random, held_out_phrasing: bool, held_out_values: bool) -> 
     framed = told if held_out_phrasing else _framed(rng, told)
     answer, unknown = f"Your {attribute} is {value}.", f"You have not told me your {attribute}."
     return Fact(attribute, told, framed, asked, value, answer, unknown)
+
+
+def _plain(text: str) -> str:
+    return text.rstrip(".?!").lower()
+
+
+def _attribute(rng: random.Random) -> str:
+    """What can be remembered: half of a list, half of an open vocabulary, of one word or two."""
+    while True:
+        kind = rng.random()
+        if kind < 0.50:
+            attribute = rng.choice(ATTRIBUTES)
+        elif kind < 0.62:
+            attribute = rng.choice(lexicon.NOUNS)
+        elif kind < 0.85:
+            attribute = f"{rng.choice((*lexicon.ADJECTIVES, *lexicon.NOUNS))} {rng.choice(lexicon.NOUNS)}"
+        elif kind < 0.92:
+            attribute = f"{words.unknown(rng)} {rng.choice(lexicon.NOUNS)}"
+        else:
+            attribute = words.unknown(rng)
+        if attribute not in HELD_OUT_ATTRIBUTES:
+            return attribute
 
 
 def _filled(rng: random.Random, phrasings: list[str], slots: dict[str, str]) -> str:
@@ -104,7 +129,7 @@ def _framed(rng: random.Random, text: str) -> str:
 def _value(rng: random.Random, attribute: str, held_out: bool) -> str:
     last = attribute.rpartition(" ")[2]
     if rng.random() < 0.15:
-        return words.code(rng) if rng.random() < 0.5 else words.made_up(rng)
+        return words.code(rng) if rng.random() < 0.5 else words.unknown(rng)
     if last in {"color", "car", "bike"}:
         return words.pick(rng, words.COLORS, words.HELD_OUT_COLORS, held_out)
     if last == "food":

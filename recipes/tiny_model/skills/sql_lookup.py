@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from tiny_model import frames, lexicon
 from tiny_model.conversation import Exchange, Said
 from tiny_model.grammar import expand, question
-from tiny_model.words import code, made_up, name
+from tiny_model.words import CITIES, COLORS, code, compound, made_up, name, unknown
 
 if TYPE_CHECKING:
     import random
@@ -143,6 +144,31 @@ CALLS = [
     "[Filter|Narrow|Limit|Reduce] [the|our|] {t} [table|] [to|by|on] [the|] {c} [=|is|] {v}",
     "[The|All|Those] {t} [where|for which|in which|whose|with|that has|that have|having|when|if] [the|] {c} [is|=|equals|is equal to|matches|==|has the value|reads|says|being|of|:] {v}[, please|, show me|]",
     "Who [is|are] [the|our|] {t} [with|by|having] {c} {v}?",
+    "[Does|Did|Do] {v} [appear|occur|show up|turn up|exist|stand|count] [as|under|for|in] [a|the|] {c} [in|of|inside|on] [the|our|] {t}?",
+    "[Which|What] {t} [go with|come with|carry|bear|use|store|are of|are under|are filed under] [the|] {c} {v}?",
+    "{v} [is|was|should be|must be] [the|a|some] {c} [in|of] [the|our|] {t}[. Show it|. Find it|, who is it|, get it|?|]",
+    "[Print|Open|Dump|Export|Locate|Trace|Spot|Discover|Identify|Collect] [all|the|our|] {t} [that carry|with|where|by] [the|] {c} [=|is|] {v}",
+    "[Who|What] [goes|is filed|is stored|is found|is kept] [under|by|with] {c} {v} [in|of] [the|our|] {t}?",
+    "[Whose|Which] {c} [in|of] [the|our|] {t} is {v}?",
+    "[For|With|Under|Given] [the|] {c} {v}, [what|which|who] [is|are|do we have|comes up] in [the|our|] {t}?",
+    "[How many|What|Which] {t} [are there|exist|do exist] [with|under|for|where] [the|] {c} [is|] {v}?",
+    "[I|We] [have|got|only know|only have|know] [the|a|] {c} {v}[. |, |; ][what|who|which one] is it in [the|our|] {t}?",
+    "[The|Our] {t} [table|list|records|file] [may|should|must|might] [have|hold|list] {v} [as|for|in] {c}[, check it|, look|, is it so|]",
+    "[Run|Do|Make|Try] a [query|lookup|search] [on|over|in] {t} [for|with|where] {c} [=|is|] {v}",
+    "[Row|Record|Entry|Line] [of|in|from] {t} [with|where] {c} [is|=|] {v}[ please|?|]",
+    "{t} / {c} / {v}",
+    "{t}.{c} = {v}",
+    "{t}, {c}, {v}",
+    "{t} {c} {v}",
+    "{v} [in|under|as] {c}, [table|in] {t}",
+    "[Select|select] [*|all|everything] from {t} where {c} = {v}",
+    "{c} = {v} [in|from|of] {t}",
+    "[Take|Check|Ask|Try|Use|Search] {v} [as|for|in] [the|] {c} [of|in] [the|our|] {t}[, what comes up|, who is it|]",
+    "[Is|Was] {v} [in|under|inside] [the|our|] {c} [column|field|list|] of [the|our|] {t}?",
+    "[Somebody|My boss|A colleague|The auditor] [asks for|wants|needs] [the|all|] {t} [with|of|where] [the|] {c} [is|] {v}",
+    "[Everything|Anything|All|What] [in|from|of] {t} [that has|with|having] {v} [as|for|in] [its|the|] {c}[?|, please|]",
+    "{v}: [which|what] {t} [have|has|use] it as [the|a|] {c}?",
+    "[Which|What] {c} is {v}, and [in what|from which] [row|line] of {t}?",
 ]
 HELD_OUT_CALLS = [
     "Pull the {t} record where {c} is {v}",
@@ -162,10 +188,57 @@ ANSWERS = ["I found this in {t}: {r}", "I found this in {t}: {r}", "The table {t
 
 
 def tables(rng: random.Random, held_out: bool = False) -> dict[str, list[str]]:
-    """Tables with columns, as an installation allows them."""
-    names = HELD_OUT_TABLES if held_out else [*TABLES, made_up(rng) + "s", made_up(rng)]
-    columns = HELD_OUT_COLUMNS + COLUMNS[:6] if held_out else [*COLUMNS, made_up(rng)]
-    return {table: rng.sample(columns, rng.randint(2, 4)) for table in rng.sample(names, rng.choice((1, 1, 2, 2, 3)))}
+    """Tables with columns, as an installation allows them.
+
+    Most names are of an open vocabulary: with a list of tables the model learns the list, and takes any other word for a
+    verb or a value.
+    """
+    count = rng.choice((1, 1, 2, 2, 3))
+    if held_out:
+        columns = HELD_OUT_COLUMNS + COLUMNS[:6]
+        return {table: rng.sample(columns, rng.randint(2, 4)) for table in rng.sample(HELD_OUT_TABLES, count)}
+    return {
+        table: list(dict.fromkeys(_column(rng) for _ in range(rng.randint(2, 5))))
+        for table in (_table(rng) for _ in range(count))
+    }
+
+
+def _table(rng: random.Random) -> str:
+    while True:
+        kind = rng.random()
+        if kind < 0.30:
+            table = rng.choice(TABLES)
+        elif kind < 0.60:
+            table = _plural(rng.choice(lexicon.NOUNS))
+        elif kind < 0.72:
+            table = _plural(compound(rng))
+        else:
+            table = unknown(rng) + ("s" if rng.random() < 0.6 else "")
+        if table not in HELD_OUT_TABLES:
+            return table
+
+
+def _column(rng: random.Random) -> str:
+    while True:
+        kind = rng.random()
+        if kind < 0.45:
+            column = rng.choice(COLUMNS)
+        elif kind < 0.70:
+            column = rng.choice(lexicon.NOUNS)
+        elif kind < 0.82:
+            column = compound(rng)
+        else:
+            column = unknown(rng)
+        if column not in HELD_OUT_COLUMNS:
+            return column
+
+
+def _plural(noun: str) -> str:
+    if noun[-1] == "s":
+        return noun
+    if noun[-1] == "y" and noun[-2] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + ("es" if noun.endswith(("x", "ch", "sh")) else "s")
 
 
 def value_of(rng: random.Random, held_out: bool) -> str:
@@ -173,11 +246,20 @@ def value_of(rng: random.Random, held_out: bool) -> str:
     kind = rng.random()
     if kind < 0.5:
         return name(rng, held_out)
-    return code(rng) if kind < 0.8 else made_up(rng)
+    if kind < 0.8:
+        return code(rng)
+    if held_out:
+        return made_up(rng)
+    return unknown(rng) if kind < 0.95 else rng.choice((CITIES, COLORS)[kind < 0.97])
 
 
 def exchange(
-    rng: random.Random, held_out_phrasing: bool, held_out_values: bool, there: dict[str, list[str]]
+    rng: random.Random,
+    held_out_phrasing: bool,
+    held_out_values: bool,
+    there: dict[str, list[str]],
+    *,
+    listed: bool = False,
 ) -> Exchange:
     """A question, the call, the rows and the answer.
 
@@ -186,12 +268,17 @@ def exchange(
         held_out_phrasing: Take a phrasing that training never sees.
         held_out_values: Take values that training never sees.
         there: Tables and their columns as the tool's description lists them.
+        listed: Whether it lists them, so that table and column are known wherever they stand.
     """
     table = rng.choice(list(there))
     column, value = rng.choice(there[table]), value_of(rng, held_out_values)
     shown = f"{rng.choice(chr(34) + chr(39))}" if rng.random() < 0.1 else ""
     slots = {"t": table, "c": column, "v": value}
-    user = question(rng, CALLS, HELD_OUT_CALLS, {**slots, "v": f"{shown}{value}{shown}"}, held_out_phrasing)
+    asked = {**slots, "v": f"{shown}{value}{shown}"}
+    if held_out_phrasing or not listed or rng.random() >= frames.LOOSE_SHARE:
+        user = question(rng, CALLS, HELD_OUT_CALLS, asked, held_out_phrasing)
+    else:
+        user = frames.loose(rng, rng.sample(list(asked.values()), 3))
     rows = [
         {key: value if key == column else value_of(rng, held_out_values) for key in there[table][:4]}
         for _ in range(rng.choice((1, 1, 1, 2)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tiny_model import frames
 from tiny_model.conversation import Exchange, Said
 from tiny_model.grammar import expand, question
 from tiny_model.words import digits
@@ -94,6 +95,22 @@ CALLS = [
     "[What|How much] [do|does|would|will] {v} {f} [make|come to|measure|be|amount to|become|give] in {t}?",
     "[Rewrite|Recalculate|Switch|Swap|Move] {v} {f} [to|into|in] {t}",
     "[Is|Are] {v} {f} [a lot|much|little|long|heavy|big] in {t}?",
+    "How many {t} [does|would|will|could|can] {v} {f} [equal|give|make up|become|turn into|yield]?",
+    "[What|How much] [does|would|will] {v} {f} [equal|measure|hold|come to] in {t}?",
+    "{v} {f}: [how many|how much|the same in|what in] {t}?",
+    "{t} [for|from|out of|equal to|in] {v} {f}[?| please|]",
+    "[How many|How much] {t} [can I|do you|would one|does one|could we|should I] [get|make|fill|count|need|have] [from|out of|with|for] {v} {f}?",
+    "[I|We|They|You] [own|sold|lifted|drove|ran|drank|ate|waited|stored|downloaded|ordered] {v} {f}[. |, |; |: ][how many|how much] {t} [is it|was it|were they|would it be|is this|are these|will it be|could it be]?",
+    "[Compute|Calculate|Find|Estimate|Report|Print|Return|State|Display|Provide] [the|] [number of|amount of|] {t} [in|for|that make|that equal] {v} {f}",
+    "[What|Which] [value|figure|number] [in|of] {t} [matches|equals|corresponds to|belongs to|goes with|stands for] {v} {f}?",
+    "[Assume|Imagine|Take|Given|Let us say|There is|He has] {v} {f}[. |, |; |: ][how many|how much] {t} [is that|is it|are there|would there be|do we get|makes that]?",
+    "In {t}[, please|][, |: ]{v} {f}",
+    "[Is|Are] {v} {f} [more|less|longer|heavier|bigger] than [ten|a hundred|one|two] {t}?",
+    "[The answer|The result|The amount|The number] [should|must|has to] be in {t}[: |. |, ][it is|we have|I have|] {v} {f}",
+    "[Show|Print|Say|Display] {v} {f} [with|by means of|in units of|in the unit] {t}",
+    "{v} {f} [by the|on the|in] {t} [scale|unit|measure][?|, please|]",
+    "[A|One] [friend|form|teacher|colleague] [thinks|counts|wants it|asks] in {t}[. |, ][I have|it is|we have|mine is] {v} {f}",
+    "[Go|Step|Get] from {f} to {t} [with|for|at] {v}",
 ]
 HELD_OUT_CALLS = [
     "Transform {v} {f} into {t}",
@@ -138,7 +155,11 @@ def exchange(rng: random.Random, held_out_phrasing: bool, held_out_values: bool)
     asked = dict(slots)
     if kind is KINDS[-1] and rng.random() < 0.4:
         asked["f"] = "degrees " + source
-    user = question(rng, CALLS, HELD_OUT_CALLS, asked, held_out_phrasing)
+    if held_out_phrasing or rng.random() >= frames.LOOSE_SHARE:
+        user = question(rng, CALLS, HELD_OUT_CALLS, asked, held_out_phrasing)
+    else:
+        # Which is the source is known by the number before it.
+        user = frames.loose(rng, rng.sample([f"{asked['v']} {asked['f']}", asked["t"]], 2))
     amount = digits(rng, rng.randint(1, 4)) + (
         "." + digits(rng, rng.choice((1, 2, 3, 5, 8, 11))) if rng.random() < 0.7 else ""
     )

@@ -10,9 +10,9 @@ from pathlib import Path
 import jinja2
 import numpy as np
 import pytest
-from tiny_model import cases, conversation, dialogues, evaluate, grammar, offers, packing, words
+from tiny_model import cases, conversation, dialogues, evaluate, frames, grammar, offers, packing, validation, words
 from tiny_model.conversation import Said, Setting
-from tiny_model.skills import calculator, clock, facts, prose, sql_lookup, talk, units
+from tiny_model.skills import calculator, clock, facts, memory, prose, sql_lookup, talk, units
 from tiny_model.tokenizer import TEMPLATE
 from tokenizers import Tokenizer
 
@@ -36,6 +36,16 @@ PHRASINGS = {
     "knowledge": (talk.KNOWLEDGE, talk.HELD_OUT_KNOWLEDGE),
     "prose": (prose.ASKED, prose.HELD_OUT_ASKED),
     **{f"talk {known[0]}": (known, unknown) for known, unknown, _ in talk.SMALL},
+}
+VALIDATION = {
+    "calculator": validation.CALLS["calculator"],
+    "clock": validation.CALLS["clock"],
+    "units": validation.CALLS["convert_units"],
+    "sql_lookup": validation.CALLS["sql_lookup"],
+    "told": validation.ANY_TOLD,
+    "asked": validation.ANY_ASKED,
+    **{f"{label} told": told for label, (told, _) in validation.KINDS.items()},
+    **{f"{label} asked": asked for label, (_, asked) in validation.KINDS.items()},
 }
 VALUES = {
     "names": (words.NAMES, words.HELD_OUT_NAMES),
@@ -73,25 +83,77 @@ def test_the_same_seed_makes_the_same_conversations() -> None:
     assert drawn(7, 50) != drawn(8, 50)
 
 
-@pytest.mark.parametrize("skill", PHRASINGS)
-def test_no_held_out_phrasing_can_come_out_of_a_trained_one(skill: str) -> None:
-    known, held_out = PHRASINGS[skill]
+def leaks(known: list[str], kept: list[str]) -> list[tuple[str, str]]:
+    """What of `kept` can come out of a phrasing of `known`, and of which."""
     bare = [phrasing.rstrip(".?!") for phrasing in known]
     patterns = [grammar.matcher(phrasing) for phrasing in bare]
-    leaked = [
+    return [
         (unknown, phrasing)
-        for one in held_out
+        for one in kept
         for unknown in grammar.skeletons(one.rstrip(".?!"))
         for phrasing, pattern in zip(bare, patterns, strict=True)
         if pattern.fullmatch(unknown)
     ]
-    assert leaked == []
+
+
+@pytest.mark.parametrize("skill", PHRASINGS)
+def test_no_held_out_phrasing_can_come_out_of_a_trained_one(skill: str) -> None:
+    assert leaks(*PHRASINGS[skill]) == []
+
+
+def test_words_for_any_attribute_never_become_those_held_out_for_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "ANY_ASKED", ["[Do|Will] you still have my {a}?"])
+    rng = random.Random(23)
+    asked = {memory.fact(rng, held_out_phrasing=False, held_out_values=False).asked for _ in range(4000)}
+    assert "Do you still have my name?" in facts.KINDS[0].asked_held_out
+    assert "Do you still have my name?" not in asked
+    assert {"Will you still have my name?", "Do you still have my age?"} <= asked
+
+
+@pytest.mark.parametrize("skill", VALIDATION)
+def test_checkpoints_are_chosen_by_phrasings_neither_trained_on_nor_held_out(skill: str) -> None:
+    known, held_out = PHRASINGS[skill]
+    assert leaks([*known, *held_out], VALIDATION[skill]) == []
+
+
+def test_validation_asks_for_every_tool_and_recalls_what_was_told() -> None:
+    made = list(validation.cases(random.Random(8), 40))
+    assert {case.skill for case in made} == {f"call {tool}" for tool in offers.NAMES} | {
+        "recall",
+        "recall from memory line",
+    }
+    for case in made:
+        if case.skill == "recall":
+            assert case.contains in "".join(said.text for said in case.said if said.role == "user")
+        elif case.skill == "recall from memory line":
+            assert case.contains in case.setting.system
 
 
 @pytest.mark.parametrize("kind", VALUES)
 def test_held_out_values_are_not_trained_on(kind: str) -> None:
     known, held_out = VALUES[kind]
     assert {value.lower() for value in known} & {value.lower() for value in held_out} == set()
+
+
+def test_drawn_tables_columns_and_attributes_are_none_of_those_held_out() -> None:
+    rng = random.Random(21)
+    drawn_tables = [sql_lookup.tables(rng) for _ in range(3000)]
+    names = {table for tables in drawn_tables for table in tables}
+    columns = {column for tables in drawn_tables for one in tables.values() for column in one}
+    keys = {memory.fact(rng, held_out_phrasing=False, held_out_values=False).key for _ in range(3000)}
+    assert not names & set(sql_lookup.HELD_OUT_TABLES)
+    assert not columns & set(sql_lookup.HELD_OUT_COLUMNS)
+    assert not keys & set(facts.HELD_OUT_ATTRIBUTES)
+    assert min(len(names), len(columns), len(keys)) > 500, "an open vocabulary, not a list"
+
+
+def test_a_loose_sentence_holds_its_parts_whole_and_in_order() -> None:
+    rng = random.Random(22)
+    for _ in range(300):
+        parts = ["order_items", "12.5 feet", "ZX-204"]
+        text = frames.loose(rng, parts)
+        places = [text.index(part) for part in parts]
+        assert places == sorted(places)
 
 
 def test_a_matcher_accepts_all_that_its_phrasing_becomes() -> None:
