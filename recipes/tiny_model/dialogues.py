@@ -12,8 +12,8 @@ from tiny_model.skills import calculator, clock, memory, prose, sql_lookup, talk
 if TYPE_CHECKING:
     import random
 
-# Tables are the hardest: three names to find, none of them known beforehand. Times are the easiest.
-_SHARES = {"calculator": 1.0, "clock": 0.6, "convert_units": 1.0, "sql_lookup": 2.5}
+# Tables are the hardest: three names to find, none of them known beforehand.
+_SHARES = {"calculator": 1.0, "clock": 1.1, "convert_units": 1.0, "sql_lookup": 2.5}
 _UNANSWERED = 0.5
 """Conversations with calls that end with the call: the answer is learnt sooner, and its rows are long."""
 
@@ -77,13 +77,16 @@ def plain(rng: random.Random, there: Scene) -> Exchange:
 
 
 def recall(
-    rng: random.Random, there: Scene, held_out_phrasing: bool = False, held_out_values: bool = False, between: int = 1
+    rng: random.Random,
+    there: Scene,
+    held_out_phrasing: bool = False,
+    held_out_values: bool = False,
+    between: int = 1,
+    told: tuple[int, ...] = (1, 1, 2, 2, 3),
 ) -> list[Exchange]:
-    """Facts told, other matters, facts asked for; some were never told."""
-    facts = {
-        fact.key: fact
-        for fact in (memory.fact(rng, held_out_phrasing, held_out_values) for _ in range(rng.choice((1, 1, 2, 2, 3))))
-    }
+    """Facts told (one of the numbers `told`), other matters, facts asked for; some were never told."""
+    count = rng.choice(told)
+    facts = {fact.key: fact for fact in (memory.fact(rng, held_out_phrasing, held_out_values) for _ in range(count))}
     known = {**{fact.key: fact for fact in there.remembered}, **facts}
     out = [Exchange("told", memory.tell(rng, fact)) for fact in facts.values()]
     out += [
@@ -124,7 +127,7 @@ def conversation(rng: random.Random, there: Scene) -> list[Said]:
             said = [said for exchange in out for said in exchange.messages]
             return said[:-2]
     elif kind < 0.72:
-        out = recall(rng, there)
+        out = recall(rng, there, told=(1, 2, 2, 3, 4))
     elif kind < 0.78:
         out = [not_told(rng, {fact.key: fact for fact in there.remembered})]
     elif kind < 0.91:

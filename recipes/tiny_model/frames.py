@@ -98,7 +98,7 @@ def noise(rng: random.Random, phrasing: str, expand: Callable[..., str]) -> str:
     )
 
 
-def loose(rng: random.Random, parts: list[str]) -> str:
+def loose(rng: random.Random, parts: list[str], ends: tuple[str, ...] = ("", "?", "?", ".", ".", " please")) -> str:
     """The parts among words that hang together loosely: what they are is told by themselves and by the offered tools."""
     words: list[str] = []
     for place in range(len(parts) + 1):
@@ -107,7 +107,7 @@ def loose(rng: random.Random, parts: list[str]) -> str:
             stock = _LINKS if rng.random() < 0.6 else rng.choice((lexicon.FRAMES, lexicon.ADVERBS, lexicon.VERBS))
             words.append(rng.choice(stock))
         words += parts[place : place + 1]
-    text = " ".join(words) + rng.choice(("", "?", "?", ".", ".", " please"))
+    text = " ".join(words) + rng.choice(ends)
     return text if words[0] in parts else text[0].upper() + text[1:]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tiny_model import frames, lexicon, words
@@ -16,6 +16,7 @@ from tiny_model.skills.facts import (
     ATTRIBUTES,
     HELD_OUT_ATTRIBUTES,
     KINDS,
+    Kind,
 )
 
 if TYPE_CHECKING:
@@ -25,6 +26,23 @@ if TYPE_CHECKING:
 NOTED = ["OK, I will remember that.", "Noted.", "Thank you, I will remember that."]
 _AFTER = [phrasing for phrasing in frames.AFTER if phrasing.startswith(",")]
 _WHERE = ["", "", "", "", "", "", "Hi. ", "Thanks. ", "OK. ", "Good. ", "By the way, ", "Now ", "And ", "So "]
+# By which of these a loose sentence about a kind is known: in a telling beside the value, in a question alone.
+_TOLD_BY = {
+    "name": ["name", "I am", "call me", "named"],
+    "city": ["live", "home", "flat", "my town", "my city", "house"],
+    "job": ["work", "job", "profession", "paid as", "career"],
+    "age": ["years old", "age", "years"],
+    "hobby": ["hobby", "love", "enjoy", "fun", "free time", "pastime"],
+}
+_ASKED_BY = {
+    "name": ["my name", "who I am", "who am I", "I am called", "my first name"],
+    "city": ["where I live", "where do I live", "my city", "my town", "my home"],
+    "job": ["my job", "my work", "my profession", "do I work as", "I work as"],
+    "age": ["my age", "how old", "years old am I", "how many years"],
+    "hobby": ["my hobby", "do I enjoy", "I love to do", "do I like", "my pastime"],
+}
+_ASKING = ["what", "which", "tell me", "do you know", "remember", "name", "say", "who", "how", "I wonder", "I forgot"]
+_LOOSE_SHARE = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,39 +61,68 @@ class Fact:
 
 def fact(rng: random.Random, held_out_phrasing: bool, held_out_values: bool) -> Fact:
     """Make a fact up."""
-    if rng.random() < 0.55:
-        kind = KINDS[0] if rng.random() < 0.35 else rng.choice(KINDS)
-        value = kind.value(rng, held_out_values)
-        first, _, rest = value.partition(" ")
-        slots = {"v": value, "v0": first, "v1": rest}
-        tellings, askings = kind.told, kind.asked
-        if kind.label != "pet" and not held_out_phrasing:
-            # Now and then in the words for any attribute: "Remember that my job is baker".
-            slots["a"] = "home town" if kind.label == "city" else kind.label
-            tellings = ANY_TOLD if rng.random() < 0.25 else tellings
-            askings = ANY_ASKED if rng.random() < 0.25 else askings
-        told = _filled(rng, kind.told_held_out if held_out_phrasing else tellings, slots)
-        asked = _filled(rng, kind.asked_held_out if held_out_phrasing else askings, slots)
-        # Words for any attribute can come to be those held out for this kind: "Do you still have my name?"
-        while not held_out_phrasing and _plain(asked) in {
-            _plain(expand(rng, one, slots)) for one in kind.asked_held_out
-        }:
-            asked = _filled(rng, askings, slots)
-        framed = told if held_out_phrasing else _framed(rng, told)
-        if kind.label == "pet":
-            unknown = f"You have not told me the name of your {first}."
-            return Fact(f"pet {first}", told, framed, asked, rest, expand(rng, kind.answer, slots), unknown)
-        missing = {"city": "where you live", "age": "how old you are"}.get(kind.label, f"your {kind.label}")
-        answer = expand(rng, kind.answer, slots)
-        return Fact(kind.label, told, framed, asked, value, answer, f"You have not told me {missing}.")
+    made = (_of_a_kind if rng.random() < 0.55 else _of_an_attribute)(rng, held_out_phrasing, held_out_values)
+    return made if held_out_phrasing else replace(made, framed=_framed(rng, made.told))
+
+
+def _of_a_kind(rng: random.Random, held_out_phrasing: bool, held_out_values: bool) -> Fact:
+    kind = KINDS[0] if rng.random() < 0.35 else rng.choice(KINDS)
+    value = kind.value(rng, held_out_values)
+    first, _, rest = value.partition(" ")
+    slots = {"v": value, "v0": first, "v1": rest}
+    if held_out_phrasing:
+        told, asked = _filled(rng, kind.told_held_out, slots), _filled(rng, kind.asked_held_out, slots)
+    else:
+        told, asked = _known_words(rng, kind, slots)
+        if not held_out_values:
+            by = (f"my {first}", f"my {first}")
+            if kind.label != "pet":
+                by = (rng.choice(_TOLD_BY[kind.label]), rng.choice(_ASKED_BY[kind.label]))
+            told = _loosely_told(rng, by[0], rest if kind.label == "pet" else value) or told
+            asked = _loosely_asked(rng, by[1]) or asked
+    answer = expand(rng, kind.answer, slots)
+    if kind.label == "pet":
+        return Fact(f"pet {first}", told, told, asked, rest, answer, f"You have not told me the name of your {first}.")
+    missing = {"city": "where you live", "age": "how old you are"}.get(kind.label, f"your {kind.label}")
+    return Fact(kind.label, told, told, asked, value, answer, f"You have not told me {missing}.")
+
+
+def _known_words(rng: random.Random, kind: Kind, slots: dict[str, str]) -> tuple[str, str]:
+    """How a fact of a kind is told and asked for; now and then in the words for any attribute: "Remember that my job is…"."""
+    tellings, askings = kind.told, kind.asked
+    if kind.label != "pet":
+        slots = {**slots, "a": "home town" if kind.label == "city" else kind.label}
+        tellings = ANY_TOLD if rng.random() < 0.25 else tellings
+        askings = ANY_ASKED if rng.random() < 0.25 else askings
+    # Such words can come to be those held out for this kind: "Do you still have my name?"
+    held_out = {_plain(expand(rng, one, slots)) for one in kind.asked_held_out}
+    while True:
+        asked = _filled(rng, askings, slots)
+        if _plain(asked) not in held_out:
+            return _filled(rng, tellings, slots), asked
+
+
+def _of_an_attribute(rng: random.Random, held_out_phrasing: bool, held_out_values: bool) -> Fact:
     attribute = rng.choice(HELD_OUT_ATTRIBUTES) if held_out_values else _attribute(rng)
     value = _value(rng, attribute, held_out_values)
     slots = {"a": attribute, "v": value}
     told = _filled(rng, ANY_TOLD_HELD_OUT if held_out_phrasing else ANY_TOLD, slots)
     asked = _filled(rng, ANY_ASKED_HELD_OUT if held_out_phrasing else ANY_ASKED, slots)
-    framed = told if held_out_phrasing else _framed(rng, told)
+    if not held_out_phrasing and not held_out_values:
+        told = _loosely_told(rng, f"my {attribute}", value) or told
+        asked = _loosely_asked(rng, f"my {attribute}") or asked
     answer, unknown = f"Your {attribute} is {value}.", f"You have not told me your {attribute}."
-    return Fact(attribute, told, framed, asked, value, answer, unknown)
+    return Fact(attribute, told, told, asked, value, answer, unknown)
+
+
+def _loosely_told(rng: random.Random, by: str, value: str) -> str:
+    """Now and then a sentence in which nothing but the two is sure; else nothing."""
+    return frames.loose(rng, rng.sample([by, value], 2), ends=("",)) if rng.random() < _LOOSE_SHARE else ""
+
+
+def _loosely_asked(rng: random.Random, by: str) -> str:
+    parts = [rng.choice(_ASKING), by]
+    return frames.loose(rng, parts if rng.random() < 0.8 else parts[::-1]) if rng.random() < _LOOSE_SHARE else ""
 
 
 def _plain(text: str) -> str:

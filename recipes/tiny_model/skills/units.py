@@ -131,7 +131,7 @@ _SMALL = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"
 
 def exchange(rng: random.Random, held_out_phrasing: bool, held_out_values: bool) -> Exchange:
     """A question, the call, the result and the answer."""
-    del held_out_values  # numbers are new every time, unit names are those of the tool
+    # Numbers are new every time, unit names are those of the tool.
     kind = rng.choice(KINDS)
     source, target = rng.sample(kind, 2)
     value: Any
@@ -155,7 +155,7 @@ def exchange(rng: random.Random, held_out_phrasing: bool, held_out_values: bool)
     asked = dict(slots)
     if kind is KINDS[-1] and rng.random() < 0.4:
         asked["f"] = "degrees " + source
-    if held_out_phrasing or rng.random() >= frames.LOOSE_SHARE:
+    if held_out_phrasing or held_out_values or rng.random() >= frames.LOOSE_SHARE:
         user = question(rng, CALLS, HELD_OUT_CALLS, asked, held_out_phrasing)
     else:
         # Which is the source is known by the number before it.
