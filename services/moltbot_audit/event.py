@@ -31,7 +31,7 @@ def decode(payload: bytes) -> Record:
         raise InvalidArgument(f"events: an event lacks or misstates {', '.join(_wrong(event))}")
     return Record(
         event_id, payload, time_ns, trace_id, event.request_id, event.tenant, event.subject, event.model, event.type,
-        event.outcome, event.ingress,
+        event.outcome, event.ingress, event.object, event.action, event.reason, event.service, event.http_status,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from moltbot_audit import blocks
 from moltbot_audit.records import Place
 from moltbot_mesh.errors import DeadlineExceeded
 
@@ -17,18 +18,25 @@ if TYPE_CHECKING:
 
     from moltbot_audit.records import Committed, Filter
 
+_VERSION = 2
+"""Of the schema; a file with another one is thrown away like one that is damaged."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
     sequence INTEGER PRIMARY KEY, event_id BLOB NOT NULL UNIQUE, segment INTEGER NOT NULL, offset INTEGER NOT NULL,
     time_ns INTEGER NOT NULL, trace_id BLOB NOT NULL, request_id TEXT NOT NULL, tenant TEXT NOT NULL,
     subject TEXT NOT NULL, model TEXT NOT NULL, type INTEGER NOT NULL, outcome INTEGER NOT NULL,
-    ingress INTEGER NOT NULL) STRICT;
+    ingress INTEGER NOT NULL, object TEXT NOT NULL, action TEXT NOT NULL, reason TEXT NOT NULL,
+    service TEXT NOT NULL, http_status INTEGER NOT NULL) STRICT;
 CREATE INDEX IF NOT EXISTS by_trace ON events (trace_id) WHERE trace_id <> x'';
 CREATE INDEX IF NOT EXISTS by_request ON events (request_id) WHERE request_id <> '';
-CREATE INDEX IF NOT EXISTS by_tenant ON events (tenant, sequence);
 """
-_COLUMNS = ("tenant", "subject", "model", "request_id", "type", "outcome", "ingress")
-_WIDTH = 13
+_WIDTH = 18
+_PLACES = "SELECT sequence, segment, offset"
+_BY_BLOCK = f"""{_PLACES} FROM blocks CROSS JOIN events NOT INDEXED
+    ON sequence >= block * {blocks.ROWS} AND sequence < min(?, (block + 1) * {blocks.ROWS}) WHERE block <= ?"""
+"""One upper bound, so that SQLite takes no other one and reads to the end of the log for every block."""
+_OLDEST_OF_TENANT = f"""SELECT min(sequence) FROM events WHERE tenant = ? AND sequence >= {blocks.ROWS} * (
+    SELECT min(block) FROM held WHERE field = {blocks.FIELDS.index("tenant")} AND value = ?)"""  # noqa: S608 - our own names
 _CHUNKS = (512, 64, 8, 1)
 """Rows of one statement: SQLite inserts them without the interpreter's lock."""
 _QUERY_S = 10.0
@@ -39,7 +47,8 @@ class Index:
     """Finds records. One thread adds; any may read.
 
     Args:
-        path: The database file. One that is damaged is thrown away: `next_sequence` says what to add again.
+        path: The database file. One that is damaged, or of another schema, is thrown away: `next_sequence` says what to
+            add again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,6 +60,7 @@ class Index:
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
             self._db = self._open()
         path.chmod(0o600)
+        self._blocks = blocks.Blocks(self._db)
         self._reader_lock = threading.Lock()
         self._reader = self._connect()
         """For look-ups by id and trace, which are quick; a query gets a connection of its own."""
@@ -65,7 +75,7 @@ class Index:
             db.execute("PRAGMA synchronous=NORMAL")  # a power failure may cost the newest rows, never the file
             db.execute("PRAGMA cache_size=-32768")  # KiB; ids of traces are random: their index must not be read again
             db.execute("PRAGMA wal_autocheckpoint=16384")  # pages; each checkpoint waits for the disk
-            db.executescript(_SCHEMA)
+            _make_schema(db)
             db.execute("SELECT max(sequence), max(event_id) FROM events").fetchone()
         except BaseException:
             db.close()
@@ -85,11 +95,14 @@ class Index:
     def clear_from(self, sequence: int) -> None:
         """Forget records that the log does not have."""
         self._db.execute("DELETE FROM events WHERE sequence >= ?", (sequence,))
+        self._blocks.forget()
 
     def clear_below(self, sequence: int) -> None:
         """Forget records that have expired."""
         with contextlib.closing(self._connect()) as db:
             db.execute("DELETE FROM events WHERE sequence < ?", (sequence,))
+            db.execute("DELETE FROM blocks WHERE block < ?", (sequence // blocks.ROWS,))
+            db.execute("DELETE FROM held WHERE block < ?", (sequence // blocks.ROWS,))
 
     def add(self, batch: Sequence[Committed]) -> None:
         """Index records: all or none."""
@@ -100,7 +113,9 @@ class Index:
                 while len(batch) - start >= size:
                     self._insert(batch[start : start + size])
                     start += size
+            self._blocks.add(batch)
         except BaseException:
+            self._blocks.forget()
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
@@ -111,7 +126,8 @@ class Index:
         for (sequence, segment, offset), _, r in batch:
             values += (
                 sequence, r.event_id, segment, offset, r.time_ns, r.trace_id, r.request_id,
-                r.tenant, r.subject, r.model, r.type, r.outcome, r.ingress,
+                r.tenant, r.subject, r.model, r.type, r.outcome, r.ingress, r.object, r.action, r.reason, r.service,
+                r.http_status,
             )  # fmt: skip
         self._db.execute(f"INSERT OR IGNORE INTO events VALUES {','.join([row] * len(batch))}", values)  # noqa: S608 - marks and our own names
 
@@ -146,13 +162,12 @@ class Index:
 
     def oldest_of(self, tenant: str, trace_id: bytes) -> int | None:
         """The first record of a trace or, without one, of a tenant; None if there is none."""
-        statement = (
-            "SELECT min(sequence) FROM events WHERE trace_id = ? AND trace_id <> x''"
-            if trace_id
-            else "SELECT min(sequence) FROM events WHERE tenant = ?"
-        )
+        if trace_id:
+            statement, values = "SELECT min(sequence) FROM events WHERE trace_id = ? AND trace_id <> x''", (trace_id,)
+        else:
+            statement, values = _OLDEST_OF_TENANT, (tenant, tenant)
         with self._reader_lock:
-            return self._reader.execute(statement, (trace_id or tenant,)).fetchone()[0]
+            return self._reader.execute(statement, values).fetchone()[0]
 
     def query(self, wanted: Filter, before: int, limit: int) -> list[Place]:
         """Places of matching events, newest first, with a sequence below `before`.
@@ -160,26 +175,9 @@ class Index:
         Raises:
             DeadlineExceeded: It took longer than ten seconds.
         """
-        clauses, values = ["sequence < ?"], [before]
-        for column in _COLUMNS:
-            value = getattr(wanted, column)
-            if value:
-                clauses.append(f"{column} = ?")
-                values.append(value)
-        if wanted.request_id:
-            clauses.append("request_id <> ''")  # so that the partial index is used
-        if wanted.start_ns:
-            clauses.append("time_ns >= ?")
-            values.append(wanted.start_ns)
-        if wanted.end_ns:
-            clauses.append("time_ns < ?")
-            values.append(wanted.end_ns)
-        statement = (
-            f"SELECT sequence, segment, offset FROM events WHERE {' AND '.join(clauses)} "  # noqa: S608 - marks and our own names
-            "ORDER BY sequence DESC LIMIT ?"
-        )
+        statement, values = _search(wanted, before)
         with self._bounded() as db:
-            return [Place(*row) for row in db.execute(statement, (*values, limit))]
+            return [Place(*row) for row in db.execute(f"{statement} LIMIT ?", (*values, limit))]
 
     @contextlib.contextmanager
     def _bounded(self) -> Generator[sqlite3.Connection]:
@@ -192,7 +190,8 @@ class Index:
                 if "interrupted" not in str(error):
                     raise
                 raise DeadlineExceeded(
-                    f"the query took longer than {_QUERY_S:.0f} s; ask for a tenant, a request or a shorter time"
+                    f"the query took longer than {_QUERY_S:.0f} s; ask for a trace, a request or a shorter time, or"
+                    " search the whole log with `moltbot audit sql`"
                 ) from None
 
     def close(self) -> None:
@@ -200,3 +199,38 @@ class Index:
         with self._reader_lock:
             self._reader.close()
         self._db.close()
+
+
+def _make_schema(db: sqlite3.Connection) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version != _VERSION and (version or db.execute("SELECT 1 FROM sqlite_schema").fetchone()):
+        raise sqlite3.DatabaseError(f"the schema is of version {version}")
+    db.executescript(f"BEGIN; {_SCHEMA} {blocks.SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT")
+
+
+def _search(wanted: Filter, before: int) -> tuple[str, list[object]]:
+    """The statement that finds what a filter matches, newest first, and the values of its marks.
+
+    A request and a trace have indexes of their own; all else is looked for block by block.
+    """
+    clauses: list[str] = []
+    values: list[object] = []
+    for column in (*blocks.FIELDS, "request_id", "trace_id"):
+        if value := getattr(wanted, column):
+            clauses.append(f"{column} = ?")
+            values.append(value)
+    if wanted.http_status_class:
+        clauses.append("http_status / 100 = ?")
+        values.append(wanted.http_status_class)
+    if wanted.start_ns:
+        clauses.append("time_ns >= ?")
+        values.append(wanted.start_ns)
+    if wanted.end_ns:
+        clauses.append("time_ns < ?")
+        values.append(wanted.end_ns)
+    if wanted.request_id or wanted.trace_id:  # what follows is so that the partial index is used
+        clauses += ["sequence < ?", "trace_id <> x''" if wanted.trace_id else "request_id <> ''"]
+        return f"{_PLACES} FROM events WHERE {' AND '.join(clauses)} ORDER BY sequence DESC", [*values, before]
+    promising, of_blocks = blocks.conditions(wanted)
+    where = " AND ".join([_BY_BLOCK, *promising, *clauses])
+    return f"{where} ORDER BY block DESC, sequence DESC", [before, before // blocks.ROWS, *of_blocks, *values]

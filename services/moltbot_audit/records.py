@@ -22,6 +22,11 @@ class Record(NamedTuple):
     type: int = 0
     outcome: int = 0
     ingress: int = 0
+    object: str = ""
+    action: str = ""
+    reason: str = ""
+    service: str = ""
+    http_status: int = 0
 
 
 class Place(NamedTuple):
@@ -56,6 +61,13 @@ class Filter:
     ingress: int = 0
     start_ns: int = 0
     end_ns: int = 0
+    object: str = ""
+    action: str = ""
+    reason: str = ""
+    service: str = ""
+    trace_id: bytes = b""
+    http_status_class: int = 0
+    """The first digit of the HTTP status."""
 
 
 @dataclass(frozen=True, slots=True)

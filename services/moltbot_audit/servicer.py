@@ -128,6 +128,12 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
                 request.ingress,
                 _nanoseconds(request.start_time) if request.HasField("start_time") else 0,
                 _nanoseconds(request.end_time) if request.HasField("end_time") else 0,
+                request.object,
+                request.action,
+                request.reason,
+                request.service,
+                bytes.fromhex(request.trace_id),
+                request.http_status_class,
             )
             size = request.page_size or DEFAULT_PAGE_SIZE
             before = offset_of(request.page_token) or _END

@@ -199,12 +199,14 @@ def test_a_log_that_lost_acknowledged_records_does_not_open(open_ledger, directo
         open_ledger()
 
 
-def test_a_tenant_cannot_be_queried_past_the_deadline(open_ledger, record, monkeypatch):
+def test_what_is_never_together_in_blocks_that_hold_both_is_not_looked_for_past_the_deadline(
+    open_ledger, record, monkeypatch
+):
     monkeypatch.setattr("moltbot_audit.index._QUERY_S", -1.0)
     ledger = open_ledger()
-    ledger.append([record() for _ in range(9000)])
-    with pytest.raises(DeadlineExceeded):
-        ledger.query(Filter(subject="nobody"), END, 10)
+    ledger.append([record(subject="ab"[n % 2], model="xy"[n % 2]) for n in range(9000)])
+    with pytest.raises(DeadlineExceeded, match="shorter time"):
+        ledger.query(Filter(subject="a", model="y"), END, 10)
 
 
 def test_expired_segments_go_and_every_proof_stays(open_ledger, directory, record):

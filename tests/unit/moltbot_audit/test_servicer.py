@@ -150,6 +150,28 @@ async def test_a_query_filters_and_pages_newest_first(stub, event):
     assert [one.sequence for one in both.events] == [25, 19, 13, 7, 1]
 
 
+async def test_a_query_filters_by_what_was_done_to_what_where_and_how_it_was_answered(stub, event):
+    trace = bytes(range(16))
+    await append(stub, [
+        event(object="calculator", action="call", type=pb.EVENT_TYPE_TOOL_CALL, service="tool", trace_id=trace),
+        event(reason="QUOTA_EXCEEDED", outcome=pb.OUTCOME_REFUSED, http_status=429),
+        event(http_status=404),
+        event(http_status=200),
+    ])  # fmt: skip
+
+    async def found(**wanted):
+        return [one.sequence for one in (await stub.Query(pb.QueryRequest(**wanted))).events]
+
+    assert await found(object="calculator") == [0]
+    assert await found(action="call", service="tool") == [0]
+    assert await found(trace_id=trace.hex().upper()) == [0]
+    assert await found(reason="QUOTA_EXCEEDED") == [1]
+    assert await found(http_status_class=4) == [2, 1]
+    assert await found(http_status_class=4, reason="QUOTA_EXCEEDED", service="tool") == []
+    with pytest.raises(InvalidArgument, match="trace_id"):
+        await found(trace_id="abc")
+
+
 async def test_every_read_is_recorded_also_a_refused_one(stub, event):
     one = event()
     await append(stub, [one])

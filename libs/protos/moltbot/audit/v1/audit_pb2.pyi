@@ -482,6 +482,12 @@ class QueryRequest(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     INGRESS_FIELD_NUMBER: _builtins.int
+    OBJECT_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    HTTP_STATUS_CLASS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant."""
     type: Global___EventType.ValueType
@@ -500,6 +506,18 @@ class QueryRequest(_message.Message):
     """Model."""
     ingress: Global___IngressClass.ValueType
     """How the caller came in."""
+    object: _builtins.str
+    """What it was done to: a tool, a model, a key."""
+    action: _builtins.str
+    """What was done."""
+    reason: _builtins.str
+    """Why it was refused or failed."""
+    service: _builtins.str
+    """The service that recorded it."""
+    trace_id: _builtins.str
+    """32 hex digits."""
+    http_status_class: _builtins.int
+    """The first digit of the HTTP status: 4 matches 400 to 499."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Not before."""
@@ -522,10 +540,16 @@ class QueryRequest(_message.Message):
         subject: _builtins.str = ...,
         model: _builtins.str = ...,
         ingress: Global___IngressClass.ValueType = ...,
+        object: _builtins.str = ...,
+        action: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        service: _builtins.str = ...,
+        trace_id: _builtins.str = ...,
+        http_status_class: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "ingress", b"ingress", "model", b"model", "outcome", b"outcome", "page_size", b"page_size", "page_token", b"page_token", "request_id", b"request_id", "start_time", b"start_time", "subject", b"subject", "tenant", b"tenant", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "end_time", b"end_time", "http_status_class", b"http_status_class", "ingress", b"ingress", "model", b"model", "object", b"object", "outcome", b"outcome", "page_size", b"page_size", "page_token", b"page_token", "reason", b"reason", "request_id", b"request_id", "service", b"service", "start_time", b"start_time", "subject", b"subject", "tenant", b"tenant", "trace_id", b"trace_id", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
