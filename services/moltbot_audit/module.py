@@ -12,6 +12,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from moltbot.audit.v1 import audit_pb2, audit_pb2_grpc, privacy_pb2_grpc
 
+from moltbot_audit.adapters.parquet_child import keep_parquet
 from moltbot_audit.checkpoint import Signer
 from moltbot_audit.event import decode
 from moltbot_audit.holds import Holds
@@ -83,6 +84,10 @@ async def open_audit(runtime: Runtime) -> AsyncGenerator[Service]:
     digesting = asyncio.create_task(_digest_sealed(ledger, journal, settings), name="audit-digest")
     stamping = asyncio.create_task(_have_stamped(ledger, settings), name="audit-time-stamp")
     witnessing = asyncio.create_task(_have_cosigned(ledger, settings), name="audit-witness")
+    keeping = asyncio.create_task(
+        keep_parquet(ledger.directory, lambda: ledger.checkpoint()[1].size, write=settings.parquet),
+        name="audit-parquet",
+    )
     try:
         async with Threads("audit-read", _THREADS, _MAX_WAITING) as threads:
             servicer = AuditServicer(ledger, journal.read, threads)
@@ -95,12 +100,10 @@ async def open_audit(runtime: Runtime) -> AsyncGenerator[Service]:
             of_privacy = Registration(add_privacy, keeper, _PRIVACY_ACCESS, _PRIVACY_RECORDED)
             yield Service((registration, of_privacy), lambda: [ledger.problem] if ledger.problem else [])
     finally:
-        expiring.cancel()
-        taking.cancel()
-        witnessing.cancel()
-        digesting.cancel()
-        stamping.cancel()
-        await asyncio.wait([expiring, taking, witnessing, digesting, stamping])
+        background = (expiring, taking, witnessing, digesting, stamping, keeping)
+        for task in background:
+            task.cancel()
+        await asyncio.wait(background)
         await asyncio.to_thread(privacy.close)
         await asyncio.to_thread(ledger.close)
 

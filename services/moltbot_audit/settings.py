@@ -38,6 +38,8 @@ class AuditSettings(Section):
     gm: bool = False
     """Whether checkpoints are co-signed with SM2 and sealed segments digested with SM3 (GB/T 32918, 32905); needs the
     extra `gm`."""
+    parquet: bool = True
+    """Whether each sealed segment is also written as a Parquet file, for analysis; where DuckDB is installed."""
     bodies: Literal["none", "encrypted"] = "none"
     """Whether what requests say and are answered is kept, encrypted for each data subject, so that it can be read in an
     inquiry and destroyed on demand. `none`: only keyed commitments to it stand in the log."""

@@ -51,6 +51,8 @@ _COMMANDS = {
     "audit hold": "audit_ask:hold",
     "audit release": "audit_ask:release",
     "audit holds": "audit_ask:holds",
+    "audit sql": "audit_sql:sql",
+    "audit parquet": "audit_sql:parquet",
     "watermark detect": "ask:watermark_detect",
 }
 _EPILOG = "exit codes: 0 done, 1 failed, 64 wrong use or configuration, 65 damaged or nothing found, 69 not reachable"
@@ -175,6 +177,15 @@ def _audit(audit: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
     witness.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     witness.add_argument("--port", type=int, default=8090, help="port to listen on (8090)")
     add(audit, "verifier", "print the program that checks bundles with Python and `cryptography` alone")
+    sql = add(audit, "sql", "ask the whole log by SQL, with or without the daemon; itself logged")
+    sql.add_argument(
+        "statement", metavar="SELECT", help="over events, requests and requests_per_day; - for standard input"
+    )
+    sql.add_argument("--format", choices=("table", "csv", "json"), default="table", help="of the result (table)")
+    sql.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds it may take (60)")
+    sql.add_argument("--memory-mib", type=int, default=1024, metavar="N", help="MiB of memory it may take (1024)")
+    parquet = add(audit, "parquet", "write the Parquet files of sealed segments that are missing")
+    parquet.add_argument("--rebuild", action="store_true", help="write all of them again")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -404,3 +404,29 @@ def test_what_happens_to_keys_and_routes_and_processes_stands_in_the_log(world):
     assert starts
     assert all(len(one["attributes"]["configuration_sha256"]) == 64 for one in starts)
     assert any("keys create" in one["action"] for one in events_of("EVENT_TYPE_ADMINISTRATION"))
+
+
+def test_sql_finds_a_request_and_stands_in_the_log_itself(world):
+    asked = f"sql-{uuid.uuid4().hex}"
+    answer = world.http().post(CHAT, json=body(), headers={"x-request-id": asked})
+    requests_of(world, asked)
+    statement = f"SELECT event_id, tenant, model, http_status FROM requests WHERE request_id = '{asked}'"
+    (row,) = world.mesh.json("audit", "sql", statement)
+    receipt = answer.headers["x-moltbot-receipt"]
+    assert row == {"event_id": receipt, "tenant": "e2e", "model": "echo", "http_status": 200}
+    (day, *_) = world.mesh.json("audit", "sql", "FROM requests_per_day WHERE tenant = 'e2e' AND model = 'echo'")
+    assert day["succeeded"] >= 1
+    limit = time.monotonic() + 15
+    while True:
+        query = {"type": "EVENT_TYPE_AUDIT_READ", "action": "audit sql", "object": "events"}
+        found = world.http("auditor", admin=True).post(f"{EVENTS}:query", json=query).json().get("events", [])
+        if any(one["event"]["attributes"]["statement"] == statement for one in found):
+            break
+        assert time.monotonic() < limit, found
+        time.sleep(0.1)
+
+
+def test_sql_reads_nothing_but_the_log(world):
+    refused = world.mesh.command("audit", "sql", "SELECT * FROM read_text('/etc/hostname')", expect=64)
+    assert refused.stdout == ""
+    assert "disabled" in refused.stderr

@@ -9,17 +9,29 @@ import os
 import pwd
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moltbot.audit.v1 import audit_pb2
 
 from moltbot_mesh import durable
 from moltbot_mesh.uuid7 import uuid7, uuid_text
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 SPILL = Path("cli", "audit-spill")
 """Where the events wait, below the shared data directory."""
 
 
-def administration_event(directory: Path, action: str, target: str, tenant: str) -> None:
+def administration_event(
+    directory: Path,
+    action: str,
+    target: str,
+    tenant: str,
+    *,
+    kind: audit_pb2.EventType.ValueType = audit_pb2.EVENT_TYPE_ADMINISTRATION,
+    facts: Mapping[str, str] | None = None,
+) -> None:
     """Write an event, durably.
 
     Args:
@@ -27,11 +39,13 @@ def administration_event(directory: Path, action: str, target: str, tenant: str)
         action: What was done (`keys create`).
         target: To what.
         tenant: For whom.
+        kind: A read of the log is no administration.
+        facts: Others.
     """
     event = audit_pb2.AuditEvent(
         event_id=uuid7(),
         time_unix_ns=time.time_ns(),
-        type=audit_pb2.EVENT_TYPE_ADMINISTRATION,
+        type=kind,
         outcome=audit_pb2.OUTCOME_SUCCESS,
         tenant=tenant,
         subject=f"os-user:{_user()}",
@@ -39,6 +53,7 @@ def administration_event(directory: Path, action: str, target: str, tenant: str)
         object=target,
         ingress=audit_pb2.INGRESS_CLASS_LOCAL,
         service="cli",
+        attributes=facts,
     )
     durable.make_directories(directory)
     durable.create_durably(directory / f"{uuid_text(event.event_id)}.event", event.SerializeToString())
