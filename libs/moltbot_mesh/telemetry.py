@@ -95,6 +95,12 @@ class Metrics:
         )
         self.queued = Gauge("moltbot_admission_queued", "Requests waiting for admission.", registry=self.registry)
         self.in_flight = Gauge("moltbot_requests_in_flight", "Requests being answered.", registry=self.registry)
+        self.audit_sink_lag = Gauge(
+            "moltbot_audit_sink_lag_records",
+            "Records of the audit log that a copy does not have yet.",
+            ("sink",),
+            registry=self.registry,
+        )
 
 
 class Telemetry:

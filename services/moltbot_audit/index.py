@@ -150,6 +150,15 @@ class Index:
             ).fetchone()
         return Place(*row) if row else None
 
+    def following(self, sequence: int, limit: int) -> list[Place]:
+        """Places of the records from a sequence on."""
+        with self._reader_lock:
+            rows = self._reader.execute(
+                "SELECT sequence, segment, offset FROM events WHERE sequence >= ? ORDER BY sequence LIMIT ?",
+                (sequence, limit),
+            ).fetchall()
+        return [Place(*row) for row in rows]
+
     def trace(self, trace_id: bytes) -> list[Place]:
         """Places of a trace's events in order of time; of the first 10,000."""
         with self._reader_lock:

@@ -279,6 +279,25 @@ class Ledger:
             raise NotFound(f"there is no record {sequence}; the log has {self.size}, the oldest may have expired")
         return self._at(place)
 
+    def following(self, sequence: int, limit: int, most_bytes: int) -> list[Logged]:
+        """The records from a sequence on: as many as `limit`, or as have `most_bytes`, but one at least.
+
+        Raises:
+            NotFound: The log does not have it, or not any more.
+            Unavailable: The index does not have it yet.
+        """
+        if sequence >= self._integrator.indexed:
+            raise Unavailable("the audit index is behind; try again", retry_after_s=1.0)
+        found: list[Logged] = []
+        for place in self._index.following(sequence, limit):
+            if most_bytes <= 0 or place.sequence != sequence + len(found):
+                break
+            found.append(self._at(place))
+            most_bytes -= len(found[-1].payload)
+        if not found:
+            raise NotFound(f"record {sequence} has expired")
+        return found
+
     def trace(self, trace_id: bytes) -> list[Logged]:
         """All events of a trace in order of time."""
         self._settle()

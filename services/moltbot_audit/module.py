@@ -12,6 +12,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from moltbot.audit.v1 import audit_pb2, audit_pb2_grpc, privacy_pb2_grpc
 
+from moltbot_audit.adapters.clickhouse import open_clickhouse
 from moltbot_audit.adapters.parquet_child import keep_parquet
 from moltbot_audit.checkpoint import Signer
 from moltbot_audit.event import decode
@@ -24,6 +25,7 @@ from moltbot_audit.redaction import rules_of
 from moltbot_audit.segment_digests import sm3, undigested, write_digest
 from moltbot_audit.servicer import AuditServicer
 from moltbot_audit.settings import AuditSettings
+from moltbot_audit.sink import Forwarder
 from moltbot_audit.vault import Vault
 from moltbot_mesh.audit.administration import SPILL, waiting
 from moltbot_mesh.audit.sealing import Opener
@@ -89,7 +91,7 @@ async def open_audit(runtime: Runtime) -> AsyncGenerator[Service]:
         name="audit-parquet",
     )
     try:
-        async with Threads("audit-read", _THREADS, _MAX_WAITING) as threads:
+        async with Threads("audit-read", _THREADS, _MAX_WAITING) as threads, _forwarding(ledger, runtime, settings):
             servicer = AuditServicer(ledger, journal.read, threads)
             access = dict.fromkeys(_TENANT_METHODS, Access.TENANT) | {"Verify": Access.AUDITOR}
             add = audit_pb2_grpc.add_AuditServiceServicer_to_server
@@ -118,6 +120,30 @@ def _signer(directory: Path, settings: AuditSettings) -> Signer:
         replace_durably(directory / "log" / "log.sm2.key.pub", f"{sm2.verifier_key}\n".encode())
         beside.append(sm2.line)
     return Signer.load(directory / "log.key", settings.origin, beside)
+
+
+@contextlib.asynccontextmanager
+async def _forwarding(ledger: Ledger, runtime: Runtime, settings: AuditSettings) -> AsyncGenerator[None]:
+    """Copy the log into ClickHouse meanwhile, if there is one."""
+    if not settings.clickhouse.url:
+        yield
+        return
+    async with open_clickhouse(settings.clickhouse) as sink:
+        forwarder = Forwarder(
+            ledger,
+            sink,
+            runtime.data_dir / "clickhouse.position",
+            batch_records=settings.clickhouse.batch_records,
+            interval_s=settings.clickhouse.interval_s,
+        )
+        lag = runtime.telemetry.metrics.audit_sink_lag.labels("clickhouse")
+        lag.set_function(lambda: forwarder.lag_records)
+        running = asyncio.create_task(forwarder.run(), name="audit-clickhouse")
+        try:
+            yield
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
 
 
 def _open_privacy(directory: Path, settings: AuditSettings) -> Privacy:
