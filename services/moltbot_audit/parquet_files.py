@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import shutil
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _DIRECTORY = "parquet"
+_NAME = re.compile(r"(\d{20})\.v(\d+)\.parquet")
 _LEFT_BEHIND_S = 3600.0
 
 
@@ -62,8 +64,8 @@ def tidy(directory: Path, version: int | None = None) -> None:
     target = directory / _DIRECTORY
     oldest = segments(directory / "segments")[0][0]
     for path in target.glob("*.parquet"):
-        first, of_version, *_ = path.name.split(".")
-        if int(first) < oldest or (version is not None and of_version != f"v{version}"):
+        found = _NAME.fullmatch(path.name)
+        if found and (int(found[1]) < oldest or (version is not None and int(found[2]) != version)):
             path.unlink(missing_ok=True)
     for path in target.glob(".*.tmp"):
         with contextlib.suppress(FileNotFoundError):  # whoever writes it has done so

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from moltbot_mesh import durable
-from moltbot_mesh.errors import MoltbotError
+from moltbot_mesh.errors import FailedPrecondition, MoltbotError
 from moltbot_mesh.reconnect import backoff_s
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Forwarder:
         while True:
             try:
                 pause_s = await self._step()
-            except (MoltbotError, OSError) as error:
+            except (MoltbotError, OSError, sqlite3.Error) as error:
                 if not self.problem:
                     log.warning("audit records not copied; trying again", sink=self._sink.target, error=str(error))
                 self.problem = str(error)
@@ -116,6 +117,11 @@ class Forwarder:
         if started_s >= self._look_at_oldest_s:
             await self._forget(await asyncio.to_thread(lambda: self._ledger.oldest))
             self._look_at_oldest_s = started_s + _OLDEST_EVERY_S
+        if self._at.following > self._ledger.size:
+            raise FailedPrecondition(
+                f"{self._sink.target} has {self._at.following} records, the log {self._ledger.size}: was it restored?"
+                f" Empty the copy, and remove {self._path}"
+            )
         _, head = self._ledger.checkpoint()
         most = min(self._batch_records, head.size - self._at.following)
         if most <= 0:

@@ -1,7 +1,7 @@
 """The copy in ClickHouse, by its HTTP interface.
 
-A server here plays ClickHouse's HTTP as its documentation has it, and keeps what it is sent. With MOLTBOT_CHDB_PYTHON (a
-Python that has `chdb`, which is ClickHouse's engine as a library) what was sent also runs in the engine itself: the
+A server here plays ClickHouse's HTTP as its documentation has it, and keeps what it is sent. With MOLTBOT_CHDB_PYTHON
+(a Python that has `chdb`, which is ClickHouse's engine as a library) what was sent also runs in the engine itself: the
 schema, the inserts and the removal.
 """
 

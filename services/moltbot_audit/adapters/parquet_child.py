@@ -51,7 +51,7 @@ def _misses(directory: Path, covered: int) -> bool:
 async def _run(directory: Path, covered: int) -> float:
     """Let it write what is missing; after how many seconds to look again."""
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "moltbot_audit.adapters.parquet", str(directory), str(covered),
+        sys.executable, "-P", "-m", "moltbot_audit.adapters.parquet", str(directory), str(covered),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:

@@ -74,7 +74,7 @@ def _print_json(answer: Answer) -> None:
     before = "[\n"
     for row in answer.rows:
         value = dict(zip(answer.columns, map(_plain, row), strict=True))
-        sys.stdout.write(f"{before}{json.dumps(value, ensure_ascii=False)}")
+        sys.stdout.write(f"{before}{json.dumps(value)}")
         before = ",\n"
     sys.stdout.write("\n]\n" if before != "[\n" else "[]\n")
 

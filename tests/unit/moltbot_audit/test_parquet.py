@@ -137,6 +137,8 @@ def test_files_of_other_columns_and_what_a_crash_left_are_cleared_away(ledger):
     home = ledger.directory / "parquet"
     old, torn, spill = home / "00000000000000000000.v0.parquet", home / ".a.tmp", home / ".spill-x.tmp"
     old.touch()
+    foreign = home / "mine.parquet"
+    foreign.touch()
     torn.touch()
     spill.mkdir()
     parquet_files.tidy(ledger.directory, VERSION)
@@ -145,6 +147,7 @@ def test_files_of_other_columns_and_what_a_crash_left_are_cleared_away(ledger):
     for path in (torn, spill):
         os.utime(path, (1, 1))
     parquet_files.tidy(ledger.directory, VERSION)
+    foreign.unlink()  # what somebody else put there stays
     assert len(files(ledger)) == 3
 
 

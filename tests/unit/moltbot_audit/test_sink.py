@@ -165,6 +165,15 @@ async def test_what_expires_is_removed_from_the_copy_and_what_expired_before_is_
     assert late.records == expected(ledger, removed)
 
 
+async def test_a_copy_that_has_more_than_the_log_is_told_and_left_alone(open_ledger, record, forwarder, tmp_path):
+    (tmp_path / "position").write_text('{"target": "memory", "following": 50, "forgotten": 0}')
+    ledger, to = open_ledger(), Memory()
+    ledger.append([record() for _ in range(20)])
+    async with running(one := forwarder(ledger, to)):
+        await until(lambda: "restored" in one.problem)
+    assert to.batches == []
+
+
 async def test_large_records_make_smaller_batches(open_ledger, record, forwarder, monkeypatch):
     monkeypatch.setattr(sink, "_MOST_BYTES", 2000)
     ledger, to = open_ledger(), Memory()
