@@ -1,6 +1,7 @@
 -- What the audit service writes into ClickHouse (`audit.clickhouse` in the configuration). Run it once, as a user who may:
 --   clickhouse-client --queries-file audit_events.sql
--- The columns are those of moltbot_audit.adapters.columns.Row, and of the Parquet files.
+-- The columns are those of moltbot_audit.adapters.columns.Row, and of the Parquet files. When a version has more of them,
+-- add them by ALTER TABLE … ADD COLUMN: until then records wait in the log.
 
 CREATE DATABASE IF NOT EXISTS moltbot;
 
@@ -33,6 +34,9 @@ CREATE TABLE IF NOT EXISTS moltbot.audit_events
     duration_us UInt64 CODEC(ZSTD),
     input_commitment String CODEC(ZSTD) COMMENT 'in hexadecimal',
     output_commitment String CODEC(ZSTD) COMMENT 'in hexadecimal',
+    reasoning_commitment String CODEC(ZSTD) COMMENT 'in hexadecimal',
+    output_bytes UInt64 CODEC(ZSTD),
+    reasoning_bytes UInt64 CODEC(ZSTD),
     mark_id UInt32 CODEC(ZSTD),
     attributes Map(LowCardinality(String), String) CODEC(ZSTD),
     peer String CODEC(ZSTD),

@@ -419,7 +419,7 @@ def test_sql_finds_a_request_and_stands_in_the_log_itself(world):
     limit = time.monotonic() + 15
     while True:
         query = {"type": "EVENT_TYPE_AUDIT_READ", "action": "audit sql", "object": "events"}
-        found = world.http("auditor", admin=True).post(f"{EVENTS}:query", json=query).json().get("events", [])
+        found = world.http("auditor", "auditor").post(f"{EVENTS}:query", json=query).json().get("events", [])
         if any(one["event"]["attributes"]["statement"] == statement for one in found):
             break
         assert time.monotonic() < limit, found

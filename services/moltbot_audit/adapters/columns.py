@@ -45,6 +45,9 @@ class Row(NamedTuple):
     duration_us: int
     input_commitment: bytes
     output_commitment: bytes
+    reasoning_commitment: bytes
+    output_bytes: int
+    reasoning_bytes: int
     mark_id: int
     attributes: dict[str, str]
     peer: str
@@ -89,6 +92,9 @@ def row(sequence: int, leaf_hash: bytes, payload: bytes) -> Row:
         event.duration_us,
         event.input_commitment,
         event.output_commitment,
+        event.reasoning_commitment,
+        event.output_bytes,
+        event.reasoning_bytes,
         event.mark_id,
         dict(event.attributes),
         event.peer,

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 _NUMBERS = {
     "sequence": "UBIGINT", "time_unix_ns": "UBIGINT", "prompt_tokens": "UINTEGER", "completion_tokens": "UINTEGER",
-    "duration_us": "UBIGINT", "mark_id": "UINTEGER", "http_status": "UINTEGER", "producer_epoch": "UBIGINT",
-    "producer_counter": "UBIGINT",
+    "duration_us": "UBIGINT", "output_bytes": "UBIGINT", "reasoning_bytes": "UBIGINT", "mark_id": "UINTEGER",
+    "http_status": "UINTEGER", "producer_epoch": "UBIGINT", "producer_counter": "UBIGINT",
 }  # fmt: skip
 _OTHERS = {
-    "leaf_hash": "BLOB", "input_commitment": "BLOB", "output_commitment": "BLOB", "event_id": "UUID",
-    "parent_event_id": "UUID", "attributes": "MAP(VARCHAR, VARCHAR)",
+    "leaf_hash": "BLOB", "input_commitment": "BLOB", "output_commitment": "BLOB", "reasoning_commitment": "BLOB",
+    "event_id": "UUID", "parent_event_id": "UUID", "attributes": "MAP(VARCHAR, VARCHAR)",
 }  # fmt: skip
 COLUMNS = {"sequence": "UBIGINT", "time": "TIMESTAMP"} | {
     name: _NUMBERS.get(name) or _OTHERS.get(name) or "VARCHAR" for name in Row._fields
