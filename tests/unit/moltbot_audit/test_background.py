@@ -28,10 +28,17 @@ class Ledger:
             raise self.failures.pop(0)
         self.records.extend(record.payload for record in records)
 
-    def expire(self, _before_ns):
+    def expire(self, _before_ns, _held):
         self.expiries += 1
         if self.failures:
             raise self.failures.pop(0)
+        return 0
+
+
+class NoBodies:
+    held = ()
+
+    def expire(self, _before_ns):
         return 0
 
 
@@ -62,7 +69,7 @@ def _no_waiting(monkeypatch):
 )
 async def test_expiry_is_tried_again_after_any_failure_of_the_disk(failure):
     ledger = Ledger(failure)
-    async with running(module._expire_daily(ledger, None, 400)):
+    async with running(module._expire_daily(ledger, NoBodies(), None, 400)):
         await until(lambda: ledger.expiries >= 3)
 
 
