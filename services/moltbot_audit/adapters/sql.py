@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _MOST_CHARACTERS = 16_384
 _MOST_ROWS_AT_ONCE = 1000
+_PATTERN = frozenset("*?[")
+_NAMES_A_FILE = re.compile(r"\d{20}\.v\d+\.parquet")
 _VIEWS = """
 CREATE VIEW requests AS SELECT * FROM events WHERE type = 'request';
 CREATE VIEW requests_per_day AS SELECT
@@ -80,6 +83,8 @@ class Analysis:
 
     Raises:
         NotFound: There is no log.
+        InvalidArgument: Its path is one that DuckDB cannot open.
+        ResourceExhausted: The newest segment alone takes more memory.
         DataLoss: A sealed segment is damaged.
         FailedPrecondition: DuckDB is not installed.
         Unavailable: A Parquet file cannot be written.
@@ -88,12 +93,15 @@ class Analysis:
     def __init__(self, directory: Path, *, timeout_s: float = 60.0, memory_mib: int = 1024, threads: int = 2) -> None:
         if not segments(directory / "segments"):
             raise NotFound(f"{directory}: no audit log; name the right --data-dir")
+        if _PATTERN & set(str(directory.absolute())):
+            raise InvalidArgument(f"{directory}: DuckDB takes a path with * ? or [ for a pattern; reach it by another")
         self._timeout_s = timeout_s
         self._memory_mib = memory_mib
         files = _files(directory)
         self._db = duck.connect(memory_mib, threads)
         try:
-            self._open(directory, files)
+            with _translated(memory_mib):
+                self._open(directory, files)
         except BaseException:
             self._db.close()
             raise
@@ -108,13 +116,12 @@ class Analysis:
                 duck.insert(db, "newest", duck.rows(path, first, torn=number == len(found)))
         names = [name for _, name in files]
         parts = ["FROM newest"]
-        with _translated():
-            if names:
-                db.execute("SET allowed_paths = $1", [names])
-                listed = ", ".join("'" + name.replace("'", "''") + "'" for name in names)
-                parts.append(f"SELECT {', '.join(duck.COLUMNS)} FROM read_parquet([{listed}])")  # noqa: S608 - our own
-            db.execute(f"CREATE VIEW events AS {' UNION ALL '.join(parts)}; {_VIEWS}")
-            db.execute(_LOCKED)
+        if names:
+            db.execute("SET allowed_paths = $1", [names])
+            listed = ", ".join("'" + name.replace("'", "''") + "'" for name in names)
+            parts.append(f"SELECT {', '.join(duck.COLUMNS)} FROM read_parquet([{listed}])")  # noqa: S608 - our own
+        db.execute(f"CREATE VIEW events AS {' UNION ALL '.join(parts)}; {_VIEWS}")
+        db.execute(_LOCKED)
 
     def run(self, statement: str) -> Answer:
         """Run a statement that `check` took.
@@ -184,7 +191,10 @@ def _translated(memory_mib: int = 0) -> Generator[None]:
     except duck.errors() as error:
         if type(error).__name__ == "OutOfMemoryException":
             raise _too_large(memory_mib) from None
-        raise InvalidArgument(str(error).strip()) from None
+        said = str(error).strip()
+        if _NAMES_A_FILE.search(said) and "disabled" not in said:
+            said += "\nIf the file is damaged, `moltbot audit parquet --rebuild` writes it again."
+        raise InvalidArgument(said) from None
 
 
 def _too_large(memory_mib: int) -> ResourceExhausted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 
 import pytest
@@ -164,6 +165,29 @@ def test_a_statement_that_takes_too_long_ends(ledger):
 def test_a_statement_that_takes_too_much_memory_ends(ledger):
     with pytest.raises(ResourceExhausted, match="64 MiB"):
         ask(ledger, "SELECT list(a) FROM range(100000000) t(a)", memory_mib=64)
+
+
+def test_the_newest_segment_alone_may_need_more_memory_than_there_is(ledger):
+    with pytest.raises(ResourceExhausted, match="1 MiB"):
+        ask(ledger, "SELECT 1", memory_mib=1)
+
+
+def test_a_file_that_is_damaged_is_told_with_what_mends_it(ledger):
+    ask(ledger, "SELECT 1")
+    for path in (ledger.directory / "parquet").glob("*.parquet"):
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InvalidArgument, match="--rebuild"):
+        ask(ledger, "SELECT count(DISTINCT tenant) FROM events")
+
+
+@pytest.mark.parametrize("name", ["it's", "with space", "ünï"])
+def test_the_log_may_stand_under_any_name(ledger, tmp_path, name):
+    shutil.copytree(ledger.directory, tmp_path / name)
+    with Analysis(tmp_path / name) as analysis:
+        assert list(analysis.run("SELECT count(*) FROM events").rows) == [(ledger.size,)]
+    shutil.copytree(ledger.directory, tmp_path / "a[1]")
+    with pytest.raises(InvalidArgument, match="pattern"):
+        Analysis(tmp_path / "a[1]")
 
 
 def test_no_log_is_told(tmp_path):
