@@ -5,6 +5,7 @@ from __future__ import annotations
 from google.protobuf.message import DecodeError
 from moltbot.audit.v1 import audit_pb2
 
+from moltbot_audit.gaps import NO_END, Declared, Numbered
 from moltbot_audit.records import Record
 from moltbot_mesh.errors import InvalidArgument
 
@@ -33,6 +34,31 @@ def decode(payload: bytes) -> Record:
         event_id, payload, time_ns, trace_id, event.request_id, event.tenant, event.subject, event.model, event.type,
         event.outcome, event.ingress, event.object, event.action, event.reason, event.service, event.http_status,
     )  # fmt: skip
+
+
+def numbered(payload: bytes) -> Numbered | None:
+    """What a record says of its producer; None if it has none.
+
+    Raises:
+        InvalidArgument: It is not an AuditEvent.
+    """
+    try:
+        event = audit_pb2.AuditEvent.FromString(payload)
+    except DecodeError:
+        raise InvalidArgument("a record is not a serialised AuditEvent") from None
+    if not event.HasField("producer"):
+        return None
+    by, said = event.producer, event.attributes
+    declared = None
+    if event.type == audit_pb2.EVENT_TYPE_GAP and said["first_counter"].isdecimal():
+        last, count, epoch = (said[name] for name in ("last_counter", "dropped", "epoch"))
+        declared = Declared(
+            int(epoch) if epoch.isdecimal() else by.epoch,
+            int(said["first_counter"]),
+            int(last) if last.isdecimal() else NO_END,
+            int(count) if count.isdecimal() else NO_END,
+        )
+    return Numbered(by.producer_id, by.epoch, by.counter, event.service, event.instance, declared)
 
 
 def _wrong(event: audit_pb2.AuditEvent) -> list[str]:

@@ -43,6 +43,7 @@ _COMMANDS = {
     "chat": "ask:chat",
     "audit verify": "audit:verify",
     "audit export": "audit:export",
+    "audit gaps": "audit_gaps:gaps",
     "audit verifier": "audit:verifier",
     "audit witness": "witness:witness",
     "audit trace": "audit_ask:trace",
@@ -159,6 +160,8 @@ def _audit(audit: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
     verify.add_argument(
         "--since", type=Path, metavar="FILE", help="a checkpoint that was kept elsewhere; it must be extended"
     )
+    gaps = add(audit, "gaps", "list, for each producer, the records that it counted and the log does not have")
+    gaps.add_argument("path", nargs="?", type=Path, metavar="DIR", help="the log's directory (DATA-DIR/audit/log)")
     export = add(audit, "export", "write records with a proof that others check without the mesh")
     selection = export.add_mutually_exclusive_group(required=True)
     selection.add_argument("--trace", metavar="ID", help="all events of a trace, 32 hexadecimal digits")

@@ -20,18 +20,17 @@ import structlog
 from moltbot.audit.v1 import audit_pb2
 
 from moltbot_mesh.audit.event_queue import EventQueue
-from moltbot_mesh.audit.queued import Queued
+from moltbot_mesh.audit.queued import Queued, gap_event
 from moltbot_mesh.audit.sender import AppendsEvents, Sender
 from moltbot_mesh.audit.spill import Spill, open_spill
 from moltbot_mesh.audit.spilling import Spilling, not_recorded
+from moltbot_mesh.audit.unspilled import UnspilledMarks
 from moltbot_mesh.errors import InvalidArgument, MoltbotError, Unavailable
 from moltbot_mesh.uuid7 import uuid7, uuid_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
     from pathlib import Path
-
-    from moltbot.audit.v1 import audit_pb2
 
 log = structlog.get_logger("moltbot.audit")
 
@@ -40,6 +39,7 @@ OnFull = Literal["block_high_risk", "block_all"]
 counted, with an alarm and a gap record."""
 
 _RESERVED_SHARE = 10
+_UNSPILLED_FILE = "unspilled"
 _MOST_BYTES = 65_536 - 64
 """Of an event before it is numbered; the service takes 65,536."""
 
@@ -213,6 +213,14 @@ class AuditProducer:
         self._complete(event)
         return Queued(event, next(self._counters))
 
+    def _declare_rejected(self, payload: bytes, error: MoltbotError) -> None:
+        """Have an event that the log does not take stand there as a gap, unless it was one itself."""
+        event = audit_pb2.AuditEvent.FromString(payload)
+        if event.type != audit_pb2.EVENT_TYPE_GAP:
+            by = event.producer
+            gap = gap_event(self._service, by.counter, by.counter, 1, by.epoch, error.reason)
+            self._queue.put(self._numbered(gap))
+
     def _complete(self, event: audit_pb2.AuditEvent) -> None:
         if not event.event_id:
             event.event_id = uuid7()
@@ -242,9 +250,12 @@ class AuditProducer:
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(2, thread_name_prefix="audit-spill") as threads:
             spill = await loop.run_in_executor(threads, open_spill, self._directory, self._spill_bytes)
-            sender = Sender(self._stub, spill, threads)
+            sender = Sender(self._stub, spill, threads, self._declare_rejected)
             reserve_bytes = self._spill_bytes // _RESERVED_SHARE
-            spilling = Spilling(self._service, self._queue, spill, reserve_bytes, sender, threads, self._numbered)
+            marks = await loop.run_in_executor(threads, UnspilledMarks, spill.directory / _UNSPILLED_FILE)
+            spilling = Spilling(
+                self._service, self._queue, spill, reserve_bytes, marks, sender, threads, self._numbered
+            )
             self._spill, self._sender, self._spilling = spill, sender, spilling
             self._queue.begin()
             tasks = [

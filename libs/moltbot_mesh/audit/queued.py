@@ -59,20 +59,38 @@ class Gap:
 
     def take(self, service: str) -> audit_pb2.AuditEvent | None:
         """The record of those that were not told yet, if any."""
-        with self._lock:
-            untold, self._untold = self._untold, 0
-        if not untold:
-            return None
-        return audit_pb2.AuditEvent(
-            type=audit_pb2.EVENT_TYPE_GAP,
-            outcome=audit_pb2.OUTCOME_FAILED,
-            subject=service,
-            action="drop",
-            object="audit events",
-            reason="AUDIT_UNAVAILABLE",
-            attributes={
-                "dropped": str(untold),
-                "first_counter": str(self._first),
-                "last_counter": str(self._last),
-            },
-        )
+        with self._lock:  # all three together: the next one dropped begins anew
+            untold, first, last = self._untold, self._first, self._last
+            self._untold = 0
+        return gap_event(service, first, last, untold) if untold else None
+
+
+def gap_event(
+    service: str, first: int, last: int | None, dropped: int | None, epoch: int = 0, reason: str = "AUDIT_UNAVAILABLE"
+) -> audit_pb2.AuditEvent:
+    """The record by which a producer declares that events of its are not in the log.
+
+    Args:
+        service: Its name.
+        first: The lowest of their counters.
+        last: The highest; None if that is not known.
+        dropped: How many; None if that is not known.
+        epoch: They were counted in; 0 for the one in which the record is.
+        reason: Why, from `ErrorReason`.
+    """
+    event = audit_pb2.AuditEvent(
+        type=audit_pb2.EVENT_TYPE_GAP,
+        outcome=audit_pb2.OUTCOME_FAILED,
+        subject=service,
+        action="drop",
+        object="audit events",
+        reason=reason[:64],
+        attributes={
+            "dropped": "unknown" if dropped is None else str(dropped),
+            "first_counter": str(first),
+            "last_counter": "unknown" if last is None else str(last),
+        },
+    )
+    if epoch:
+        event.attributes["epoch"] = str(epoch)
+    return event

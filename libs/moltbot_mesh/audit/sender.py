@@ -56,12 +56,20 @@ class Sender:
         stub: Of the audit service.
         spill: Read by this alone.
         threads: For the disk.
+        rejected: Told of an event that the service does not take, and why.
     """
 
-    def __init__(self, stub: AppendsEvents, spill: Spill, threads: Executor) -> None:
+    def __init__(
+        self,
+        stub: AppendsEvents,
+        spill: Spill,
+        threads: Executor,
+        rejected: Callable[[bytes, MoltbotError], None],
+    ) -> None:
         self._stub = stub
         self._spill = spill
         self._threads = threads
+        self._told_rejected = rejected
         self._more = asyncio.Event()
         self._batch_ids = 0
         self.acknowledged_until = spill.start
@@ -185,6 +193,7 @@ class Sender:
             await self._in_thread(self._spill.reject, payloads[0])
             self.rejected += 1
             log.critical("audit event rejected; it is kept in rejected/", error=error.message)
+            self._told_rejected(payloads[0], error)
         else:
             self.acknowledged += len(payloads)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from moltbot_mesh.audit.event_queue import BATCH
+from moltbot_mesh.audit.queued import gap_event
 from moltbot_mesh.errors import MoltbotError, Unavailable
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from moltbot_mesh.audit.queued import Queued
     from moltbot_mesh.audit.sender import Sender
     from moltbot_mesh.audit.spill import Spill
+    from moltbot_mesh.audit.unspilled import UnspilledMarks
 
 log = structlog.get_logger("moltbot.audit")
 
@@ -42,6 +44,7 @@ class Spilling:
         queue: Taken from.
         spill: Written.
         reserve_bytes: Of the spill, for durable events alone.
+        marks: Remember where events stopped reaching the disk.
         sender: Told of what was spilled.
         threads: For the disk.
         numbered: Completes and numbers an event: that of a gap.
@@ -53,6 +56,7 @@ class Spilling:
         queue: EventQueue,
         spill: Spill,
         reserve_bytes: int,
+        marks: UnspilledMarks,
         sender: Sender,
         threads: Executor,
         numbered: Callable[[audit_pb2.AuditEvent], Queued],
@@ -61,6 +65,7 @@ class Spilling:
         self._queue = queue
         self._spill = spill
         self._reserve_bytes = reserve_bytes
+        self._marks = marks
         self._sender = sender
         self._threads = threads
         self._numbered = numbered
@@ -72,6 +77,7 @@ class Spilling:
     async def run(self) -> None:
         """Spill until cancelled."""
         loop = asyncio.get_running_loop()
+        self._tell_what_ended_unspilled()
         while True:
             await self._queue.gathered(_LINGER_S)
             while batch := self._queue.take(BATCH, durable_alone=bool(self.problem)):
@@ -93,6 +99,8 @@ class Spilling:
                         break  # what came meanwhile has its own linger
                 finally:
                     self.writing = 0
+            if self._marks.left and not (self.problem or self._queue or self._queue.gap):
+                await loop.run_in_executor(self._threads, self._forget_unspilled)
 
     async def spill_rest(self) -> None:
         """Write all that waits, once: the end of a producer."""
@@ -101,6 +109,8 @@ class Spilling:
         try:
             await asyncio.get_running_loop().run_in_executor(self._threads, self.write, batch)
         except MoltbotError as error:
+            if not self.problem:
+                await asyncio.get_running_loop().run_in_executor(self._threads, self._mark_unspilled, batch[0].counter)
             self.problem = error.message
             for queued in batch:
                 self._queue.drop(queued.counter, self.problem)
@@ -132,6 +142,24 @@ class Spilling:
         if event is not None:
             self._queue.put(self._numbered(event))
 
+    def _tell_what_ended_unspilled(self) -> None:
+        """Have what earlier runs could not spill before they ended stand in the log: from where on, not how much."""
+        for epoch, first in self._marks.left:
+            log.critical("audit events of an earlier run were lost", service=self._service, epoch=epoch, first=first)
+            self._queue.put(self._numbered(gap_event(self._service, first, None, None, epoch)))
+
+    def _mark_unspilled(self, first: int) -> None:
+        try:
+            self._marks.add(self._spill.epoch, first)
+        except OSError as error:
+            log.error("not remembered that audit events are not on disk", service=self._service, error=str(error))
+
+    def _forget_unspilled(self) -> None:
+        try:
+            self._marks.clear()
+        except OSError as error:  # then the next start declares more than is missing
+            log.warning("mark of unspilled audit events not removed", service=self._service, error=str(error))
+
     def _spilled(self, batch: list[Queued]) -> None:
         if self.problem and (batch[-1].durable is None or not self._queue.has_ordinary):
             log.info("audit events are spilled again", service=self._service)
@@ -145,6 +173,7 @@ class Spilling:
         """The spill does not take a batch: ordinary events wait; durable ones are tried alone, then refused."""
         if not self.problem:
             log.critical("audit events cannot be spilled", service=self._service, error=error.message)
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._mark_unspilled, batch[0].counter)
         self.problem = error.message
         durable = [queued for queued in batch if queued.durable is not None]
         if len(durable) == len(batch):

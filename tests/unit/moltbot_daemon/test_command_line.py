@@ -44,6 +44,7 @@ def run(tmp_path, monkeypatch, capsys):
         ("config", "show", "--config", "missing.yaml"),
         ("audit", "verify"),
         ("audit", "verify", "."),
+        ("audit", "gaps"),
     ],
 )
 def test_wrong_use_ends_with_64_says_why_and_prints_no_result(run, arguments):

@@ -192,6 +192,28 @@ async def test_a_full_spill_refuses_durable_events_and_drops_others_counted_with
     assert all(int(gap.attributes["first_counter"]) <= n <= int(gap.attributes["last_counter"]) for n in missing)
 
 
+async def test_what_waited_in_memory_for_a_full_spill_when_its_process_ended_is_declared_by_the_next(log, tmp_path):
+    log.down = True
+    producer = producer_of(log, tmp_path, queue_events=10, spill_bytes=3000, drain_s=0.05)
+    async with producer.running():
+        await flood(producer)
+        await until(lambda: producer.problem)
+    log.down = False
+    second = producer_of(log, tmp_path)
+    async with second.running():
+        await until(lambda: any(found.type == audit_pb2.EVENT_TYPE_GAP for found in log.events))
+        first = int(next(f for f in log.events if f.type == audit_pb2.EVENT_TYPE_GAP).attributes["first_counter"])
+        await until(lambda: not (tmp_path / "spill" / "unspilled").exists())
+    gap = next(found for found in log.events if found.type == audit_pb2.EVENT_TYPE_GAP)
+    kept = [found.producer.counter for found in log.events if found.producer.epoch == 1]
+    assert kept == list(range(1, first))
+    assert (gap.producer.epoch, gap.attributes["epoch"], gap.attributes["dropped"]) == (2, "1", "unknown")
+    third = producer_of(log, tmp_path)
+    async with third.running():
+        third.emit(event())
+    assert sum(found.type == audit_pb2.EVENT_TYPE_GAP for found in log.events) == 1
+
+
 async def test_room_is_kept_for_durable_events_when_ordinary_ones_wait(log, tmp_path):
     log.down = True
     producer = producer_of(log, tmp_path, queue_events=10, spill_bytes=6000, drain_s=0.05)
@@ -218,8 +240,11 @@ async def test_an_event_that_the_log_refuses_is_kept_aside_and_holds_up_no_other
     async with producer.running():
         for n in range(200):
             producer.emit(event("bad", object=kind) if n in (3, 150) else event())
-        await until(lambda: len(log.events) == 198)
+        await until(lambda: len(log.events) == 200)
     assert producer.stats.rejected == 2
+    gaps = [found for found in log.events if found.type == audit_pb2.EVENT_TYPE_GAP]
+    assert [(gap.attributes["first_counter"], gap.attributes["dropped"]) for gap in gaps] == [("4", "1"), ("151", "1")]
+    assert {gap.attributes["epoch"] for gap in gaps} == {"1"}
     kept = [audit_pb2.AuditEvent.FromString(path.read_bytes()) for path in (tmp_path / "spill/rejected").iterdir()]
     assert sorted(found.producer.counter for found in kept) == [4, 151]
 
