@@ -7,8 +7,8 @@ GENERATED := libs/protos
 BUILD := build
 SHELL := /bin/bash
 
-.PHONY: help setup lock gen proto-lint breaking lint format types test test-crash test-audit-crash test-audit-tamper \
-  test-scheduler test-triton bench bench-audit bench-models tiny-model tiny-vision-model run ci clean
+.PHONY: help setup lock gen proto-lint breaking lint format types test test-crash test-audit-crash \
+  test-audit-tamper test-scheduler test-triton bench bench-audit bench-models tiny-model tiny-vision-model run ci clean test-audit-outage
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -72,6 +72,9 @@ test-crash: setup  ## the daemon killed under load, 50 times
 
 test-audit-crash: setup  ## the audit log killed 1,000 times, as often again on a disk that fails, and its producer
 	$(PYTHON) tests/integration/test_audit_crash.py 1000
+
+test-audit-outage: setup  ## the audit service away for a minute under load, killed and stopped, and spills filled to their limit
+	MOLTBOT_AUDIT_OUTAGE_S=60 $(PYTHON) -m pytest tests/e2e/test_audit_outage.py -s $(ARGS)
 
 test-audit-tamper: setup  ## every kind of change to an audit log, at 100 places each
 	$(PYTHON) tests/unit/moltbot_audit/test_tampering.py 100

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from moltbot_mesh.api_keys import ApiKeys
     from moltbot_mesh.audit.acts import Acts
+    from moltbot_mesh.audit.producer import AuditProducer
     from moltbot_mesh.http_server import HttpRoutes
     from moltbot_mesh.keyvalue import KeyValueStore
     from moltbot_mesh.settings import Section
@@ -130,6 +131,10 @@ class Runtime(Protocol):
 
     def absent(self, service: str) -> str:
         """Why calls to a service of which there is a channel cannot succeed now; empty as far as is known."""
+        ...
+
+    def audit_producer(self) -> AuditProducer:
+        """What the module records itself with; it spills below `data_dir` while the module has it running."""
         ...
 
 

@@ -24,7 +24,7 @@ from moltbot.audit.v1 import audit_pb2_grpc
 from moltbot_mesh.api_keys import ApiKeys
 from moltbot_mesh.audit.acts import LIFECYCLE, Acts
 from moltbot_mesh.audit.calls import CallRecords
-from moltbot_mesh.audit.producer import AuditProducer
+from moltbot_mesh.audit.producers import Producers, RecordingSettings
 from moltbot_mesh.channel import MeshChannel, as_channel
 from moltbot_mesh.errors import InvalidArgument
 from moltbot_mesh.http_server import HttpServer
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     import grpc
 
+    from moltbot_mesh.audit.producer import AuditProducer
     from moltbot_mesh.audit.sender import AppendsEvents
     from moltbot_mesh.keyvalue import KeyValueStore
     from moltbot_mesh.settings import Section
@@ -51,7 +52,6 @@ log = structlog.get_logger("moltbot.runner")
 S = TypeVar("S", bound="Section")
 _EVERYWHERE = frozenset({"", "*", "0.0.0.0", "[::]"})  # noqa: S104 - refused, not bound
 _AUDIT = "audit"
-_CALLS_SPILL_BYTES = 64 << 20
 _LEAVE_S = 0.3
 """Time that callers get to learn that an instance left the registry."""
 
@@ -73,6 +73,7 @@ class Node:
     registry: Registry | None = None
     """Where other services are found. `None`: everything runs in this process."""
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
+    recording: RecordingSettings = field(default_factory=RecordingSettings)
     second_factor: FactorPolicy | None = field(default_factory=FactorPolicy)
     """Of administrators; `None`: their key is enough."""
     grace_s: float = 10.0
@@ -124,6 +125,9 @@ class _Runtime:
     def absent(self, service: str) -> str:
         return self._process.absent(service)
 
+    def audit_producer(self) -> AuditProducer:
+        return self._process.producer(self.identity, self.data_dir / "audit-spill", self.module)
+
 
 class _Process:
     """The state of one process: handlers that grow as modules open, and channels by service."""
@@ -132,6 +136,7 @@ class _Process:
         self.node = node
         self.instance = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.metrics = Metrics()
+        self.producers = Producers(node.recording, self.instance, self.metrics.registry)
         self.api_keys = ApiKeys(node.store)
         self.handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self.local: set[str] = set()
@@ -160,6 +165,10 @@ class _Process:
             self._remote[service] = channel
             self._stack.push_async_callback(channel.close)
         return as_channel(MeshChannel(self._remote[service], identity, service))
+
+    def producer(self, identity: MeshIdentity, directory: Path, service: str) -> AuditProducer:
+        stub = cast("AppendsEvents", audit_pb2_grpc.AuditServiceStub(self.channel(_AUDIT, identity)))
+        return self.producers.make(stub, directory, service)
 
     def absent(self, service: str) -> str:
         if service in self.local or service not in self._remote:
@@ -196,10 +205,7 @@ def advertised(advertise: str, listen: str, port: int) -> str:
 async def _recording(calls: CallRecords, process: _Process, name: str) -> AsyncGenerator[None]:
     """Record the calls of clients to the process `name` while the context is open."""
     node = process.node
-    channel = process.channel(_AUDIT, MeshIdentity(node.mesh_key, name))
-    stub = cast("AppendsEvents", audit_pb2_grpc.AuditServiceStub(channel))
-    directory = node.data_dir / name / "calls-spill"
-    producer = AuditProducer(stub, directory, name, process.instance, spill_bytes=_CALLS_SPILL_BYTES)
+    producer = process.producer(MeshIdentity(node.mesh_key, name), node.data_dir / name / "calls-spill", name)
     async with producer.running():
         calls.producer = producer
         acts = Acts(calls, name, process.instance)

@@ -102,6 +102,7 @@ async def serving(settings: Settings, places: Places, progress: Callable[[str], 
             listen_http=f"unix:{places.http_socket}",
             second_factor=settings.security.policy(),
             telemetry=settings.telemetry,
+            recording=settings.recording,
             grace_s=settings.envoy.drain_s,
         )
         mesh = await stack.enter_async_context(running(MODULES, ["gateway"], settings, node))

@@ -55,6 +55,7 @@ async def serving(settings: Settings, places: Places, service: str) -> AsyncGene
             registry=EtcdRegistry(client, f"{settings.etcd.prefix}/services/"),
             second_factor=settings.security.policy(),
             telemetry=settings.telemetry,
+            recording=settings.recording,
             grace_s=settings.envoy.drain_s,
         )
         async with running(MODULES, [service], settings, node) as mesh:

@@ -10,6 +10,7 @@ from pydantic import Field
 from moltbot_audit.settings import AuditSettings
 from moltbot_context.settings import ContextSettings
 from moltbot_gateway.settings import GatewaySettings
+from moltbot_mesh.audit.producers import RecordingSettings
 from moltbot_mesh.second_factor import FactorPolicy
 from moltbot_mesh.settings import Section
 from moltbot_mesh.telemetry import TelemetrySettings
@@ -116,6 +117,7 @@ class Settings(Section):
     security: SecuritySettings = SecuritySettings()
     etcd: EtcdSettings = EtcdSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    recording: RecordingSettings = RecordingSettings()
     gateway: GatewaySettings = GatewaySettings()
     router: RouterSettings = RouterSettings()
     context: ContextSettings = ContextSettings()

@@ -7,7 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING, cast
 
-from moltbot.audit.v1 import audit_pb2_grpc, privacy_pb2_grpc
+from moltbot.audit.v1 import privacy_pb2_grpc
 from moltbot.gateway.v1 import gateway_pb2_grpc, openai_pb2_grpc
 from moltbot.third_party.envoy.v3 import accesslog_pb2_grpc
 
@@ -29,7 +29,6 @@ from moltbot_gateway.servicer import GatewayServicer
 from moltbot_gateway.settings import GatewaySettings
 from moltbot_gateway.upstream_pool import UpstreamPool
 from moltbot_mesh.audit.bodies import BodyKeeper
-from moltbot_mesh.audit.producer import AuditProducer
 from moltbot_mesh.http_routes import SERVED
 from moltbot_mesh.http_server import HttpRoutes
 from moltbot_mesh.module import Access, Module, Registration, Runtime, Service
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from moltbot_mesh.audit.bodies import KeepsBodies
-    from moltbot_mesh.audit.sender import AppendsEvents
 
 _OPTIONAL = ("audit", "context", "tool", "watermark")
 """Without these, plain requests are answered: what is to be recorded waits; sessions, tools and marks fail."""
@@ -78,9 +76,7 @@ async def open_gateway(runtime: Runtime) -> AsyncGenerator[Service]:
     metrics = runtime.telemetry.metrics
     async with contextlib.AsyncExitStack() as stack:
         peers = Peers(runtime.channel)
-        audit = cast("AppendsEvents", audit_pb2_grpc.AuditServiceStub(runtime.channel("audit")))
-        producer = AuditProducer(audit, runtime.data_dir / "audit-spill", runtime.module, runtime.instance)
-        await stack.enter_async_context(producer.running())
+        producer = await stack.enter_async_context(runtime.audit_producer().running())
         privacy = cast("KeepsBodies", privacy_pb2_grpc.PrivacyServiceStub(runtime.channel("audit")))
         bodies = BodyKeeper(privacy, runtime.data_dir / "audit-bodies")
         await stack.enter_async_context(bodies.running())
@@ -108,11 +104,12 @@ async def open_gateway(runtime: Runtime) -> AsyncGenerator[Service]:
         catalogue = Catalogue(peers.router, int(time.time()))
 
         def missing() -> list[str]:
-            known = (pool.missing, [producer.problem], [runtime.absent("router")])
+            known = (pool.missing, [producer.refuses], [runtime.absent("router")])
             return [one for found in known for one in found if one]
 
         def degraded() -> list[str]:
-            return [found for service in _OPTIONAL if (found := runtime.absent(service))]
+            known = [*(runtime.absent(service) for service in _OPTIONAL), producer.alarm]
+            return [found for found in known if found]
 
         public = Access.PUBLIC
         threads = await stack.enter_async_context(Threads("gateway-intake", _INTAKE_THREADS, _INTAKE_WAITING))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from moltbot.audit.v1 import audit_pb2_grpc
 from moltbot.tool.v1 import tool_pb2_grpc
 
-from moltbot_mesh.audit.producer import AuditProducer
 from moltbot_mesh.errors import InvalidArgument
 from moltbot_mesh.module import Access, Module, Registration, Runtime, Service
 from moltbot_mesh.threads import Threads
@@ -23,9 +21,6 @@ from moltbot_tool.tools import Registry, Tool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-
-    from moltbot_mesh.audit.sender import AppendsEvents
-
 
 _THREADS = 8
 """A call that timed out keeps its thread until the tool returns."""
@@ -51,9 +46,7 @@ def builtin_tools(settings: ToolSettings) -> list[Tool]:
 async def open_tool(runtime: Runtime) -> AsyncGenerator[Service]:
     """Register the tools and serve."""
     settings = runtime.settings(ToolSettings)
-    stub = cast("AppendsEvents", audit_pb2_grpc.AuditServiceStub(runtime.channel("audit")))
-    producer = AuditProducer(stub, runtime.data_dir / "audit-spill", runtime.module, runtime.instance)
-    async with producer.running(), Threads("tools", _THREADS, _MAX_WAITING) as threads:
+    async with runtime.audit_producer().running() as producer, Threads("tools", _THREADS, _MAX_WAITING) as threads:
         tools, effects = builtin_tools(settings), EffectRecords(producer)
         registry = Registry(tools, settings.tenants, settings.max_result_bytes, threads, effects.call)
         access = dict.fromkeys(_TENANT_METHODS, Access.TENANT)

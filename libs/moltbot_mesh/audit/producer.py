@@ -39,6 +39,7 @@ OnFull = Literal["block_high_risk", "block_all"]
 counted, with an alarm and a gap record."""
 
 _RESERVED_SHARE = 10
+_ALARM_S = 10.0
 _UNSPILLED_FILE = "unspilled"
 _MOST_BYTES = 65_536 - 64
 """Of an event before it is numbered; the service takes 65,536."""
@@ -59,6 +60,11 @@ class ProducerStats:
     """In memory."""
     spill_bytes: int
     """On disk."""
+    behind_s: float
+    """How long events have waited without any being acknowledged, in seconds."""
+    spill_limit_bytes: int
+    failing: bool
+    """Whether events cannot be spilled now."""
 
 
 class AuditProducer:
@@ -110,6 +116,24 @@ class AuditProducer:
         return self._spilling.problem if self._spilling else ""
 
     @property
+    def refuses(self) -> str:
+        """Why every request is refused now; empty when none is, or only those that must not happen unrecorded."""
+        if self._on_full == "block_all" and (self.problem or self._queue.is_full):
+            return self.problem or "the queue of audit events is full"
+        return ""
+
+    @property
+    def alarm(self) -> str:
+        """What somebody should look at, in words; empty when all is well."""
+        stats = self.stats
+        if self.problem:
+            return f"audit: records cannot be kept: {self.problem}; {stats.dropped} were dropped"
+        if stats.behind_s >= _ALARM_S or 2 * stats.spill_bytes >= self._spill_bytes:
+            share = 100 * stats.spill_bytes // self._spill_bytes
+            return f"audit: records have waited for {stats.behind_s:.0f} s; the spill is {share} % full"
+        return ""
+
+    @property
     def stats(self) -> ProducerStats:
         """What became of the events so far."""
         sender, spill, spilling = self._sender, self._spill, self._spilling
@@ -120,6 +144,9 @@ class AuditProducer:
             sender.rejected if sender else 0,
             len(self._queue) + (spilling.writing if spilling else 0),
             spill.size_bytes if spill else 0,
+            sender.behind_s if sender else 0.0,
+            self._spill_bytes,
+            bool(self.problem),
         )
 
     def emit(self, event: audit_pb2.AuditEvent) -> str:
@@ -206,7 +233,7 @@ class AuditProducer:
         Raises:
             Unavailable: There is no room and the policy is `block_all`.
         """
-        if self._on_full == "block_all" and (self.problem or self._queue.is_full):
+        if self.refuses:
             raise self._full()
 
     def _numbered(self, event: audit_pb2.AuditEvent) -> Queued:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -76,6 +78,12 @@ class Sender:
         """All before it is in the log."""
         self.acknowledged = 0
         self.rejected = 0
+        self._waits_since_s = math.inf if self.idle else time.monotonic()
+
+    @property
+    def behind_s(self) -> float:
+        """How long events have waited without any being acknowledged, in seconds."""
+        return max(0.0, time.monotonic() - self._waits_since_s)
 
     @property
     def idle(self) -> bool:
@@ -84,6 +92,8 @@ class Sender:
 
     def spilled(self) -> None:
         """Tell that there is more to send."""
+        if self._waits_since_s == math.inf:
+            self._waits_since_s = time.monotonic()
         self._more.set()
 
     async def run(self) -> None:
@@ -163,6 +173,7 @@ class Sender:
 
     async def _acknowledge(self, until: Position) -> None:
         self.acknowledged_until = until
+        self._waits_since_s = math.inf if self.idle else time.monotonic()
         if not self._spill.frees(until):
             return
         try:

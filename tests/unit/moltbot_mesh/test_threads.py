@@ -9,8 +9,10 @@ from contextvars import ContextVar
 from types import SimpleNamespace
 
 import pytest
+from moltbot.audit.v1.audit_pb2_grpc import AuditServiceStub
 
 import moltbot_tool.module
+from moltbot_mesh.audit.producer import AuditProducer
 from moltbot_mesh.errors import ResourceExhausted
 from moltbot_mesh.inprocess import InProcessChannel
 from moltbot_mesh.threads import Threads
@@ -54,10 +56,7 @@ async def test_slow_tools_hold_up_nobody_elses_threads(monkeypatch, tmp_path):
     monkeypatch.setattr(moltbot_tool.module, "builtin_tools", lambda _: [slow])
     runtime = SimpleNamespace(
         settings=lambda _: ToolSettings(),
-        channel=lambda _: InProcessChannel({}),
-        data_dir=tmp_path,
-        module="tool",
-        instance="tool-1",
+        audit_producer=lambda: AuditProducer(AuditServiceStub(InProcessChannel({})), tmp_path, "tool", "tool-1"),
     )
     async with moltbot_tool.module.open_tool(runtime) as service:
         registry = service.registrations[0].servicer._registry
