@@ -1,6 +1,7 @@
 """The audit log beside a raw fdatasync and SQLite, in the same run: the disk varies more than anything here.
 
-`python benchmarks/audit.py [--seconds 3] [--directory .]`
+`python benchmarks/audit.py [--seconds 3] [--directory .]`; `--memory 10000000` writes that many records instead, and
+tells every million how much memory the process has. CPU is the whole process's, clients too.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from pathlib import Path
 import grpc
 from moltbot.audit.v1 import audit_pb2, audit_pb2_grpc
 
-from moltbot_audit import merkle
+from moltbot_audit import check_bundle, merkle
 from moltbot_audit.checkpoint import Signer, verify
 from moltbot_audit.event import decode
+from moltbot_audit.export import bundle
 from moltbot_audit.ledger import Ledger
 from moltbot_audit.servicer import AuditServicer
 from moltbot_audit.tiles import Tree
@@ -62,14 +64,15 @@ def event() -> audit_pb2.AuditEvent:
     )
 
 
-def row(name: str, count: float, seconds: float, latencies_s: list[float], unit: str = "records/s") -> None:
+def row(name: str, count: float, seconds: float, latencies_s: list[float], cpu_s: float | None = None) -> None:
     latencies_s.sort()
+    cpu = "" if cpu_s is None else f"  {cpu_s / count * 1e6:7.2f} us CPU"
     marks = "".join(
         f"  {p} {latencies_s[min(len(latencies_s) - 1, int(len(latencies_s) * q))] * 1e3:8.3f} ms"
         for p, q in (("p50", 0.5), ("p99", 0.99))
         if latencies_s
     )
-    print(f"{name:<52}{count / seconds:>12,.0f} {unit}{marks}", flush=True)
+    print(f"{name:<52}{count / seconds:>12,.0f} records/s{cpu}{marks}", flush=True)
 
 
 def raw_fdatasync(directory: Path, seconds: float, size: int, records: int) -> None:
@@ -114,7 +117,7 @@ def in_process(ledger: Ledger, clients: int, batch: int, prepared: list) -> None
     batches = [prepared[start : start + batch] for start in range(0, len(prepared) - batch + 1, batch)]
     gc.collect()
     gc.freeze()  # the prepared records are the benchmark's, not the log's
-    started = time.perf_counter()
+    started, cpu_s = time.perf_counter(), time.process_time()
     sent = 0
 
     def submit() -> None:
@@ -132,8 +135,47 @@ def in_process(ledger: Ledger, clients: int, batch: int, prepared: list) -> None
         if sent < len(batches):
             submit()
     name = f"ledger in process, {clients} clients x {batch}"
-    row(name, len(batches) * batch, time.perf_counter() - started, latencies)
+    cpu_s = time.process_time() - cpu_s
+    row(name, len(batches) * batch, time.perf_counter() - started, latencies, cpu_s)
     gc.unfreeze()
+
+
+def memory(ledger: Ledger, count: int) -> None:
+    """What the process holds while a log grows."""
+    batch, waiting = 1000, queue.SimpleQueue[object]()
+    every = min(1_000_000, max(batch, count // 10))
+    started, cpu_s = time.perf_counter(), time.process_time()
+    for sent in range(0, count, batch):
+        if sent % every == 0:
+            told = f"{sent:>12,} records {resident_mib():8.1f} MiB resident"
+            print(f"{told} {time.perf_counter() - started:8.0f} s {time.process_time() - cpu_s:8.0f} s CPU", flush=True)
+        if sent >= 8 * batch:
+            assert isinstance(answer := waiting.get(), list), answer
+        ledger.submit([decode(event().SerializeToString()) for _ in range(batch)], waiting.put)
+    for _ in range(min(8, count // batch)):
+        assert isinstance(answer := waiting.get(), list), answer
+    ledger.close()
+    print(f"{count:>12,} records {resident_mib():8.1f} MiB resident, closed", flush=True)
+
+
+def resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+
+
+def bundles(ledger: Ledger, directory: Path, count: int) -> None:
+    """A range exported, and checked by the program that is handed to others."""
+    count = min(count, ledger.size)
+    started, cpu_s = time.perf_counter(), time.process_time()
+    with (directory / "bundle").open("wb") as stream:
+        for piece in bundle(ledger, range(count), f"range 0-{count}"):
+            stream.write(piece)
+    row("bundle: export of a range", count, time.perf_counter() - started, [], time.process_time() - cpu_s)
+    started, cpu_s = time.perf_counter(), time.process_time()
+    with (directory / "bundle").open("rb") as stream:
+        _, found = check_bundle.check(stream, check_bundle.Key.parse(ledger.verifier_key), (), "")
+    assert found == count
+    row("bundle: verification", count, time.perf_counter() - started, [], time.process_time() - cpu_s)
 
 
 async def over_grpc(
@@ -163,10 +205,10 @@ async def over_grpc(
                 latencies.append(time.perf_counter() - before.pop(response.batch_id))
                 room.release()
 
-    started = time.perf_counter()
+    started, cpu_s = time.perf_counter(), time.process_time()
     await asyncio.gather(*(one(payloads[n * share : (n + 1) * share]) for n in range(streams)))
     name = f"over gRPC, client too, {streams} streams x {window} x {batch}"
-    row(name, share * streams, time.perf_counter() - started, latencies)
+    row(name, share * streams, time.perf_counter() - started, latencies, time.process_time() - cpu_s)
     await server.stop(0)
 
 
@@ -205,23 +247,23 @@ async def producer(ledger: Ledger, directory: Path, count: int) -> None:
 
 def proofs(ledger: Ledger, directory: Path, count: int) -> None:
     tree = Tree(directory / "tree")
-    started = time.perf_counter()
+    started = time.thread_time()
     leaf = os.urandom(32)
     for _ in range(count):
         tree.append(leaf)
-    print(f"{'tree: append':<52}{(time.perf_counter() - started) / count * 1e6:>12.2f} us a leaf")
+    print(f"{'tree: append':<52}{(time.thread_time() - started) / count * 1e6:>12.2f} us CPU a leaf")
     tree.publish()
     root, rounds = tree.root(), range(0, count, count // 1000)
     for index in rounds:
         merkle.inclusion_proof(index, count, tree.node)  # reads the tiles
-    started = time.perf_counter()
+    started = time.thread_time()
     found = [(index, merkle.inclusion_proof(index, count, tree.node)) for index in list(rounds)[-400:]]
-    built = (time.perf_counter() - started) / len(found)
-    started = time.perf_counter()
+    built = (time.thread_time() - started) / len(found)
+    started = time.thread_time()
     assert all(merkle.verify_inclusion(leaf, index, count, proof, root) for index, proof in found)
-    checked = (time.perf_counter() - started) / len(found)
-    print(f"{f'inclusion proof at {count:,} leaves, tiles in memory':<52}{built * 1e6:>12.2f} us to build")
-    print(f"{'':<52}{checked * 1e6:>12.2f} us to verify")
+    checked = (time.thread_time() - started) / len(found)
+    print(f"{f'inclusion proof at {count:,} leaves, tiles in memory':<52}{built * 1e6:>12.2f} us CPU to build")
+    print(f"{'':<52}{checked * 1e6:>12.2f} us CPU to verify")
     verify(ledger.checkpoint()[0], ledger.verifier_key)
 
 
@@ -230,16 +272,20 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each baseline")
     parser.add_argument("--records", type=int, default=150_000, help="of each run in process")
     parser.add_argument("--directory", type=Path, default=Path.cwd(), help="on the disk to measure")
+    parser.add_argument("--memory", type=int, default=0, help="records to write, to see that memory stays flat")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.directory) as name:
         directory = Path(name)
+        signer = Signer.load(directory / "key", "bench/log")
+        if given.memory:
+            memory(Ledger(directory / "log", signer, decode), given.memory)
+            return
         size = len(event().SerializeToString())
         print(f"records of {size} bytes, {os.cpu_count()} cores, {threading.active_count()} thread at start\n")
         for records in (1, 64, 1024):
             raw_fdatasync(directory, given.seconds, size, records)
         for records in (1, 64, 1024):
             sqlite_wal(directory, given.seconds / 2, records)
-        signer = Signer.load(directory / "key", "bench/log")
         ledger = Ledger(directory / "log", signer, decode)
         most = given.records
         for clients, batch, count in ((1, 1, 2000), (64, 1, 50_000), (256, 1, 100_000), (16, 64, most), (8, 512, most)):
@@ -251,13 +297,15 @@ def main() -> None:
         started = time.perf_counter()
         ledger.close()
         print(f"{'close: index, tiles, checkpoint':<52}{time.perf_counter() - started:>12.2f} s")
-        started = time.perf_counter()
+        started, cpu_s = time.perf_counter(), time.process_time()
         report = verify_directory(directory / "log")
         assert report.ok, report.problems
-        row("full verification", report.records, time.perf_counter() - started, [])
+        cpu_s = time.process_time() - cpu_s
+        row("full verification", report.records, time.perf_counter() - started, [], cpu_s)
         started = time.perf_counter()
         ledger = Ledger(directory / "log", signer, decode)
         print(f"{'open again':<52}{time.perf_counter() - started:>12.2f} s")
+        bundles(ledger, directory, given.records)
         proofs(ledger, directory, 1_000_000)
         ledger.close()
 

@@ -12,6 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 import structlog
+from moltbot.audit.v1 import audit_pb2
 
 from moltbot_mesh.audit.queued import Gap
 
@@ -54,6 +55,15 @@ class EventQueue:
     def is_full(self) -> bool:
         """Whether no ordinary event has room."""
         return len(self._ordinary) >= self._most
+
+    def has_room(self, event: audit_pb2.AuditEvent) -> bool:
+        """Whether an event for which nobody waits may be put.
+
+        What was refused has half the room: whoever is refused because nothing can be recorded must not take the place
+        of an answer that is still on its way.
+        """
+        yields = event.outcome == audit_pb2.OUTCOME_REFUSED
+        return len(self._ordinary) < (self._most // 2 if yields else self._most)
 
     @property
     def has_ordinary(self) -> bool:

@@ -167,7 +167,7 @@ class AuditProducer:
 
     def _put(self, queued: Queued) -> None:
         self._emitted += 1
-        if self._queue.is_full or self._closed:
+        if self._closed or not self._queue.has_room(queued.event):
             self._queue.drop(queued.counter, self.problem)
             if self._closed or self._on_full == "block_all":
                 raise self._full()
@@ -205,8 +205,14 @@ class AuditProducer:
                 assert self._sender is not None
                 self._sender.spilled()
                 return
-        for queued in fresh:  # by the numbers that they have: one left out would be a gap
-            self._put(queued)
+        refused: Unavailable | None = None
+        for queued in fresh:  # by the numbers that they have, and all: one left out would be a gap that nobody declares
+            try:
+                self._put(queued)
+            except Unavailable as error:
+                refused = error
+        if refused is not None:
+            raise refused
 
     async def emit_durable(self, event: audit_pb2.AuditEvent) -> str:
         """Record an event and wait until it is on disk: do what it tells only then.

@@ -63,6 +63,20 @@ async def test_it_is_full_by_those_that_nobody_waits_for(queue):
     assert queue.is_full
 
 
+async def test_what_was_refused_leaves_half_the_room_to_answers():
+    queue = EventQueue("gateway", 8)
+    refused = audit_pb2.AuditEvent(outcome=audit_pb2.OUTCOME_REFUSED)
+    answered = audit_pb2.AuditEvent(outcome=audit_pb2.OUTCOME_SUCCESS)
+    for counter in range(1, 5):
+        assert queue.has_room(refused)
+        queue.put(ordinary(counter))
+    assert not queue.has_room(refused)
+    for counter in range(5, 9):
+        assert queue.has_room(answered)
+        queue.put(ordinary(counter))
+    assert not queue.has_room(answered)
+
+
 async def test_another_thread_wakes_who_takes():
     queue = EventQueue("gateway", 8)
     queue.begin()

@@ -234,6 +234,26 @@ async def test_the_strict_policy_refuses_ordinary_events_too(log, tmp_path):
             producer.admit()
 
 
+async def test_of_events_that_are_recorded_together_each_is_kept_or_counted_as_dropped(log, tmp_path):
+    log.down = True
+    producer = producer_of(log, tmp_path, queue_events=4, spill_bytes=1000, on_full="block_all")
+    async with producer.running():
+        sent = 0
+        with pytest.raises(Unavailable):
+            while True:
+                sent += 3
+                producer.emit_now([event() for _ in range(3)])
+        stats = producer.stats
+        assert stats.emitted == sent
+        assert 0 < stats.dropped < sent
+        log.down = False
+        await until(lambda: not producer.problem and producer.stats.queued == 0)
+    counters = log.counters()
+    missing = set(range(1, max(counters) + 1)) - set(counters)
+    assert len(missing) == producer.stats.dropped
+    assert sum(int(f.attributes["dropped"]) for f in log.events if f.type == audit_pb2.EVENT_TYPE_GAP) == len(missing)
+
+
 @pytest.mark.parametrize("kind", ["invalid", "exists"])
 async def test_an_event_that_the_log_refuses_is_kept_aside_and_holds_up_no_other(log, tmp_path, kind):
     producer = producer_of(log, tmp_path)
