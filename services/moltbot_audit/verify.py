@@ -229,7 +229,5 @@ class _Checker:
 def _fold(hashes: list[bytes]) -> bytes:
     while len(hashes) > 1:
         pairs = zip(hashes[::2], hashes[1::2], strict=True)
-        hashes = [
-            sha256(b"\x01" + left + right).digest() for left, right in pairs
-        ]  # inlined: half of what a leaf costs
+        hashes = [sha256(b"\x01" + left + right).digest() for left, right in pairs]  # half of what a leaf costs
     return hashes[0]

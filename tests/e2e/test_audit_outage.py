@@ -194,6 +194,6 @@ def test_a_spill_filled_to_its_limit_stops_what_the_policy_says_and_all_that_is_
             assert not load.refused
             assert 0 < len(lost) <= dropped
         print(
-            f"\n{policy}: {len(load.acknowledged)} answers, {load.refused[503]} refused, {missing} records missing, all "
-            f"of them declared; {len(lost)} answers without a record"
+            f"\n{policy}: {len(load.acknowledged)} answers, {load.refused[503]} refused, {missing} records missing, "
+            f"all declared; {len(lost)} answers without a record"
         )

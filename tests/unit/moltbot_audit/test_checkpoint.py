@@ -18,6 +18,24 @@ GO_NOTE = (
     "\N{EM DASH} PeterNeumann "
     "x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n"
 )
+ENOCH_KEY = "EnochRoot+af0cfe78+ATtqJ7zOtqQtYqOo0CpvDXNlMhV3HeJDpjrASKGLWdop"
+ENOCH_SIGNATURE = (
+    "\N{EM DASH} EnochRoot "
+    "rwz+eBzmZa0SO3NbfRGzPCpDckykFXSdeX+MNtCOXm2/5n2tiOHp+vAF1aGrQ5ovTG01oOTGwnWLox33WWd1RvMc+QQ=\n"
+)
+# Source: C2SP tlog-checkpoint, its example (https://c2sp.org/tlog-checkpoint).
+C2SP_NOTE = (
+    "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n\n"
+    "\N{EM DASH} example.com/behind-the-sofa "
+    "Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJurmRDeOoRDe4URYN7u5/Zhcyv2q1gGzGku9nTo+zyWE+xeMcTOAYQ8=\n"
+)
+# Source: the checkpoint of sum.golang.org of 2024-09-23, and its key as cmd/go has it (modfetch/key.go).
+SUMDB_KEY = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"
+SUMDB_NOTE = (
+    "go.sum database tree\n30055305\nmXfgRcJ0bG0j3CPdKwgGWtUzBUbX67saZGRmFuJGGsM=\n\n"
+    "\N{EM DASH} sum.golang.org "
+    "Az3grpgEild5qw7+5dtV13Kf1C2Xurm8q4fhdxvcsDHnqNTaxL2AFjBY+2TyGKevucFcAAlWFJJYle3EJlDCrQ+y3A8=\n"
+)
 
 
 def signer() -> Signer:
@@ -37,6 +55,26 @@ def test_a_note_signed_by_another_implementation_verifies():
     assert verify_text(GO_NOTE, GO_KEY).startswith("If you think")
     with pytest.raises(DataLoss):
         verify_text(GO_NOTE.replace("problem is", "problem was"), GO_KEY)
+
+
+def test_of_several_signatures_the_one_of_the_key_counts():
+    both = GO_NOTE + ENOCH_SIGNATURE
+    assert verify_text(both, GO_KEY) == verify_text(both, ENOCH_KEY)
+    with pytest.raises(DataLoss):
+        verify_text(GO_NOTE, ENOCH_KEY)
+
+
+def test_the_checkpoint_of_the_specification_reads_as_it_says():
+    head = parse(C2SP_NOTE)
+    assert (head.origin, head.size) == ("example.com/behind-the-sofa", 20852163)
+    assert head.root == base64.b64decode("CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=")
+
+
+def test_the_checkpoint_of_a_public_log_verifies_and_a_changed_one_does_not():
+    assert verify_text(SUMDB_NOTE, SUMDB_KEY).startswith("go.sum database tree\n30055305\n")
+    assert parse(SUMDB_NOTE).size == 30055305
+    with pytest.raises(DataLoss):
+        verify_text(SUMDB_NOTE.replace("30055305", "30055304"), SUMDB_KEY)
 
 
 @pytest.mark.parametrize("change", [("\n3\n", "\n4\n"), ("log\n", "other\n"), ("\N{EM DASH}", "-")])

@@ -145,6 +145,42 @@ def test_the_published_consistency_proofs_come_out_and_verify(tmp_path, first, s
     assert merkle.verify_consistency(first, second, proof, *roots)
 
 
+def changed(path: list[bytes]) -> list[list[bytes]]:
+    """A proof in all the ways in which it must not pass.
+
+    Source: the invalid vectors of transparency-dev/merkle (testdata: modified, removed, inserted, preceding, trailing).
+    """
+    garbage = sha256(b"garbage").digest()
+    flipped = [[*path[:n], bytes([one[0] ^ 16]) + one[1:], *path[n + 1 :]] for n, one in enumerate(path)]
+    removed = [path[:n] + path[n + 1 :] for n in range(len(path))]
+    added = [[*path[:n], extra, *path[n:]] for n in range(len(path) + 1) for extra in (garbage, b"", *path[:1])]
+    return flipped + removed + added
+
+
+@pytest.mark.parametrize(("leaf", "size", "path"), PATHS)
+def test_a_published_audit_path_that_was_changed_is_refused(leaf, size, path):
+    root, found = bytes.fromhex(ROOTS[size - 1]), merkle.leaf_hash(LEAVES[leaf - 1])
+    hashes = [bytes.fromhex(one) for one in path]
+    for wrong in changed(hashes):
+        assert not merkle.verify_inclusion(found, leaf - 1, size, wrong, root)
+    at = leaf - 1
+    for index, other in ((at - 1, size), (at + 1, size), (at ^ 2, size), (at, size * 2), (at, size // 2)):
+        assert not merkle.verify_inclusion(found, index, other, hashes, root)
+    assert not merkle.verify_inclusion(found, leaf - 1, size, hashes, sha256(b"").digest())
+
+
+@pytest.mark.parametrize(("first", "second", "path"), CONSISTENCY)
+def test_a_published_consistency_proof_that_was_changed_is_refused(first, second, path):
+    roots = bytes.fromhex(ROOTS[first - 1]), bytes.fromhex(ROOTS[second - 1])
+    hashes = [bytes.fromhex(one) for one in path]
+    for wrong in changed(hashes):
+        assert not merkle.verify_consistency(first, second, wrong, *roots)
+    if first != second:
+        for smaller, larger in ((first - 1, second), (first + 1, second), (first, second * 2), (first, second // 2)):
+            assert not merkle.verify_consistency(smaller, larger, hashes, *roots)
+        assert not merkle.verify_consistency(first, second, hashes, *reversed(roots))
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_every_proof_of_any_tree_verifies_and_no_other_leaf_place_or_root_does(tmp_path_factory, data):
