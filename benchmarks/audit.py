@@ -9,9 +9,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import json
 import os
 import queue
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -178,9 +181,9 @@ def bundles(ledger: Ledger, directory: Path, count: int) -> None:
     row("bundle: verification", count, time.perf_counter() - started, [], time.process_time() - cpu_s)
 
 
-async def over_grpc(
-    ledger: Ledger, directory: Path, payloads: list[bytes], *, streams: int, window: int, batch: int
-) -> None:
+async def over_grpc(ledger: Ledger, directory: Path, count: int, *, streams: int, window: int, batch: int) -> None:
+    """The service here, its clients in a process of their own, as in a mesh of separate services."""
+
     async def unrecorded(*_: str) -> None:
         """Nothing is read here."""
 
@@ -188,28 +191,41 @@ async def over_grpc(
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(ledger, unrecorded), server)
     server.add_insecure_port(f"unix:{directory}/socket")
     await server.start()
-    latencies: list[float] = []
-    share = len(payloads) // streams
+    asked = json.dumps([f"{directory}/socket", count, streams, window, batch])
+    cpu_s = time.process_time()
+    client = await asyncio.create_subprocess_exec(sys.executable, __file__, "--client", asked, stdout=subprocess.PIPE)
+    told, _ = await client.communicate()
+    assert client.returncode == 0
+    seconds, client_cpu_s, latencies = json.loads(told)
+    name = f"over gRPC, {streams} streams x {window} x {batch}"
+    row(name, len(latencies) * batch, seconds, latencies, time.process_time() - cpu_s)
+    print(f"{'':<52}{client_cpu_s / len(latencies) / batch * 1e6:>12.2f} us CPU a record in the clients")
+    await server.stop(0)
 
-    async def one(mine: list[bytes]) -> None:
-        async with grpc.aio.insecure_channel(f"unix:{directory}/socket") as channel:
+
+async def client(socket: str, count: int, streams: int, window: int, batch: int) -> None:
+    """Streams with several batches under way each; prints seconds, CPU seconds and the batches' latencies."""
+    latencies: list[float] = []
+    batches = count // streams // batch
+    payloads = [[event().SerializeToString() for _ in range(batch)] for _ in range(batches * streams)]
+
+    async def one(mine: list[list[bytes]]) -> None:
+        async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
             room, before = asyncio.Semaphore(window), {}
 
             async def requests():
-                for batch_id, start in enumerate(range(0, len(mine), batch)):
+                for batch_id, events in enumerate(mine):
                     await room.acquire()
                     before[batch_id] = time.perf_counter()
-                    yield audit_pb2.AppendStreamRequest(batch_id=batch_id, events=mine[start : start + batch])
+                    yield audit_pb2.AppendStreamRequest(batch_id=batch_id, events=events)
 
             async for response in audit_pb2_grpc.AuditServiceStub(channel).AppendStream(requests()):
                 latencies.append(time.perf_counter() - before.pop(response.batch_id))
                 room.release()
 
     started, cpu_s = time.perf_counter(), time.process_time()
-    await asyncio.gather(*(one(payloads[n * share : (n + 1) * share]) for n in range(streams)))
-    name = f"over gRPC, client too, {streams} streams x {window} x {batch}"
-    row(name, share * streams, time.perf_counter() - started, latencies, time.process_time() - cpu_s)
-    await server.stop(0)
+    await asyncio.gather(*(one(payloads[n * batches : (n + 1) * batches]) for n in range(streams)))
+    print(json.dumps([time.perf_counter() - started, time.process_time() - cpu_s, latencies]))
 
 
 async def producer(ledger: Ledger, directory: Path, count: int) -> None:
@@ -238,6 +254,16 @@ async def producer(ledger: Ledger, directory: Path, count: int) -> None:
     row("producer to ledger, in process", count, seconds, [])
     latencies: list[float] = []
     async with AuditProducer(stub, directory / "spill", "gateway", "g1").running() as recorder:
+        for together in (1, 2):
+            requests = [[event() for _ in range(together)] for _ in range(5000)]
+            cpu = 0.0
+            for request in requests:
+                started = time.thread_time()
+                recorder.emit_now(request)
+                cpu += time.thread_time() - started
+                await asyncio.sleep(0)
+            name = f"producer: emit_now() of a request's {together} on its path"
+            print(f"{name:<52}{cpu / len(requests) * 1e6:>12.2f} us CPU a request")
         for _ in range(300):
             before = time.perf_counter()
             await recorder.emit_durable(event())
@@ -273,7 +299,11 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=150_000, help="of each run in process")
     parser.add_argument("--directory", type=Path, default=Path.cwd(), help="on the disk to measure")
     parser.add_argument("--memory", type=int, default=0, help="records to write, to see that memory stays flat")
+    parser.add_argument("--client", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.client:
+        asyncio.run(client(*json.loads(given.client)))
+        return
     with tempfile.TemporaryDirectory(dir=given.directory) as name:
         directory = Path(name)
         signer = Signer.load(directory / "key", "bench/log")
@@ -291,8 +321,8 @@ def main() -> None:
         for clients, batch, count in ((1, 1, 2000), (64, 1, 50_000), (256, 1, 100_000), (16, 64, most), (8, 512, most)):
             in_process(ledger, clients, batch, [decode(event().SerializeToString()) for _ in range(count)])
         for streams, window, batch in ((4, 8, 32), (2, 4, 256)):
-            payloads = [event().SerializeToString() for _ in range(given.records // 3)]
-            asyncio.run(over_grpc(ledger, directory, payloads, streams=streams, window=window, batch=batch))
+            count = given.records // 3
+            asyncio.run(over_grpc(ledger, directory, count, streams=streams, window=window, batch=batch))
         asyncio.run(producer(ledger, directory, 50_000))
         started = time.perf_counter()
         ledger.close()
