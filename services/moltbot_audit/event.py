@@ -10,6 +10,8 @@ from moltbot_audit.records import Record
 from moltbot_mesh.errors import InvalidArgument
 
 _MOST_BYTES = 65_536
+_DIGITS = 20
+"""Of 64 bits."""
 
 
 def decode(payload: bytes) -> Record:
@@ -50,15 +52,16 @@ def numbered(payload: bytes) -> Numbered | None:
         return None
     by, said = event.producer, event.attributes
     declared = None
-    if event.type == audit_pb2.EVENT_TYPE_GAP and said["first_counter"].isdecimal():
-        last, count, epoch = (said[name] for name in ("last_counter", "dropped", "epoch"))
+    if event.type == audit_pb2.EVENT_TYPE_GAP and (first := _number(said["first_counter"])) is not None:
+        last, dropped, epoch = (_number(said[name]) for name in ("last_counter", "dropped", "epoch"))
         declared = Declared(
-            int(epoch) if epoch.isdecimal() else by.epoch,
-            int(said["first_counter"]),
-            int(last) if last.isdecimal() else NO_END,
-            int(count) if count.isdecimal() else NO_END,
+            epoch or by.epoch, first, NO_END if last is None else last, NO_END if dropped is None else dropped
         )
     return Numbered(by.producer_id, by.epoch, by.counter, event.service, event.instance, declared)
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() and len(text) < _DIGITS else None
 
 
 def _wrong(event: audit_pb2.AuditEvent) -> list[str]:

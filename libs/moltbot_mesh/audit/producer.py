@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import structlog
+from google.protobuf.message import DecodeError
 from moltbot.audit.v1 import audit_pb2
 
 from moltbot_mesh.audit.event_queue import EventQueue
@@ -248,7 +249,10 @@ class AuditProducer:
 
     def _declare_rejected(self, payload: bytes, error: MoltbotError) -> None:
         """Have an event that the log does not take stand there as a gap, unless it was one itself."""
-        event = audit_pb2.AuditEvent.FromString(payload)
+        try:
+            event = audit_pb2.AuditEvent.FromString(payload)
+        except DecodeError:  # it has no number that could be told
+            return
         if event.type != audit_pb2.EVENT_TYPE_GAP:
             by = event.producer
             gap = gap_event(self._service, by.counter, by.counter, 1, by.epoch, error.reason)

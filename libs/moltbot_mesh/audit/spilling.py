@@ -110,7 +110,7 @@ class Spilling:
             await asyncio.get_running_loop().run_in_executor(self._threads, self.write, batch)
         except MoltbotError as error:
             if not self.problem:
-                await asyncio.get_running_loop().run_in_executor(self._threads, self._mark_unspilled, batch[0].counter)
+                await asyncio.get_running_loop().run_in_executor(self._threads, self._mark_unspilled, batch)
             self.problem = error.message
             for queued in batch:
                 self._queue.drop(queued.counter, self.problem)
@@ -148,9 +148,9 @@ class Spilling:
             log.critical("audit events of an earlier run were lost", service=self._service, epoch=epoch, first=first)
             self._queue.put(self._numbered(gap_event(self._service, first, None, None, epoch)))
 
-    def _mark_unspilled(self, first: int) -> None:
+    def _mark_unspilled(self, batch: list[Queued]) -> None:
         try:
-            self._marks.add(self._spill.epoch, first)
+            self._marks.add(self._spill.epoch, min(queued.counter for queued in batch))
         except OSError as error:
             log.error("not remembered that audit events are not on disk", service=self._service, error=str(error))
 
@@ -173,7 +173,7 @@ class Spilling:
         """The spill does not take a batch: ordinary events wait; durable ones are tried alone, then refused."""
         if not self.problem:
             log.critical("audit events cannot be spilled", service=self._service, error=error.message)
-            await asyncio.get_running_loop().run_in_executor(self._threads, self._mark_unspilled, batch[0].counter)
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._mark_unspilled, batch)
         self.problem = error.message
         durable = [queued for queued in batch if queued.durable is not None]
         if len(durable) == len(batch):

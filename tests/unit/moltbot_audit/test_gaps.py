@@ -78,6 +78,12 @@ def test_more_missing_than_declared_is_a_finding(written):
     assert (report.lost, report.undeclared) == (4, 1)
 
 
+def test_a_declaration_that_is_no_number_explains_nothing(written):
+    wild = gap(4, 2, 2, 1)
+    wild.attributes["first_counter"] = "9" * 5000
+    assert written(1, 3, wild).undeclared == 1
+
+
 def test_a_gap_elsewhere_explains_nothing(written):
     report = written(1, 2, 5, gap(6, 7, 9, 3))
     assert report.undeclared == 2
