@@ -23,7 +23,8 @@ import time
 from pathlib import Path
 
 import grpc
-from moltbot.audit.v1 import audit_pb2, audit_pb2_grpc
+from audit_client import event
+from moltbot.audit.v1 import audit_pb2_grpc
 
 from moltbot_audit import check_bundle, merkle
 from moltbot_audit.checkpoint import Signer, verify
@@ -38,36 +39,6 @@ from moltbot_mesh.errors import Unavailable
 from moltbot_mesh.inprocess import InProcessChannel
 from moltbot_mesh.interceptors import HandlerTable
 from moltbot_mesh.uuid7 import uuid7
-
-
-def event() -> audit_pb2.AuditEvent:
-    """As the gateway records a request: about 430 bytes."""
-    return audit_pb2.AuditEvent(
-        event_id=uuid7(),
-        time_unix_ns=time.time_ns(),
-        type=audit_pb2.EVENT_TYPE_REQUEST,
-        outcome=audit_pb2.OUTCOME_SUCCESS,
-        tenant="acme",
-        subject="key-0123456789",
-        action="POST /v1/chat/completions",
-        object="local-large",
-        ingress=audit_pb2.INGRESS_CLASS_REMOTE,
-        request_id="req-0123456789abcdef",
-        trace_id=os.urandom(16),
-        span_id=b"s" * 8,
-        service="gateway",
-        instance="host-1-abcdef",
-        model="local-large",
-        prompt_tokens=812,
-        completion_tokens=244,
-        duration_us=812_233,
-        input_commitment=b"i" * 32,
-        output_commitment=b"o" * 32,
-        peer="10.1.2.3",
-        http_status=200,
-        attributes={"task_type": "chat", "rule": "default"},
-        producer=audit_pb2.Producer(producer_id=b"p" * 16, epoch=3, counter=12345),
-    )
 
 
 def row(name: str, count: float, seconds: float, latencies_s: list[float], cpu_s: float | None = None) -> None:
@@ -205,7 +176,8 @@ async def over_grpc(ledger: Ledger, directory: Path, count: int, *, streams: int
     await server.start()
     asked = json.dumps([f"{directory}/socket", count, streams, window, batch])
     cpu_s = time.process_time()
-    client = await asyncio.create_subprocess_exec(sys.executable, __file__, "--client", asked, stdout=subprocess.PIPE)
+    program = str(Path(__file__).with_name("audit_client.py"))
+    client = await asyncio.create_subprocess_exec(sys.executable, program, asked, stdout=subprocess.PIPE)
     told, _ = await client.communicate()
     assert client.returncode == 0
     seconds, client_cpu_s, latencies = json.loads(told)
@@ -214,31 +186,6 @@ async def over_grpc(ledger: Ledger, directory: Path, count: int, *, streams: int
     row(name, len(latencies) * batch, seconds, latencies, time.process_time() - cpu_s)
     print(f"{'':<52}{client_cpu_s / len(latencies) / batch * 1e6:>12.2f} us CPU a record in the clients")
     await server.stop(0)
-
-
-async def client(socket: str, count: int, streams: int, window: int, batch: int) -> None:
-    """Streams with several batches under way each; prints seconds, CPU seconds and the batches' latencies."""
-    latencies: list[float] = []
-    batches = count // streams // batch
-    payloads = [[event().SerializeToString() for _ in range(batch)] for _ in range(batches * streams)]
-
-    async def one(mine: list[list[bytes]]) -> None:
-        async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
-            room, before = asyncio.Semaphore(window), {}
-
-            async def requests():
-                for batch_id, events in enumerate(mine):
-                    await room.acquire()
-                    before[batch_id] = time.perf_counter()
-                    yield audit_pb2.AppendStreamRequest(batch_id=batch_id, events=events)
-
-            async for response in audit_pb2_grpc.AuditServiceStub(channel).AppendStream(requests()):
-                latencies.append(time.perf_counter() - before.pop(response.batch_id))
-                room.release()
-
-    started, cpu_s = time.perf_counter(), time.process_time()
-    await asyncio.gather(*(one(payloads[n * batches : (n + 1) * batches]) for n in range(streams)))
-    print(json.dumps([time.perf_counter() - started, time.process_time() - cpu_s, latencies]))
 
 
 async def producer(ledger: Ledger, directory: Path, count: int) -> None:
@@ -312,11 +259,7 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=150_000, help="of each run in process")
     parser.add_argument("--directory", type=Path, default=Path.cwd(), help="on the disk to measure")
     parser.add_argument("--memory", type=int, default=0, help="records to write, to see that memory stays flat")
-    parser.add_argument("--client", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.client:
-        asyncio.run(client(*json.loads(given.client)))
-        return
     with tempfile.TemporaryDirectory(dir=given.directory) as name:
         directory = Path(name)
         signer = Signer.load(directory / "key", "bench/log")
