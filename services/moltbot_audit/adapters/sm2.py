@@ -54,7 +54,7 @@ class Sm2Cosigner:
         """
         if not path.exists():
             secret, _ = _library().SM2().generate_keypair()
-            create_durably(path, bytes(secret).hex().encode() + b"\n")
+            create_durably(path, _whole(secret).hex().encode() + b"\n")
         if path.stat().st_mode & 0o077:
             raise InvalidArgument(f"{path}: others may read the SM2 key; run `chmod 600 {path}`")
         try:
@@ -72,8 +72,13 @@ class Sm2Cosigner:
 
     def line(self, body: str) -> str:
         """A signature line, with its line feed, for a note's text."""
-        r, s = self._signer.sign(body.encode())
-        return f"\N{EM DASH} {self.name} {base64.b64encode(self._id + bytes(r) + bytes(s)).decode()}\n"
+        signature = b"".join(map(_whole, self._signer.sign(body.encode())))
+        return f"\N{EM DASH} {self.name} {base64.b64encode(self._id + signature).decode()}\n"
+
+
+def _whole(number: bytes) -> bytes:
+    """A number as 32 bytes: the library leaves out zeros at its beginning, one time in 256."""
+    return bytes(number).rjust(_SECRET_BYTES, b"\0")
 
 
 def _library() -> Any:

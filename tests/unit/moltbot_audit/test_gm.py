@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+from types import SimpleNamespace
 
+import gmalg
 import pytest
 
 from moltbot_audit.adapters.sm2 import Sm2Cosigner
@@ -21,6 +23,18 @@ from moltbot_mesh.errors import InvalidArgument
 @pytest.fixture
 def sm2(tmp_path):
     return Sm2Cosigner.load(tmp_path / "log.sm2.key", "test/log")
+
+
+def test_numbers_with_zeros_at_their_beginning_keep_their_places(sm2, monkeypatch):
+    monkeypatch.setattr(sm2, "_signer", SimpleNamespace(sign=lambda _: (b"\x01" * 31, b"\x02" * 32)))
+    raw = base64.b64decode(sm2.line("test/log\n1\n").split(" ")[2])
+    assert raw[4:] == b"\0" + b"\x01" * 31 + b"\x02" * 32
+
+
+def test_a_secret_with_a_zero_at_its_beginning_is_written_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(gmalg.SM2, "generate_keypair", lambda _: (b"\x07" * 31, b""))
+    made = Sm2Cosigner.load(tmp_path / "key", "test/log")
+    assert Sm2Cosigner.load(tmp_path / "key", "test/log").verifier_key == made.verifier_key
 
 
 def test_the_program_takes_what_the_library_signs(sm2):
