@@ -13,7 +13,6 @@ import contextlib
 import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import structlog
@@ -21,6 +20,7 @@ from google.protobuf.message import DecodeError
 from moltbot.audit.v1 import audit_pb2
 
 from moltbot_mesh.audit.event_queue import EventQueue
+from moltbot_mesh.audit.producer_stats import ProducerStats
 from moltbot_mesh.audit.queued import Queued, gap_event
 from moltbot_mesh.audit.sender import AppendsEvents, Sender
 from moltbot_mesh.audit.spill import Spill, open_spill
@@ -44,28 +44,6 @@ _ALARM_S = 10.0
 _UNSPILLED_FILE = "unspilled"
 _MOST_BYTES = 65_536 - 64
 """Of an event before it is numbered; the service takes 65,536."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProducerStats:
-    """What became of the events so far."""
-
-    emitted: int
-    acknowledged: int
-    """By the audit service, those of earlier runs among them."""
-    dropped: int
-    """Because queue and spill were full."""
-    rejected: int
-    """By the audit service as not valid; kept beside the spill."""
-    queued: int
-    """In memory."""
-    spill_bytes: int
-    """On disk."""
-    behind_s: float
-    """How long events have waited without any being acknowledged, in seconds."""
-    spill_limit_bytes: int
-    failing: bool
-    """Whether events cannot be spilled now."""
 
 
 class AuditProducer:

@@ -171,16 +171,17 @@ class Spilling:
 
     async def _put_back(self, batch: list[Queued], error: MoltbotError) -> None:
         """The spill does not take a batch: ordinary events wait; durable ones are tried alone, then refused."""
-        if not self.problem:
-            log.critical("audit events cannot be spilled", service=self._service, error=error.message)
-            await asyncio.get_running_loop().run_in_executor(self._threads, self._mark_unspilled, batch)
+        first = not self.problem
         self.problem = error.message
         durable = [queued for queued in batch if queued.durable is not None]
         if len(durable) == len(batch):
             for queued in durable:
                 self._queue.drop(queued.counter, self.problem)
                 queued.settle(not_recorded(self.problem))
-            return
-        self._queue.put_back(batch)
+        else:
+            self._queue.put_back(batch)
+        if first:
+            log.critical("audit events cannot be spilled", service=self._service, error=error.message)
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._mark_unspilled, batch)
         if not durable:
             await self._queue.rest(_RETRY_S)

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import structlog
+
 from moltbot_mesh.durable import replace_durably
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+log = structlog.get_logger("moltbot.audit")
 
 
 class Unspilled(NamedTuple):
@@ -27,14 +31,17 @@ class UnspilledMarks:
 
     Args:
         path: Where it stands while there is something to remember.
-
-    Raises:
-        OSError: It cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        lines = path.read_text("ascii", "replace").splitlines() if path.is_file() else []
+        lines: list[str] = []
+        try:
+            lines = path.read_text("ascii", "replace").splitlines()
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # what was lost is found as undeclared then
+            log.error("mark of unspilled audit events not read", file=str(path), error=str(error))
         found = [line.split(" ") for line in lines]
         self.left = [Unspilled(int(a), int(b)) for a, b, *_ in found if a.isdecimal() and b.isdecimal()]
         """What earlier runs left and what this one added."""
