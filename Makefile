@@ -8,7 +8,8 @@ BUILD := build
 SHELL := /bin/bash
 
 .PHONY: help setup lock gen proto-lint breaking lint format types test test-crash test-audit-crash \
-  test-audit-tamper test-scheduler test-triton bench bench-audit bench-models tiny-model tiny-vision-model run ci clean test-audit-outage
+  test-audit-tamper test-audit-outage test-scheduler test-triton bench bench-audit bench-models \
+  tiny-model tiny-vision-model run ci clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16

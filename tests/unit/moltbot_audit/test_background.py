@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from types import SimpleNamespace
 
 import pytest
 from moltbot.audit.v1 import audit_pb2 as pb
@@ -70,11 +69,7 @@ def _no_waiting(monkeypatch):
 )
 async def test_expiry_is_tried_again_after_any_failure_of_the_disk(failure):
     ledger = Ledger(failure)
-<<<<<<< HEAD
     async with running(module._expire_daily(ledger, NoBodies(), None, 400)):
-=======
-    async with running(module._expire_daily(ledger, SimpleNamespace(held=(), expire=lambda _: 0), None, 400)):
->>>>>>> d03c40b (audit: the test of expiry follows its holds and bodies; the outage harness in the clause table)
         await until(lambda: ledger.expiries >= 3)
 
 
