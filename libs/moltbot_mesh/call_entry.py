@@ -11,6 +11,7 @@ from moltbot_mesh.api_keys import ADMINISTRATORS
 from moltbot_mesh.call import ANONYMOUS, Call, Principal, TraceContext, address
 from moltbot_mesh.errors import PermissionDenied, Unauthenticated
 from moltbot_mesh.headers import (
+    API_KEY,
     AUTHORIZATION,
     EVENT,
     MESH_METHOD,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 _READ = frozenset({
     MESH_TOKEN, TENANT, SUBJECT, PEER, REQUEST_ID, TRACEPARENT, AUTHORIZATION, MESH_METHOD, MESH_PATH, ONE_TIME_CODE,
-    EVENT,
+    EVENT, API_KEY,
 })  # fmt: skip
 _NEEDED = {Access.OPERATOR: "admin", Access.SECURITY: "security", Access.AUDITOR: "auditor"}
 _SERVICE_ROLES = frozenset({"service"})
@@ -84,7 +85,7 @@ class CallEntry:
         if principal is not ANONYMOUS:
             call = call.by(principal, event_id=_event(metadata) if principal.kind == "service" else None)
             calls.enter_call(call)  # also what is refused from here on is recorded as this caller's
-            allowed = await self._allowed(principal, metadata.get(ONE_TIME_CODE, ""))
+            allowed = await self._allowed(principal, metadata.get(ONE_TIME_CODE, ""), call.peer)
             if allowed is not principal:
                 call = call.by(allowed)
                 calls.enter_call(call)
@@ -100,13 +101,15 @@ class CallEntry:
         if self._access is Access.PUBLIC:
             return ANONYMOUS
         authorization = metadata.get(AUTHORIZATION)
+        if authorization is None and API_KEY in metadata:
+            authorization = f"Bearer {metadata[API_KEY]}"
         if self._access is Access.SERVICE or self._around.api_keys is None:
             raise PermissionDenied(f"{self._method} is for services of the mesh only")
         if authorization is None:
             raise Unauthenticated("no API key: send metadata `authorization: Bearer <key>`")
         return await self._around.api_keys.authenticate(authorization)
 
-    async def _allowed(self, principal: Principal, code: str) -> Principal:
+    async def _allowed(self, principal: Principal, code: str, peer: str) -> Principal:
         """The caller with the roles that it may use now: an administrator's count only with a second factor."""
         if principal.kind == "service":
             return principal
@@ -116,7 +119,7 @@ class CallEntry:
         if self._around.factors is None or not principal.roles & ADMINISTRATORS:
             return principal
         try:
-            await self._around.factors.admit(principal.subject, code)
+            await self._around.factors.admit(principal.subject, code, peer)
         except Unauthenticated:
             if needed is not None or code:
                 raise

@@ -6,6 +6,8 @@ Envoy drops what a client sends under `x-mesh-`, `x-moltbot-` and `x-envoy-`.
 from __future__ import annotations
 
 AUTHORIZATION = "authorization"
+API_KEY = "x-api-key"
+"""From clients: the key alone, where no `authorization` is sent."""
 REQUEST_ID = "x-request-id"
 ONE_TIME_CODE = "x-otp"
 """From clients: the code of an administrator's device."""

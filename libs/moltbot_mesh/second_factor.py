@@ -1,8 +1,8 @@
 """The second factor of administrators: a one-time code beside the key, a session that ends when it is idle, a lock.
 
 The key proves possession of 256 random bits, the code that of a device enrolled for it. A right code opens a session
-for the key, on all instances; each call keeps it open, and it ends when none comes for a while. Wrong codes, which only
-somebody with the key can try, lock the key for a time.
+for the key and the address that it came from, on all instances; each call keeps it open, and it ends when none comes for
+a while, at the latest after a working day. Wrong codes, which only somebody with the key can try, lock the key for a time.
 
 Source: RFC 6238 (TOTP; SHA-1, 6 digits, 30 s, as authenticator apps take it), section 5.2 for one step of drift and for
 a code that is taken once; GB/T 22239-2019, 8.1.4.1 b and d.
@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.twofactor import InvalidToken
 from cryptography.hazmat.primitives.twofactor.totp import TOTP
 
 from moltbot_mesh.errors import DataLoss, NotFound, Unauthenticated
+from moltbot_mesh.headers import ONE_TIME_CODE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +56,8 @@ class FactorPolicy:
     """Wrong codes in a row that lock a key."""
     lock_s: float = 900.0
     """How long."""
+    session_s: float = 28_800.0
+    """A session ends so long after its code, however much it is used."""
 
 
 class _State(msgspec.Struct):
@@ -63,6 +66,10 @@ class _State(msgspec.Struct):
     """Of the last code that was taken."""
     active_s: float = 0.0
     """When the session was last used; 0 if there is none."""
+    opened_s: float = 0.0
+    """When a code opened it."""
+    peer: str = ""
+    """The address from which: whoever has stolen the key does not ride along from another."""
     failures: int = 0
     locked_until_s: float = 0.0
 
@@ -119,12 +126,13 @@ class SecondFactors:
             state.failures, state.locked_until_s = 0, 0.0
             await self._put(key_id, state)
 
-    async def admit(self, key_id: str, code: str) -> None:
+    async def admit(self, key_id: str, code: str, peer: str) -> None:
         """Let an administrator's call through, by a code or by a session that one opened.
 
         Args:
             key_id: Of the key that has been recognised.
             code: Of the device; empty if the call has none.
+            peer: Address of the client, as Envoy saw it.
 
         Raises:
             Unauthenticated: `SECOND_FACTOR_REQUIRED`: no device is enrolled, no session is open, or the code is wrong.
@@ -136,21 +144,32 @@ class SecondFactors:
                 raise _required(f"key {key_id} has no second factor: `moltbot keys enrol {key_id}` makes one")
             now = self._clock()
             if state.locked_until_s > now:
-                raise _locked(state.locked_until_s - now)
+                raise _locked(key_id, state.locked_until_s - now)
             if code:
-                await self._check(key_id, state, code, now)
-            elif not 0 <= now - state.active_s < self._policy.idle_s:
-                raise _required("send your device's code as header `x-moltbot-otp`; a session ends when it is idle")
+                await self._check(key_id, state, code, peer, now)
+            elif not self._open(state, peer, now):
+                raise _required(
+                    f"send your device's code as header `{ONE_TIME_CODE}`; a session ends when it is idle or old, "
+                    "and holds for one address"
+                )
             elif now - state.active_s > _NOTED_S:
                 state.active_s = now
                 await self._put(key_id, state)
 
-    async def _check(self, key_id: str, state: _State, code: str, now: float) -> None:
+    def _open(self, state: _State, peer: str, now: float) -> bool:
+        return (
+            0 <= now - state.active_s < self._policy.idle_s
+            and 0 <= now - state.opened_s < self._policy.session_s
+            and state.peer == peer
+        )
+
+    async def _check(self, key_id: str, state: _State, code: str, peer: str, now: float) -> None:
         step = self._step_of(key_id, state, code, now)
-        if step == state.last_step and 0 <= now - state.active_s < self._policy.idle_s:
+        if step == state.last_step and self._open(state, peer, now):
             return  # the code that opened the session: as good as none
         if step is not None and step > state.last_step:
-            state.last_step, state.active_s, state.failures = step, now, 0
+            state.last_step, state.failures = step, 0
+            state.active_s, state.opened_s, state.peer = now, now, peer
             await self._put(key_id, state)
             return
         state.failures += 1
@@ -159,7 +178,7 @@ class SecondFactors:
             log.critical("administrator's key locked", key=key_id, wrong_codes=self._policy.failures)
         await self._put(key_id, state)
         if state.locked_until_s > now:
-            raise _locked(self._policy.lock_s)
+            raise _locked(key_id, self._policy.lock_s)
         raise _required("the code is wrong, or was used already; wait for the next one")
 
     def _step_of(self, key_id: str, state: _State, code: str, now: float) -> int | None:
@@ -219,9 +238,10 @@ def _required(said: str) -> Unauthenticated:
     return Unauthenticated(f"an administrator's call needs a second factor: {said}", reason="SECOND_FACTOR_REQUIRED")
 
 
-def _locked(seconds: float) -> Unauthenticated:
+def _locked(key_id: str, seconds: float) -> Unauthenticated:
     return Unauthenticated(
-        "this key is locked after too many wrong codes; wait, or have a security administrator unlock it",
+        f"this key is locked after too many wrong codes; wait, or have `moltbot keys unlock {key_id}` run on the "
+        "mesh's machine",
         reason="LOCKED_OUT",
         retry_after_s=max(1.0, seconds),
     )

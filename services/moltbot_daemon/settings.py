@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from moltbot_audit.settings import AuditSettings
 from moltbot_context.settings import ContextSettings
@@ -67,19 +67,28 @@ class SecuritySettings(Section):
     """Administrators' keys."""
 
     second_factor: Literal["required", "off"] = "required"
-    """Whether calls that need a role of administration also need a code of a device (`moltbot keys enrol`)."""
+    """Whether calls that need a role of administration also need a code of a device (`moltbot keys enrol`): `required`
+    or `off`."""
     session_idle_s: Annotated[float, Field(ge=30, le=86_400)] = 900.0
     """A code opens a session, which ends when no call comes for so long, in seconds."""
+    session_s: Annotated[float, Field(ge=60, le=604_800)] = 28_800.0
+    """Seconds after which a session ends, however much it is used."""
     wrong_codes: Annotated[int, Field(ge=1, le=100)] = 5
     """Wrong codes in a row that lock a key."""
     lock_s: Annotated[float, Field(ge=1, le=86_400)] = 900.0
     """How long, in seconds."""
 
+    @field_validator("second_factor", mode="before")
+    @classmethod
+    def _as_meant(cls, value: object) -> object:
+        """YAML reads `off` as false."""
+        return "off" if value is False else value
+
     def policy(self) -> FactorPolicy | None:
         """For the mesh; None if a key is enough."""
         if self.second_factor == "off":
             return None
-        return FactorPolicy(self.session_idle_s, self.wrong_codes, self.lock_s)
+        return FactorPolicy(self.session_idle_s, self.wrong_codes, self.lock_s, self.session_s)
 
 
 class EtcdSettings(Section):

@@ -14,7 +14,7 @@ from moltbot_gateway.exchange import UNKNOWN_ROUTE, Exchange
 from moltbot_gateway.openai_errors import http_status
 from moltbot_mesh.call import ANONYMOUS, Principal, address, current_call, enter_call
 from moltbot_mesh.errors import Internal, MoltbotError, PermissionDenied
-from moltbot_mesh.headers import AUTHORIZATION, MESH_METHOD, MESH_PATH, PEER, REQUEST_ID
+from moltbot_mesh.headers import API_KEY, AUTHORIZATION, MESH_METHOD, MESH_PATH, PEER, REQUEST_ID
 from moltbot_mesh.http_routes import PASSED_ON
 from moltbot_mesh.uuid7 import uuid7, uuid_text
 
@@ -41,7 +41,7 @@ _ROUTES = {
     f"{_TYPED}/Classify": "/moltbot/v1/classify",
     f"{_TYPED}/ListModels": "/moltbot/v1/models",
 }
-_READ = frozenset({AUTHORIZATION, PEER, REQUEST_ID, MESH_METHOD, MESH_PATH, "x-api-key"})
+_READ = frozenset({AUTHORIZATION, PEER, REQUEST_ID, MESH_METHOD, MESH_PATH, API_KEY})
 
 
 class Callers:
@@ -140,6 +140,6 @@ def read_metadata(context: object) -> dict[str, str]:
     for key, value in context.invocation_metadata() or ():  # type: ignore[attr-defined]
         if key in _READ and isinstance(value, str):
             found[key] = value
-    if AUTHORIZATION not in found and "x-api-key" in found:
-        found[AUTHORIZATION] = f"Bearer {found['x-api-key']}"
+    if AUTHORIZATION not in found and API_KEY in found:
+        found[AUTHORIZATION] = f"Bearer {found[API_KEY]}"
     return found

@@ -90,7 +90,8 @@ class Acts:
             attributes={key: value[:1024] for key, value in facts.items()},
         )
         if call is not None:
-            event.subject, event.tenant = call.principal.subject[:256], call.principal.tenant[:128]
+            if call.principal.kind != "anonymous":  # the service is who acts then
+                event.subject, event.tenant = call.principal.subject[:256], call.principal.tenant[:128]
             event.request_id, event.parent_event_id = call.request_id[:128], call.event_id
             event.trace_id, event.span_id = call.trace.trace_id, call.trace.span_id
             event.peer = call.peer[:64]

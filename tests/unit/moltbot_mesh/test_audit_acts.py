@@ -7,7 +7,7 @@ from moltbot.audit.v1 import audit_pb2
 
 from moltbot_mesh.audit.acts import ADMINISTRATION, WATERMARK_KEY, Acts
 from moltbot_mesh.audit.calls import CallRecords
-from moltbot_mesh.call import Call, Principal, enter_call, leave_call
+from moltbot_mesh.call import ANONYMOUS, Call, Principal, enter_call, leave_call
 from moltbot_mesh.errors import Unavailable
 
 
@@ -24,6 +24,11 @@ class Producer:
         if self.full:
             raise Unavailable("full")
         self.emitted.append(event)
+
+
+@pytest.fixture(autouse=True)
+def _no_call():
+    leave_call(None)  # a test before may have left one
 
 
 @pytest.fixture
@@ -70,3 +75,12 @@ async def test_what_has_happened_is_recorded_without_waiting_and_never_fails(act
     producer.full = True
     acts.after(ADMINISTRATION, "change routing table", "routing table")
     Acts(CallRecords("i-1"), "router", "i-1").after(ADMINISTRATION, "x", "y")
+
+
+async def test_nobody_is_not_named_where_the_service_acts(acts, producer):
+    enter_call(Call("/m", ANONYMOUS, request_id="r-1"))
+    try:
+        acts.after(ADMINISTRATION, "change routing table", "routing table")
+    finally:
+        leave_call(None)
+    assert (producer.emitted[0].subject, producer.emitted[0].request_id) == ("watermark", "r-1")

@@ -3,10 +3,12 @@ from __future__ import annotations
 import pytest
 from moltbot.tool.v1 import tool_pb2, tool_pb2_grpc
 
+from moltbot_mesh.api_keys import ApiKeys
 from moltbot_mesh.call import TraceContext, acting_tenant, current_call
 from moltbot_mesh.identity import MeshIdentity
 from moltbot_mesh.inprocess import InProcessChannel
 from moltbot_mesh.interceptors import Surroundings, wrapped_handlers
+from moltbot_mesh.keyvalue import MemoryKeyValueStore
 from moltbot_mesh.module import Access, Registration
 from moltbot_mesh.telemetry import Metrics, Telemetry, TelemetrySettings
 
@@ -75,3 +77,12 @@ async def test_a_service_acts_for_the_tenant_it_names_or_whose_request_it_serves
 async def test_where_no_key_opens_anything_a_key_opens_nothing(around):
     with pytest.raises(Exception, match="services of the mesh only"):
         await echo(around, ("authorization", "Bearer mb_a_b"), access=Access.TENANT)
+
+
+async def test_a_key_is_taken_as_x_api_key_too_and_authorization_comes_first():
+    keys = ApiKeys(MemoryKeyValueStore())
+    _, text = await keys.create("acme", frozenset({"user"}), "")
+    around = Surroundings(Telemetry("tool", Metrics(), TelemetrySettings()), MeshIdentity(bytes(32), "tool"), keys)
+    assert (await echo(around, ("x-api-key", text), access=Access.TENANT))[:2] == ["key", "acme"]
+    with pytest.raises(Exception, match="API key"):
+        await echo(around, ("x-api-key", text), ("authorization", "Bearer mb_a_b"), access=Access.TENANT)
