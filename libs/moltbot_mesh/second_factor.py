@@ -1,8 +1,9 @@
 """The second factor of administrators: a one-time code beside the key, a session that ends when it is idle, a lock.
 
 The key proves possession of 256 random bits, the code that of a device enrolled for it. A right code opens a session
-for the key and the address that it came from, on all instances; each call keeps it open, and it ends when none comes for
-a while, at the latest after a working day. Wrong codes, which only somebody with the key can try, lock the key for a time.
+for the key and the address that it came from, on all instances; each call keeps it open, and it ends when none comes
+for a while, at the latest after a working day. Wrong codes, which only somebody with the key can try, lock the key for
+a time.
 
 Source: RFC 6238 (TOTP; SHA-1, 6 digits, 30 s, as authenticator apps take it), section 5.2 for one step of drift and for
 a code that is taken once; GB/T 22239-2019, 8.1.4.1 b and d.

@@ -56,7 +56,10 @@ _COMMANDS = {
     "audit parquet": "audit_sql:parquet",
     "watermark detect": "ask:watermark_detect",
 }
-_EPILOG = "exit codes: 0 done, 1 failed, 64 wrong use or configuration, 65 damaged or nothing found, 69 not reachable"
+_EPILOG = (
+    "exit codes: 0 done, 1 failed, 64 wrong use or configuration, 65 damaged or nothing found, 69 not reachable, "
+    "130 ended by Ctrl-C"
+)
 _INTERRUPTED = 130
 
 
@@ -108,8 +111,9 @@ def parser() -> argparse.ArgumentParser:
     keys = group("keys", "the API keys by which people and programs are known")
     create = add(keys, "create", "make a key and print it alone, once")
     create.add_argument("--tenant", required=True, metavar="NAME", help="whose key it is; a-z 0-9 . _ -")
-    create.add_argument("--admin", action="store_true", help="with the roles admin and user")
-    create.add_argument(
+    roles = create.add_mutually_exclusive_group()
+    roles.add_argument("--admin", action="store_true", help="with the roles admin and user")
+    roles.add_argument(
         "--role", action="append", choices=("user", "admin", "security", "auditor"), help="roles instead of user alone"
     )
     create.add_argument("--name", help="a note to know it by")

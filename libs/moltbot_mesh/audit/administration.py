@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING
 from moltbot.audit.v1 import audit_pb2
 
 from moltbot_mesh import durable
+from moltbot_mesh.errors import InvalidArgument
 from moltbot_mesh.uuid7 import uuid7, uuid_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_MOST_BYTES = 65_536
+"""Of an event, serialised: more the log refuses."""
 SPILL = Path("cli", "audit-spill")
 """Where the events wait, below the shared data directory."""
 
@@ -41,6 +44,9 @@ def administration_event(
         tenant: For whom.
         kind: A read of the log is no administration.
         facts: Others.
+
+    Raises:
+        InvalidArgument: The event is larger than the log takes; nothing is written.
     """
     event = audit_pb2.AuditEvent(
         event_id=uuid7(),
@@ -55,8 +61,13 @@ def administration_event(
         service="cli",
         attributes=facts,
     )
+    serialised = event.SerializeToString()
+    if len(serialised) > _MOST_BYTES:
+        raise InvalidArgument(
+            f"{action}: the record of this would have {len(serialised)} bytes; the log takes {_MOST_BYTES}: say less"
+        )
     durable.make_directories(directory)
-    durable.create_durably(directory / f"{uuid_text(event.event_id)}.event", event.SerializeToString())
+    durable.create_durably(directory / f"{uuid_text(event.event_id)}.event", serialised)
 
 
 def _user() -> str:

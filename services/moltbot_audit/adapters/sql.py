@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-_MOST_CHARACTERS = 16_384
+_MOST_BYTES = 16_384
 _MOST_ROWS_AT_ONCE = 1000
 _PATTERN = frozenset("*?[")
 _NAMES_A_FILE = re.compile(r"\d{20}\.v\d+\.parquet")
@@ -65,8 +65,12 @@ def check(statement: str) -> None:
         InvalidArgument: It is not; or its syntax is wrong.
         FailedPrecondition: DuckDB is not installed.
     """
-    if len(statement) > _MOST_CHARACTERS:
-        raise InvalidArgument(f"the statement has {len(statement)} characters; at most {_MOST_CHARACTERS} are taken")
+    try:
+        size = len(statement.encode())  # in bytes: it stands in a record of the log, which has a bound
+    except UnicodeEncodeError:
+        raise InvalidArgument("the statement is not valid UTF-8") from None
+    if size > _MOST_BYTES:
+        raise InvalidArgument(f"the statement has {size} bytes; at most {_MOST_BYTES} are taken")
     with duck.connect(64, 1) as db, _translated():
         found = db.extract_statements(statement)
     if len(found) != 1 or found[0].type.name != "SELECT":

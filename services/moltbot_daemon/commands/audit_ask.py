@@ -11,7 +11,7 @@ from moltbot.audit.v1 import audit_pb2, audit_pb2_grpc, privacy_pb2, privacy_pb2
 
 from moltbot_audit.trace_tree import Node, tree_of
 from moltbot_daemon.commands.local import mesh_channel
-from moltbot_daemon.commands.shell import OK, Shell
+from moltbot_daemon.commands.shell import OK, Shell, printable
 from moltbot_mesh.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _drawn(nodes: Sequence[Node], indent: str, *, root: bool = True) -> list[str
     for place, node in enumerate(nodes):
         last = place == len(nodes) - 1
         branch, below = ("", "") if root else ("└─ ", "   ") if last else ("├─ ", "│  ")
-        lines.append(indent + branch + _said(node))
+        lines.append(indent + branch + printable(_said(node), kept=""))
         lines += _drawn(node.children, indent + below, root=False)
     return lines
 
@@ -113,8 +113,11 @@ def holds(shell: Shell) -> int:
     """List the holds, newest first."""
     found = asyncio.run(_privacy(shell, "ListHolds", privacy_pb2.ListHoldsRequest(page_size=1000))).holds
     lines = [
-        f"{one.hold_id}  {'released' if one.HasField('release_time') else 'holds':<9}"
-        f"{one.trace_id or '/'.join(filter(None, (one.tenant, one.data_subject)))}  {one.reason}"
+        printable(
+            f"{one.hold_id}  {'released' if one.HasField('release_time') else 'holds':<9}"
+            f"{one.trace_id or '/'.join(filter(None, (one.tenant, one.data_subject)))}  {one.reason}",
+            kept="",
+        )
         for one in found
     ]
     shell.show([MessageToDict(one) for one in found], "\n".join(lines) or "no holds")

@@ -17,7 +17,7 @@ from moltbot.audit.v1 import audit_pb2
 from moltbot_audit import parquet_files
 from moltbot_audit.adapters.parquet import write_missing
 from moltbot_audit.adapters.sql import Analysis, check
-from moltbot_daemon.commands.shell import FAILED, OK, Shell, tell
+from moltbot_daemon.commands.shell import FAILED, OK, Shell, printable, tell
 from moltbot_mesh.audit.administration import SPILL, administration_event
 from moltbot_mesh.errors import InvalidArgument
 
@@ -103,7 +103,7 @@ def _shown(value: object, *, plain: bool = False) -> str:
     text = "" if made is None else made if isinstance(made, str) else json.dumps(made, ensure_ascii=False)
     if plain:
         return text
-    text = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+    text = printable(text, kept="")
     return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 1]}…"
 
 

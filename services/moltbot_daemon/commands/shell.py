@@ -46,7 +46,18 @@ class Shell:
 
 def show(args: argparse.Namespace, value: Any, text: str) -> None:
     """Print a result: text for people, JSON for machines."""
-    print(json.dumps(value, indent=2, ensure_ascii=False) if args.json else text, flush=True)  # noqa: T201 - the result
+    shown = json.dumps(value, indent=2, ensure_ascii=False) if args.json else printable(text)
+    print(shown, flush=True)  # noqa: T201 - the result
+
+
+def printable(text: str, kept: str = "\n\t") -> str:
+    """A text with what a terminal would obey spelled out: clients, too, have a say in what is shown.
+
+    Args:
+        text: What is to be shown.
+        kept: Control characters that stay as they are.
+    """
+    return "".join(one if one.isprintable() or one in kept else repr(one)[1:-1] for one in text)
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:

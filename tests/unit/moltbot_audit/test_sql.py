@@ -193,3 +193,16 @@ def test_the_log_may_stand_under_any_name(ledger, tmp_path, name):
 def test_no_log_is_told(tmp_path):
     with pytest.raises(NotFound, match="--data-dir"):
         Analysis(tmp_path)
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "字"])
+def test_a_statement_is_bounded_in_bytes_for_it_stands_in_a_record(letter):
+    room = 16_384 - len("SELECT ''")
+    check(f"SELECT '{letter * (room // len(letter.encode()))}'")
+    with pytest.raises(InvalidArgument, match="at most 16384"):
+        check(f"SELECT '{letter * (room // len(letter.encode()) + 1)}'")
+
+
+def test_a_statement_that_is_not_text_is_refused():
+    with pytest.raises(InvalidArgument, match="not valid UTF-8"):
+        check("SELECT '\udcff'")

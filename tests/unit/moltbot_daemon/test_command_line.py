@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -177,3 +178,21 @@ def test_columns_that_the_sql_database_has_not_are_told(run, tmp_path):
     database.close()
     (tmp_path / "moltbot.yaml").write_text("tool: {sql_database: shop.sqlite, sql_tables: {orders: [id, state]}}\n")
     assert "orders has no column state" in run("config", "check")[2]
+
+
+def test_roles_of_a_key_are_named_one_way(run):
+    code, said, problem = run("keys", "create", "--tenant", "acme", "--admin", "--role", "auditor")
+    assert (code, said) == (64, "")
+    assert "not allowed with argument" in problem
+
+
+def test_the_key_is_printed_alone_as_it_is(run):
+    code, said, _ = run("keys", "create", "--tenant", "acme")
+    assert code == 0
+    assert re.fullmatch(r"mb_[a-z2-7]+_[A-Za-z0-9_-]+\n", said)
+
+
+def test_help_names_each_exit_code(run):
+    code, said, _ = run("--help")
+    assert code == 0
+    assert "130 ended by Ctrl-C" in " ".join(said.split())

@@ -7,6 +7,7 @@ import pytest
 from moltbot.audit.v1 import audit_pb2
 
 from moltbot_mesh.audit.administration import administration_event, waiting
+from moltbot_mesh.errors import InvalidArgument
 
 
 def recorded(directory) -> audit_pb2.AuditEvent:
@@ -27,3 +28,9 @@ def test_who_acted_is_who_the_system_says_whatever_the_environment_says(tmp_path
 def test_a_user_without_a_name_is_a_number(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)
     assert recorded(tmp_path).subject == "os-user:4000000000"
+
+
+def test_an_event_that_the_log_would_refuse_is_not_written(tmp_path):
+    with pytest.raises(InvalidArgument, match=r"audit sql: .*65536"):
+        administration_event(tmp_path / "spill", "audit sql", "log", "", facts={"statement": "x" * 65_536})
+    assert waiting(tmp_path / "spill") == []

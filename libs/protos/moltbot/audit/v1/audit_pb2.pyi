@@ -816,7 +816,7 @@ Global___GetReceiptRequest: _TypeAlias = GetReceiptRequest  # noqa: Y015
 
 @_typing.final
 class Range(_message.Message):
-    """Records next to each other."""
+    """Records next to each other. For the role auditor alone."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -89,7 +89,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_SECOND_FACTOR_REQUIRED: _ErrorReason.ValueType  # 32
     """An administrator's call came without a one-time code and without a session, or with a wrong code."""
     ERROR_REASON_LOCKED_OUT: _ErrorReason.ValueType  # 33
-    """Too many wrong codes or keys; RetryInfo says when to try again."""
+    """Too many wrong codes of a second factor; RetryInfo says when to try again."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the google.rpc.ErrorInfo that every error of the mesh carries, without this
@@ -163,5 +163,5 @@ ERROR_REASON_IDEMPOTENCY_CONFLICT: ErrorReason.ValueType  # 31
 ERROR_REASON_SECOND_FACTOR_REQUIRED: ErrorReason.ValueType  # 32
 """An administrator's call came without a one-time code and without a session, or with a wrong code."""
 ERROR_REASON_LOCKED_OUT: ErrorReason.ValueType  # 33
-"""Too many wrong codes or keys; RetryInfo says when to try again."""
+"""Too many wrong codes of a second factor; RetryInfo says when to try again."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

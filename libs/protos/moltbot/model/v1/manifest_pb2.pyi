@@ -54,7 +54,7 @@ Global___Task: _TypeAlias = Task  # noqa: Y015
 @_typing.final
 class Manifest(_message.Message):
     """A model as the mesh knows it: where it runs, what it can do and who may use it. Written by people as YAML
-    (`docs/guide/models.md`); the YAML keys are these fields' names.
+    (`docs/guide/models-and-routing.md`); the YAML keys are these fields' names.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
