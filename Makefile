@@ -96,7 +96,7 @@ bench-models: setup  ## engines, encoders and models beside their baselines
 	$(PYTHON) benchmarks/models.py $(ARGS)
 
 TINY = $(BUILD)/tiny
-tiny-model:  ## trains the shipped model anew into build/tiny (75 minutes of one thread)
+tiny-model:  ## trains a model like the shipped one into build/tiny (75 minutes of one thread)
 	python3 -m venv $(TINY)-venv
 	$(TINY)-venv/bin/pip install --quiet -r recipes/tiny_model/requirements.txt
 	$(TINY)-venv/bin/python recipes/tiny_model/train.py --out $(TINY) --minutes 75 --threads 1 --compile

@@ -89,8 +89,8 @@ class AuditSettings(Section):
     clickhouse: ClickHouseSettings = ClickHouseSettings()
     """A copy for analysis at scale."""
     bodies: Literal["none", "encrypted"] = "none"
-    """Whether what requests say and are answered is kept, encrypted for each data subject, so that it can be read in an
-    inquiry and destroyed on demand. `none`: only keyed commitments to it stand in the log."""
+    """Whether what requests say and are answered is kept. `encrypted`: for each data subject, so that it can be read in
+    an inquiry and destroyed on demand. `none`: only keyed commitments to it stand in the log."""
     redact: tuple[str, ...] = ("api_key",)
     """Kinds of personal data that are taken out of bodies before they are kept: email, phone, identity_number,
     bank_card, api_key, ip_address."""

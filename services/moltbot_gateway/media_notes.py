@@ -26,7 +26,7 @@ class MediaNote:
     media_type: str
     size_bytes: int
     commitment: bytes
-    """Of its bytes, under the tenant's key."""
+    """Of its bytes, under the request's key."""
 
     def __str__(self) -> str:
         return f"{self.media_type} {self.size_bytes} {self.commitment.hex()}"

@@ -31,7 +31,7 @@ def body(**changes):
 
 
 def requests_of(world, request_id, at_least=1, timeout_s=15.0):
-    """The records of one HTTP request, as the administrator sees them, once they have come."""
+    """The records of one HTTP request, as the auditor sees them, once they have come."""
     limit = time.monotonic() + timeout_s
     while True:
         answer = world.http("auditor", "auditor").post(

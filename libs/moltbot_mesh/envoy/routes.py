@@ -121,7 +121,8 @@ def _cors(config: EnvoyConfig) -> Node:
         "envoy.extensions.filters.http.cors.v3.CorsPolicy",
         allow_origin_string_match=[{"exact": origin} for origin in config.cors_origins],
         allow_methods="GET, POST, DELETE, OPTIONS",
-        allow_headers="authorization, content-type, x-request-id, x-api-key, x-grpc-web, x-user-agent, grpc-timeout",
+        allow_headers="authorization, content-type, x-request-id, x-api-key, x-otp, x-grpc-web, x-user-agent, "
+        "grpc-timeout",
         expose_headers="x-request-id, x-moltbot-receipt, x-moltbot-model, retry-after, grpc-status, grpc-message",
         max_age="600",
     )

@@ -21,9 +21,10 @@ from moltbot_daemon.commands.local import listens, mesh_channel
 from moltbot_daemon.commands.setup import with_store
 from moltbot_daemon.commands.shell import FAILED, OK, Shell, show, tell
 from moltbot_daemon.modules import MODULES
-from moltbot_mesh.api_keys import ApiKey, ApiKeys
+from moltbot_mesh.api_keys import ADMINISTRATORS, ApiKey, ApiKeys
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument, Unauthenticated, Unavailable
 from moltbot_mesh.etcd import EtcdClient
+from moltbot_mesh.second_factor import PREFIX
 from moltbot_models.triton.provision import find_embedder, find_triton
 
 if TYPE_CHECKING:
@@ -101,13 +102,20 @@ def _directory(path: Path, setting: str) -> str:
 
 
 def _api_keys(shell: Shell) -> str:
-    async def work(store: KeyValueStore) -> list[ApiKey]:
-        return await ApiKeys(store).list()
+    async def work(store: KeyValueStore) -> tuple[list[ApiKey], set[str]]:
+        return await ApiKeys(store).list(), {name.removeprefix(PREFIX) for name in await store.list(PREFIX)}
 
-    keys: list[ApiKey] = asyncio.run(with_store(shell, work))
+    keys: list[ApiKey]
+    keys, enrolled = asyncio.run(with_store(shell, work))
     valid = [key for key in keys if key.revoke_time_s is None]
     if keys and not any("admin" in key.roles for key in valid):
         raise Doubt("no key with the role admin; `moltbot keys create --tenant default --admin` makes one")
+    alone = [key.id for key in valid if key.roles & ADMINISTRATORS and key.id not in enrolled]
+    if alone and shell.settings.security.policy() is not None:
+        raise Doubt(
+            f"administrators' keys without a second factor, whose roles do not count: {', '.join(alone)}; "
+            "`moltbot keys enrol ID` enrols a device"
+        )
     return f"{len(valid)} valid of {len(keys)}" if keys else "none yet: `moltbot init` or the daemon makes the first"
 
 

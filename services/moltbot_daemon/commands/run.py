@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from moltbot_daemon import daemon, front, inference, serve
 from moltbot_daemon.commands.checks import UPSTREAM_SECRETS, named_files, refuse_broken
-from moltbot_daemon.commands.setup import ADMIN_TENANT, first_admin_key
+from moltbot_daemon.commands.setup import first_admin_key, said_of_first
 from moltbot_daemon.commands.shell import OK, Shell, tell
 from moltbot_mesh.errors import InvalidArgument
 
@@ -62,7 +62,7 @@ def run_daemon(shell: Shell) -> int:
             result = {"url": started.url, "data_dir": str(found.data_dir), "admin_key": key}
             lines = [f"moltbot serves {started.url} after {started.seconds:.1f} s, data in {found.data_dir}"]
             if key:
-                lines.append(f"admin key of tenant {ADMIN_TENANT} (shown once): {key}")
+                lines += said_of_first(shell, key)
             lines.append(f"try: curl {started.url}/v1/models -H 'Authorization: Bearer {key or '<key>'}'")
             shell.show(result, "\n".join(lines))
             await daemon.until_told()

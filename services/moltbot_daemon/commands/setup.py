@@ -93,7 +93,7 @@ def init(shell: Shell) -> int:
     result = {"config": str(config), "data_dir": str(found.data_dir), "written": written, "admin_key": key}
     said = [f"wrote {path}" for path in written] or ["nothing to do: everything is there"]
     if key:
-        said.append(f"admin key of tenant {ADMIN_TENANT} (shown once): {key}")
+        said += said_of_first(shell, key)
     shell.show(result, "\n".join(said))
     return OK
 
@@ -114,6 +114,14 @@ async def first_admin_key(shell: Shell) -> str | None:
         return text
 
     return await with_store(shell, work)
+
+
+def said_of_first(shell: Shell, key: str) -> list[str]:
+    """What is shown of the first admin key, in lines: its text, and what it still lacks."""
+    lines = [f"admin key of tenant {ADMIN_TENANT} (shown once): {key}"]
+    if shell.settings.security.policy() is not None:
+        lines.append(f"its role admin counts with a second factor: `moltbot keys enrol {key.split('_')[1]}`")
+    return lines
 
 
 def _record(shell: Shell, action: str, target: str, tenant: str) -> None:
