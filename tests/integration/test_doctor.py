@@ -112,3 +112,19 @@ def test_a_start_that_fails_makes_no_admin_key_that_nobody_ever_sees(doctor, tmp
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 64, done.stderr
     assert not list((tmp_path / "data").glob("store/*"))
+
+
+def test_administrators_keys_are_named_until_they_have_a_second_factor(doctor, tmp_path):
+    def keys(*arguments):
+        argv = [MOLTBOT, "keys", *arguments, "--data-dir", str(tmp_path / "data"), "--json"]
+        return json.loads(subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True).stdout)
+
+    keys("create", "--tenant", "acme")
+    ids = [keys("create", "--tenant", "acme", *role)["id"] for role in (("--admin",), ("--role", "auditor"))]
+    state, found = doctor()[1]["API keys"]
+    assert state == "warning"
+    assert set(found.partition(": ")[2].partition("; ")[0].split(", ")) == set(ids)
+    assert doctor("security: {second_factor: off}\n")[1]["API keys"] == ("ok", "3 valid of 3")
+    for one in ids:
+        keys("enrol", one)
+    assert doctor()[1]["API keys"] == ("ok", "3 valid of 3")
