@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Checks a bundle or receipt of a moltbot audit log. One file, and needs nothing but the package `cryptography`.
 
-    python check_bundle.py BUNDLE --key VERIFIER_KEY [--earlier CHECKPOINT] [--witness KEY …] [--json]
+    python check_bundle.py BUNDLE --key VERIFIER_KEY [--earlier CHECKPOINT] [--witness KEY …]
+                           [--expect AUDIT_ID …] [--json]
 
 It says for each record that it stands at its place in the log that the key's owner has signed, unchanged. It asks
 nobody: have the key, and any earlier checkpoint, from somebody other than the bundle's sender.
@@ -473,6 +474,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--witness", action="append", default=[], metavar="KEY", help="a witness that must have cosigned"
     )
+    parser.add_argument(
+        "--expect", action="append", default=[], metavar="ID", help="the id of an event that must be among the proven"
+    )
     parser.add_argument("--sm2-key", metavar="KEY", help="the key of an SM2 signature that must stand there too")
     parser.add_argument("--time-stamp", metavar="FILE", help="write the time stamp there, what it is of to FILE.data")
     parser.add_argument("--json", action="store_true", help="one JSON object a record, then the result")
@@ -481,7 +485,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         key, witnesses = Key.parse(_text_of(given.key)), [Key.parse(_text_of(text)) for text in given.witness]
         with _seekable(given.bundle) as stream:
             earlier = _text_of(given.earlier) if given.earlier else ""
-            head, count = check(stream, key, witnesses, earlier, Sm2Key.parse(given.sm2_key) if given.sm2_key else None)
+            sm2 = Sm2Key.parse(given.sm2_key) if given.sm2_key else None
+            head, count = check(stream, key, witnesses, earlier, sm2, given.expect)
             stream.seek(0)  # nothing is shown before all is proven
             header, items = read_lines(_lines(stream))
             if given.time_stamp:
@@ -499,7 +504,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def check(
-    stream: IO[bytes], key: Key, witnesses: Sequence[Key] = (), earlier: str = "", sm2: Sm2Key | None = None
+    stream: IO[bytes],
+    key: Key,
+    witnesses: Sequence[Key] = (),
+    earlier: str = "",
+    sm2: Sm2Key | None = None,
+    expect: Sequence[str] = (),
 ) -> tuple[Head, int]:
     """Check a bundle or receipt.
 
@@ -509,19 +519,37 @@ def check(
         witnesses: Who must have cosigned.
         earlier: A checkpoint that was kept; empty if there is none.
         sm2: The key of the SM2 signature that the checkpoint must carry too, if any.
+        expect: Ids of events (UUIDs as text) that must be among the proven records.
 
     Returns:
         The checkpoint, and how many records are proven.
 
     Raises:
-        NotProven: Something does not hold; the message says what.
-        Unreadable: It is no bundle.
+        NotProven: Something does not hold, or no record is told; the message says what.
+        Unreadable: It is no bundle, or an expected id is no UUID.
     """
+    missing = {_event_id(text) for text in expect}
     header, items = read_lines(_lines(stream))
     head = read_note(header["checkpoint"], key, witnesses, sm2)
     if earlier:
         check_earlier(header, head, earlier, key)
-    return head, sum(1 for _ in records(items, head))
+    count = 0
+    for _, record in records(items, head):
+        count += 1
+        if missing:
+            missing.discard(event(record).get("event_id", ""))
+    if not count:
+        raise NotProven("the bundle tells no record")
+    if missing:
+        raise NotProven(f"the bundle does not tell the event {min(missing)}")
+    return head, count
+
+
+def _event_id(text: str) -> str:
+    try:
+        return str(uuid.UUID(text.strip()))
+    except ValueError:
+        raise Unreadable(f"{_printable(text)} is no id of an event, which is a UUID") from None
 
 
 def write_time_stamp(header: dict[str, Any], head: Head, name: str) -> None:

@@ -164,6 +164,9 @@ def _audit(audit: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
     verify.add_argument(
         "--since", type=Path, metavar="FILE", help="a checkpoint that was kept elsewhere; it must be extended"
     )
+    verify.add_argument(
+        "--expect", action="append", default=[], metavar="ID", help="an event that the bundle must prove; repeatable"
+    )
     gaps = add(audit, "gaps", "list, for each producer, the records that it counted and the log does not have")
     gaps.add_argument("path", nargs="?", type=Path, metavar="DIR", help="the log's directory (DATA-DIR/audit/log)")
     export = add(audit, "export", "write records with a proof that others check without the mesh")

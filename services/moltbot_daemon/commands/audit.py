@@ -37,6 +37,8 @@ def verify(shell: Shell) -> int:
     directory = shell.args.path or shell.places.data_dir / "audit" / "log"
     since = shell.args.since.read_text("utf-8") if shell.args.since else ""
     check = _verify_bundle if directory.is_file() else _verify_log
+    if shell.args.expect and check is _verify_log:
+        raise InvalidArgument("--expect: name the bundle or receipt that must hold these events")
     return check(shell, directory, key, since)
 
 
@@ -65,7 +67,8 @@ def _verify_bundle(shell: Shell, file: Path, key: str, since: str) -> int:
         raise InvalidArgument("--key: give the verifier key of the bundle's log; the one in the bundle proves nothing")
     try:
         with file.open("rb") as stream:
-            head, count = check_bundle.check(stream, check_bundle.Key.parse(key or own.read_text("utf-8")), (), since)
+            verifier_key = check_bundle.Key.parse(key or own.read_text("utf-8"))
+            head, count = check_bundle.check(stream, verifier_key, (), since, expect=shell.args.expect)
     except (check_bundle.Unreadable, UnicodeDecodeError) as error:
         raise InvalidArgument(f"{file}: {error}") from None
     except check_bundle.NotProven as error:

@@ -263,6 +263,42 @@ def test_the_program_needs_nothing_but_cryptography():
     assert foreign == {"cryptography"}
 
 
+def one_subtree(ledger):
+    """What tells of a log that it exists, and of no record anything."""
+    header, _ = written(ledger, [5]).split(b"\n", 1)
+    root = checked(written(ledger, [5]), ledger)[0].root
+    item = {"first": 0, "count": 100, "hash": base64.b64encode(root).decode()}
+    return header + b"\n" + json.dumps(item).encode() + b"\n"
+
+
+def test_a_bundle_that_tells_no_record_proves_nothing(ledger, tmp_path):
+    file = tmp_path / "bundle"
+    file.write_bytes(one_subtree(ledger))
+    with pytest.raises(NotProven, match="tells no record"):
+        checked(file.read_bytes(), ledger)
+    assert run(file, "--key", ledger.verifier_key).returncode == 1
+
+
+def test_an_event_that_is_expected_must_be_told(ledger):
+    ids = [check_bundle.event(ledger.at(n).payload)["event_id"] for n in range(10, 14)]
+    data = written(ledger, range(10, 13))
+    assert checked(data, ledger, expect=[ids[0], ids[2].upper()])[1] == 3
+    with pytest.raises(NotProven, match=ids[3]):
+        checked(data, ledger, expect=[ids[0], ids[3]])
+    with pytest.raises(Unreadable, match="UUID"):
+        checked(data, ledger, expect=["10"])
+
+
+def test_the_program_refuses_a_receipt_of_another_event(ledger, tmp_path):
+    own, other = (check_bundle.event(ledger.at(n).payload)["event_id"] for n in (41, 42))
+    file = tmp_path / "receipt"
+    file.write_bytes(receipt(ledger, 41).replace(b"\n", b""))
+    assert run(file, "--key", ledger.verifier_key, "--expect", own).returncode == 0
+    done = run(file, "--key", ledger.verifier_key, "--expect", own, "--expect", other)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert other in done.stderr.decode()
+
+
 def run(*arguments, stdin=b""):
     command = [sys.executable, "-I", check_bundle.__file__, *map(str, arguments)]
     return subprocess.run(command, input=stdin, capture_output=True, timeout=60, check=False)

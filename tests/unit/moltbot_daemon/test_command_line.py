@@ -72,6 +72,13 @@ def test_a_verifier_key_of_another_form_is_wrong_use_and_no_damage(run, tmp_path
     assert "log.key.pub" in err
 
 
+def test_events_are_expected_of_a_bundle_and_not_of_a_log(run, tmp_path):
+    (tmp_path / "checkpoint").touch()
+    code, _, err = run("audit", "verify", str(tmp_path), "--expect", "0" * 32)
+    assert code == 64
+    assert "bundle" in err
+
+
 def test_a_log_without_its_key_is_damaged(run, tmp_path):
     (tmp_path / "checkpoint").touch()
     assert run("audit", "verify", str(tmp_path))[0] == 65
