@@ -55,6 +55,7 @@ class Authority:
         signed = ("x509", "-req", "-in", "csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")
         self.run(*signed, "-extfile", "tsa.cnf", "-extensions", "ext", "-out", "tsa.pem")
         self.status = 200
+        self.halves = False
 
     @property
     def ca_file(self):
@@ -72,6 +73,13 @@ class Authority:
         reply = ("ts", "-reply", "-config", "tsa.cnf", "-queryfile", "query", "-out", "reply")
         await asyncio.to_thread(self.run, *reply)
         body = (self.directory / "reply").read_bytes()
+        if self.halves:
+            response = web.StreamResponse(headers={"Content-Type": "application/timestamp-reply"})
+            await response.prepare(request)
+            for half in (body[:500], body[500:]):
+                await response.write(half)
+                await asyncio.sleep(0.1)
+            return response
         return web.Response(status=self.status, body=body, content_type="application/timestamp-reply")
 
     @contextlib.asynccontextmanager
@@ -149,6 +157,13 @@ async def test_the_oldest_stamp_that_covers_a_record_is_told(ledger, authority):
     for sequence, size in ((3, 10), (9, 10), (10, 20)):
         data = b"".join(bundle(ledger, [sequence], "a test"))
         assert check_bundle.check(io.BytesIO(data), key)[0].size == size
+
+
+async def test_a_stamp_that_comes_in_pieces_is_taken_whole(ledger, authority):
+    authority.halves = True
+    async with authority.serving() as url, stamping(ledger, url, authority.ca_file) as stamper:
+        await until(lambda: ledger.newest_time_stamp() == 10 or stamper.problem)
+        assert stamper.problem == ""
 
 
 async def test_an_authority_that_fails_is_told_and_asked_again(ledger, authority):

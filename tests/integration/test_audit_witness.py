@@ -42,7 +42,30 @@ def open_log(directory, signer):
 
 @contextlib.asynccontextmanager
 async def served(witness):
-    runner = web.AppRunner(witness_application(witness), access_log=None)
+    async with serving(witness_application(witness)) as url:
+        yield url
+
+
+def in_halves(answer):
+    """An application that answers `add-checkpoint` in two pieces with a pause between them."""
+
+    async def add_checkpoint(request):
+        status, text = await asyncio.to_thread(answer, (await request.read()).decode())
+        response = web.StreamResponse(status=status)
+        await response.prepare(request)
+        for half in (text[: len(text) // 2], text[len(text) // 2 :]):
+            await response.write(half.encode())
+            await asyncio.sleep(0.1)
+        return response
+
+    application = web.Application()
+    application.router.add_post("/add-checkpoint", add_checkpoint)
+    return application
+
+
+@contextlib.asynccontextmanager
+async def serving(application):
+    runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -98,6 +121,30 @@ async def test_checkpoints_are_cosigned_as_the_log_grows_and_after_the_witness_w
     note, _ = ledger.cosigned()
     head = read_note(note, Key.parse(signer.verifier_key), [Key.parse(cosigner.verifier_key)])
     assert head.witnesses[0][0] == "witness.example/w1"
+    ledger.close()
+
+
+async def test_an_answer_that_comes_in_pieces_is_read_whole(tmp_path, signer, cosigner):
+    ledger = open_log(tmp_path / "log", signer)
+    witness = Witness({"test/log": signer.verifier_key}, cosigner, tmp_path / "seen")
+
+    def answer(text):
+        reply = witness.add_checkpoint(text)
+        return reply.status, reply.body
+
+    await asyncio.to_thread(ledger.append, records(10))
+    async with serving(in_halves(answer)) as url, following(ledger, url, cosigner) as follower:
+        await until(lambda: ledger.cosigned() is not None or follower.problems)
+        assert not follower.problems
+    ledger.close()
+
+
+async def test_an_answer_without_end_is_given_up(tmp_path, signer, cosigner):
+    ledger = open_log(tmp_path / "log", signer)
+    await asyncio.to_thread(ledger.append, records(10))
+    application = in_halves(lambda _: (200, "x" * (1 << 17)))
+    async with serving(application) as url, following(ledger, url, cosigner) as follower:
+        await until(lambda: "longer than" in follower.problems.get(url, ""))
     ledger.close()
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import structlog
 from cryptography import x509
 
+from moltbot_audit.adapters.witness_http import read_whole
 from moltbot_mesh.errors import DataLoss, FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
@@ -48,8 +50,6 @@ class TimeStamper:
 
     async def run(self) -> None:
         """Stamp until cancelled."""
-        import aiohttp  # noqa: PLC0415 - with the first stamp
-
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
         async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
             while True:
@@ -66,13 +66,13 @@ class TimeStamper:
                         wait_s = min(_RETRY_S, self._interval_s)
                 await asyncio.sleep(wait_s)
 
-    async def _stamp(self, session: Any, data: bytes) -> bytes:
+    async def _stamp(self, session: aiohttp.ClientSession, data: bytes) -> bytes:
         request = self._library.TimestampRequestBuilder().data(data).build()
         headers = {"Content-Type": "application/timestamp-query"}
         async with session.post(self._url, data=request.as_bytes(), headers=headers) as answer:
             if answer.status != 200:
                 raise DataLoss(f"the authority answers with status {answer.status}")
-            response = bytes(await answer.content.read(_MOST_BYTES))
+            response = await read_whole(answer, _MOST_BYTES)
         check_time_stamp(response, data, self._roots, request.nonce)
         return response
 

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from moltbot_audit.checkpoint import parse, valid_cosignatures
 from moltbot_audit.witness import SIZE_TYPE
-from moltbot_mesh.errors import MoltbotError
+from moltbot_mesh.errors import DataLoss, MoltbotError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -78,7 +78,7 @@ class WitnessFollower:
             lines = [f"old {old}", *(base64.b64encode(one).decode() for one in proof)]
             body = "\n".join(lines) + "\n\n" + note
             async with session.post(f"{url.rstrip('/')}/add-checkpoint", data=body.encode()) as answer:
-                said = (await answer.content.read(_MOST_BYTES)).decode()
+                said = (await read_whole(answer, _MOST_BYTES)).decode()
                 if answer.status == 409 and answer.content_type == SIZE_TYPE and said.strip().isdigit():
                     if int(said) == old:
                         self._tell(url, f"it has seen another history of {old} records: the log was forked")
@@ -98,6 +98,20 @@ class WitnessFollower:
         if self.problems.get(url) != problem:
             log.critical("checkpoint not cosigned", witness=url, problem=problem)
         self.problems[url] = problem
+
+
+async def read_whole(answer: aiohttp.ClientResponse, most_bytes: int) -> bytes:
+    """The body of an answer, in however many pieces it comes.
+
+    Raises:
+        DataLoss: It is longer than that.
+    """
+    body = bytearray()
+    async for part in answer.content.iter_any():
+        body += part
+        if len(body) > most_bytes:
+            raise DataLoss(f"the answer is longer than {most_bytes} bytes")
+    return bytes(body)
 
 
 def witness_application(witness: Witness, seen: Callable[[int], None] = lambda _: None) -> web.Application:
