@@ -14,6 +14,7 @@ from moltbot.audit.v1 import audit_pb2, audit_pb2_grpc, privacy_pb2_grpc
 
 from moltbot_audit.adapters.clickhouse import open_clickhouse
 from moltbot_audit.adapters.parquet_child import keep_parquet
+from moltbot_audit.background import Background
 from moltbot_audit.checkpoint import Signer
 from moltbot_audit.event import decode
 from moltbot_audit.holds import Holds
@@ -37,7 +38,7 @@ from moltbot_mesh.threads import Threads
 from moltbot_mesh.uuid7 import uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
     from pathlib import Path
 
 log = structlog.get_logger("moltbot.audit")
@@ -67,47 +68,42 @@ async def open_audit(runtime: Runtime) -> AsyncGenerator[Service]:
     """Recover the log and serve."""
     settings = runtime.settings(AuditSettings)
     signer = _signer(runtime.data_dir, settings)
-    ledger = await asyncio.to_thread(
-        Ledger,
-        runtime.data_dir / "log",
-        signer,
-        decode,
-        settings.segment_bytes,
-        settings.checkpoint_interval_s,
-        sync=settings.sync == "always",
-    )
-    privacy = await asyncio.to_thread(_open_privacy, runtime.data_dir, settings)
-    journal = _Journal(ledger, runtime)
-    expiring = asyncio.create_task(
-        _expire_daily(ledger, privacy, journal, settings.retention_days), name="audit-expiry"
-    )
-    spill = runtime.shared_dir / SPILL
-    taking = asyncio.create_task(_take_administration(ledger, spill), name="audit-administration")
-    digesting = asyncio.create_task(_digest_sealed(ledger, journal, settings), name="audit-digest")
-    stamping = asyncio.create_task(_have_stamped(ledger, settings), name="audit-time-stamp")
-    witnessing = asyncio.create_task(_have_cosigned(ledger, settings), name="audit-witness")
-    keeping = asyncio.create_task(
-        keep_parquet(ledger.directory, lambda: ledger.checkpoint()[1].size, write=settings.parquet),
-        name="audit-parquet",
-    )
-    try:
-        async with Threads("audit-read", _THREADS, _MAX_WAITING) as threads, _forwarding(ledger, runtime, settings):
-            servicer = AuditServicer(ledger, journal.read, threads)
-            access = dict.fromkeys(_TENANT_METHODS, Access.TENANT) | {"Verify": Access.AUDITOR}
-            add = audit_pb2_grpc.add_AuditServiceServicer_to_server
-            registration = Registration(add, servicer, access, _RECORDED)
-            keeps = settings.bodies == "encrypted"
-            keeper = PrivacyServicer(privacy, journal.read_body, journal.act, threads, keeps=keeps)
-            add_privacy = privacy_pb2_grpc.add_PrivacyServiceServicer_to_server
-            of_privacy = Registration(add_privacy, keeper, _PRIVACY_ACCESS, _PRIVACY_RECORDED)
-            yield Service((registration, of_privacy), lambda: [ledger.problem] if ledger.problem else [])
-    finally:
-        background = (expiring, taking, witnessing, digesting, stamping, keeping)
-        for task in background:
-            task.cancel()
-        await asyncio.wait(background)
-        await asyncio.to_thread(privacy.close)
-        await asyncio.to_thread(ledger.close)
+    async with contextlib.AsyncExitStack() as opened:
+        ledger = await asyncio.to_thread(
+            Ledger,
+            runtime.data_dir / "log",
+            signer,
+            decode,
+            settings.segment_bytes,
+            settings.checkpoint_interval_s,
+            sync=settings.sync == "always",
+        )
+        opened.push_async_callback(asyncio.to_thread, ledger.close)
+        privacy = await asyncio.to_thread(_open_privacy, runtime.data_dir, settings)
+        opened.push_async_callback(asyncio.to_thread, privacy.close)
+        journal = _Journal(ledger, runtime)
+        outward = await _outward(opened, ledger, runtime, settings)
+        background = await opened.enter_async_context(Background())
+        for name, work in outward.items():
+            background.start(name, work())
+        background.start("expiry", _expire_daily(ledger, privacy, journal, settings.retention_days))
+        background.start("administration", _take_administration(ledger, runtime.shared_dir / SPILL))
+        background.start("digest", _digest_sealed(ledger, journal, settings))
+        parquet = keep_parquet(ledger.directory, lambda: ledger.checkpoint()[1].size, write=settings.parquet)
+        background.start("parquet", parquet)
+        threads = await opened.enter_async_context(Threads("audit-read", _THREADS, _MAX_WAITING))
+        servicer = AuditServicer(ledger, journal.read, threads)
+        access = dict.fromkeys(_TENANT_METHODS, Access.TENANT) | {"Verify": Access.AUDITOR}
+        add = audit_pb2_grpc.add_AuditServiceServicer_to_server
+        registration = Registration(add, servicer, access, _RECORDED)
+        keeps = settings.bodies == "encrypted"
+        keeper = PrivacyServicer(privacy, journal.read_body, journal.act, threads, keeps=keeps)
+        add_privacy = privacy_pb2_grpc.add_PrivacyServiceServicer_to_server
+        of_privacy = Registration(add_privacy, keeper, _PRIVACY_ACCESS, _PRIVACY_RECORDED)
+        yield Service(
+            (registration, of_privacy),
+            lambda: [*([ledger.problem] if ledger.problem else []), *background.ended],
+        )
 
 
 def _signer(directory: Path, settings: AuditSettings) -> Signer:
@@ -122,28 +118,37 @@ def _signer(directory: Path, settings: AuditSettings) -> Signer:
     return Signer.load(directory / "log.key", settings.origin, beside)
 
 
-@contextlib.asynccontextmanager
-async def _forwarding(ledger: Ledger, runtime: Runtime, settings: AuditSettings) -> AsyncGenerator[None]:
-    """Copy the log into ClickHouse meanwhile, if there is one."""
-    if not settings.clickhouse.url:
-        yield
-        return
-    async with open_clickhouse(settings.clickhouse) as sink:
+async def _outward(
+    opened: contextlib.AsyncExitStack, ledger: Ledger, runtime: Runtime, settings: AuditSettings
+) -> dict[str, Callable[[], Coroutine[None, None, None]]]:
+    """What takes the log to others, by name. Made before anything is served: a wrong setting refuses the start.
+
+    Whatever keeps them from it later is in the log and, where they lag, in a metric; the service serves on.
+    """
+    found: dict[str, Callable[[], Coroutine[None, None, None]]] = {}
+    if settings.time_stamp_url:
+        from moltbot_audit.adapters.time_stamps import TimeStamper  # noqa: PLC0415 - an extra
+
+        if settings.time_stamp_ca_file is None:
+            raise InvalidArgument("audit.time_stamp_ca_file: name the certificates that time stamps must lead to")
+        interval_s = settings.time_stamp_interval_s
+        found["time-stamp"] = TimeStamper(ledger, settings.time_stamp_url, settings.time_stamp_ca_file, interval_s).run
+    if settings.witnesses:
+        from moltbot_audit.adapters.witness_http import WitnessFollower  # noqa: PLC0415 - brings an HTTP client
+
+        found["witness"] = WitnessFollower(ledger, settings.witnesses, settings.witness_interval_s).run
+    if settings.clickhouse.url:
         forwarder = Forwarder(
             ledger,
-            sink,
+            await opened.enter_async_context(open_clickhouse(settings.clickhouse)),
             runtime.data_dir / "clickhouse.position",
             batch_records=settings.clickhouse.batch_records,
             interval_s=settings.clickhouse.interval_s,
         )
         lag = runtime.telemetry.metrics.audit_sink_lag.labels("clickhouse")
         lag.set_function(lambda: forwarder.lag_records)
-        running = asyncio.create_task(forwarder.run(), name="audit-clickhouse")
-        try:
-            yield
-        finally:
-            running.cancel()
-            await asyncio.wait([running])
+        found["clickhouse"] = forwarder.run
+    return found
 
 
 def _open_privacy(directory: Path, settings: AuditSettings) -> Privacy:
@@ -232,7 +237,12 @@ async def _expire_daily(ledger: Ledger, privacy: Privacy, journal: _Journal, ret
 async def _digest_sealed(ledger: Ledger, journal: _Journal, settings: AuditSettings) -> None:
     """Digest segments once they are sealed: in the log first, so a digest beside a segment always has its record."""
     while settings.gm:
-        for path in await asyncio.to_thread(undigested, ledger.directory / "segments"):
+        found: list[Path] = []
+        try:
+            found = await asyncio.to_thread(undigested, ledger.directory / "segments")
+        except OSError as error:
+            log.warning("segments not looked at; trying again", error=str(error))
+        for path in found:
             try:
                 digest = await asyncio.to_thread(sm3, path)
                 await journal.act("seal segment", path.name, {"sm3": digest})
@@ -240,23 +250,6 @@ async def _digest_sealed(ledger: Ledger, journal: _Journal, settings: AuditSetti
             except (OSError, MoltbotError) as error:
                 log.warning("sealed segment not digested; trying again", segment=path.name, error=str(error))
         await asyncio.sleep(_SEALED_LOOK_S)
-
-
-async def _have_stamped(ledger: Ledger, settings: AuditSettings) -> None:
-    if settings.time_stamp_url:
-        from moltbot_audit.adapters.time_stamps import TimeStamper  # noqa: PLC0415 - an extra
-
-        if settings.time_stamp_ca_file is None:
-            raise InvalidArgument("audit.time_stamp_ca_file: name the certificates that time stamps must lead to")
-        interval_s = settings.time_stamp_interval_s
-        await TimeStamper(ledger, settings.time_stamp_url, settings.time_stamp_ca_file, interval_s).run()
-
-
-async def _have_cosigned(ledger: Ledger, settings: AuditSettings) -> None:
-    if settings.witnesses:
-        from moltbot_audit.adapters.witness_http import WitnessFollower  # noqa: PLC0415 - brings an HTTP client
-
-        await WitnessFollower(ledger, settings.witnesses, settings.witness_interval_s).run()
 
 
 async def _take_administration(ledger: Ledger, directory: Path) -> None:

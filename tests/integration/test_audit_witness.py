@@ -16,7 +16,8 @@ from moltbot_audit.check_bundle import Key, read_note
 from moltbot_audit.checkpoint import Cosigner, Signer
 from moltbot_audit.event import decode
 from moltbot_audit.ledger import Ledger
-from moltbot_audit.witness import Witness
+from moltbot_audit.witness import SIZE_TYPE, Witness
+from moltbot_mesh.errors import InvalidArgument
 from moltbot_mesh.uuid7 import uuid7
 
 
@@ -51,7 +52,9 @@ def in_halves(answer):
 
     async def add_checkpoint(request):
         status, text = await asyncio.to_thread(answer, (await request.read()).decode())
-        response = web.StreamResponse(status=status)
+        response = web.StreamResponse(
+            status=status, headers={"Content-Type": SIZE_TYPE if status == 409 else "text/plain"}
+        )
         await response.prepare(request)
         for half in (text[: len(text) // 2], text[len(text) // 2 :]):
             await response.write(half.encode())
@@ -146,6 +149,47 @@ async def test_an_answer_without_end_is_given_up(tmp_path, signer, cosigner):
     async with serving(application) as url, following(ledger, url, cosigner) as follower:
         await until(lambda: "longer than" in follower.problems.get(url, ""))
     ledger.close()
+
+
+@pytest.mark.parametrize("size", ["\N{SUPERSCRIPT TWO}", "9" * 5000, "9" * 20, "-1"])
+async def test_a_size_that_is_none_is_told_and_the_witness_asked_again(tmp_path, signer, cosigner, size):
+    ledger = open_log(tmp_path / "log", signer)
+    witness = Witness({"test/log": signer.verifier_key}, cosigner, tmp_path / "seen")
+    replies = [(409, f"{size}\n")]
+
+    def answer(text):
+        reply = witness.add_checkpoint(text)
+        return replies.pop() if replies else (reply.status, reply.body)
+
+    await asyncio.to_thread(ledger.append, records(10))
+    async with serving(in_halves(answer)) as url, following(ledger, url, cosigner) as follower:
+        await until(lambda: "status 409" in follower.problems.get(url, ""))
+        await until(lambda: ledger.cosigned() is not None)
+    ledger.close()
+
+
+async def test_cosignatures_that_the_disk_refuses_are_asked_for_again(tmp_path, signer, cosigner, monkeypatch):
+    ledger = open_log(tmp_path / "log", signer)
+    witness = Witness({"test/log": signer.verifier_key}, cosigner, tmp_path / "seen")
+    kept, failures = ledger.keep_cosigned, [OSError(28, "No space left on device")]
+
+    def keep_cosigned(note):
+        if failures:
+            raise failures.pop()
+        kept(note)
+
+    monkeypatch.setattr(ledger, "keep_cosigned", keep_cosigned)
+    await asyncio.to_thread(ledger.append, records(10))
+    async with served(witness) as url, following(ledger, url, cosigner) as follower:
+        await until(lambda: "No space" in follower.disk_problem)
+        await until(lambda: ledger.cosigned() is not None)
+        await until(lambda: not follower.disk_problem)
+    ledger.close()
+
+
+def test_a_key_that_is_no_witness_s_is_refused_before_anything_is_asked(signer):
+    with pytest.raises(InvalidArgument, match=r"audit\.witnesses: http://w"):
+        WitnessFollower(None, {"http://w": signer.verifier_key}, 1.0)
 
 
 async def test_a_log_that_was_written_anew_is_told_to_be_forked(tmp_path, signer, cosigner):

@@ -15,7 +15,7 @@ import structlog
 from cryptography import x509
 
 from moltbot_audit.adapters.witness_http import read_whole
-from moltbot_mesh.errors import DataLoss, FailedPrecondition, InvalidArgument
+from moltbot_mesh.errors import DataLoss, FailedPrecondition, InvalidArgument, MoltbotError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,18 +53,25 @@ class TimeStamper:
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
         async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
             while True:
-                note, head = self._ledger.cosigned() or self._ledger.checkpoint()
                 wait_s = self._interval_s
-                if head.size > self._ledger.newest_time_stamp():
-                    try:
-                        response = await self._stamp(session, head.body.encode())
-                        await asyncio.to_thread(self._ledger.keep_time_stamp, note, response)
-                        self.problem = ""
-                    except (aiohttp.ClientError, TimeoutError, OSError, DataLoss) as error:
-                        self.problem = str(error) or type(error).__name__
-                        log.error("checkpoint not time-stamped; trying again", url=self._url, error=self.problem)
-                        wait_s = min(_RETRY_S, self._interval_s)
+                try:
+                    await self._step(session)
+                except (aiohttp.ClientError, TimeoutError, OSError, MoltbotError) as error:
+                    problem = str(error) or type(error).__name__
+                    if problem != self.problem:
+                        log.error("checkpoint not time-stamped; trying again", url=self._url, error=problem)
+                    self.problem = problem
+                    wait_s = min(_RETRY_S, self._interval_s)
                 await asyncio.sleep(wait_s)
+
+    async def _step(self, session: aiohttp.ClientSession) -> None:
+        note, head = self._ledger.cosigned() or self._ledger.checkpoint()
+        if head.size > self._ledger.newest_time_stamp():
+            response = await self._stamp(session, head.body.encode())
+            await asyncio.to_thread(self._ledger.keep_time_stamp, note, response)
+        if self.problem:
+            log.info("checkpoints are time-stamped again", url=self._url)
+        self.problem = ""
 
     async def _stamp(self, session: aiohttp.ClientSession, data: bytes) -> bytes:
         request = self._library.TimestampRequestBuilder().data(data).build()

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from moltbot_audit.checkpoint import parse, valid_cosignatures
 from moltbot_audit.witness import SIZE_TYPE
-from moltbot_mesh.errors import DataLoss, MoltbotError
+from moltbot_mesh.errors import DataLoss, InvalidArgument, MoltbotError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +24,8 @@ log = structlog.get_logger("moltbot.audit")
 
 _TIMEOUT_S = 10.0
 _MOST_BYTES = 64 << 10
+_SIZE_DIGITS = 20
+"""As many or more are no size of a log."""
 
 
 class WitnessFollower:
@@ -33,14 +35,24 @@ class WitnessFollower:
         ledger: The log.
         witnesses: Verifier keys by URL prefix.
         interval_s: Between two checkpoints that are sent, in seconds.
+
+    Raises:
+        InvalidArgument: A key is not a witness's.
     """
 
     def __init__(self, ledger: Ledger, witnesses: Mapping[str, str], interval_s: float) -> None:
+        for url, key in witnesses.items():
+            try:
+                valid_cosignatures("", "", key)
+            except InvalidArgument as error:
+                raise InvalidArgument(f"audit.witnesses: {url}: {error.message}") from None
         self._ledger, self._witnesses, self._interval_s = ledger, witnesses, interval_s
         self._sizes = dict.fromkeys(witnesses, 0)
         """What each is known to have cosigned."""
         self.problems: dict[str, str] = {}
         """Why witnesses did not cosign, by URL prefix."""
+        self.disk_problem = ""
+        """Why what they cosigned was not kept."""
 
     async def run(self) -> None:
         """Send checkpoints until cancelled."""
@@ -52,13 +64,24 @@ class WitnessFollower:
                     asked = [self._ask(session, url, key, note) for url, key in self._witnesses.items()]
                     lines = [line for found in await asyncio.gather(*asked) for line in found]
                     if lines:
-                        await asyncio.to_thread(self._ledger.keep_cosigned, note + "".join(lines))
+                        await self._keep(note + "".join(lines))
                 await asyncio.sleep(self._interval_s)
+
+    async def _keep(self, note: str) -> None:
+        try:
+            await asyncio.to_thread(self._ledger.keep_cosigned, note)
+        except OSError as error:
+            self._sizes = dict.fromkeys(self._sizes, 0)  # what is lost is asked for again; witnesses tell their size
+            if str(error) != self.disk_problem:
+                log.critical("cosignatures not kept; trying again", error=str(error))
+            self.disk_problem = str(error)
+        else:
+            self.disk_problem = ""
 
     async def _ask(self, session: aiohttp.ClientSession, url: str, key: str, note: str) -> Sequence[str]:
         try:
             found = await self._cosignatures(session, url, key, note)
-        except (aiohttp.ClientError, TimeoutError, UnicodeDecodeError, MoltbotError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, UnicodeDecodeError, MoltbotError) as error:
             self._tell(url, f"it cannot be asked: {error or type(error).__name__}")
             return ()
         if found:
@@ -79,7 +102,7 @@ class WitnessFollower:
             body = "\n".join(lines) + "\n\n" + note
             async with session.post(f"{url.rstrip('/')}/add-checkpoint", data=body.encode()) as answer:
                 said = (await read_whole(answer, _MOST_BYTES)).decode()
-                if answer.status == 409 and answer.content_type == SIZE_TYPE and said.strip().isdigit():
+                if answer.status == 409 and answer.content_type == SIZE_TYPE and _is_size(said.strip()):
                     if int(said) == old:
                         self._tell(url, f"it has seen another history of {old} records: the log was forked")
                         return ()
@@ -98,6 +121,10 @@ class WitnessFollower:
         if self.problems.get(url) != problem:
             log.critical("checkpoint not cosigned", witness=url, problem=problem)
         self.problems[url] = problem
+
+
+def _is_size(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < _SIZE_DIGITS
 
 
 async def read_whole(answer: aiohttp.ClientResponse, most_bytes: int) -> bytes:

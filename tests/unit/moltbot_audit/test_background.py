@@ -11,7 +11,8 @@ import pytest
 from moltbot.audit.v1 import audit_pb2 as pb
 
 from moltbot_audit import module
-from moltbot_mesh.errors import Unavailable
+from moltbot_audit.background import Background
+from moltbot_mesh.errors import InvalidArgument, Unavailable
 from moltbot_mesh.uuid7 import uuid7
 
 
@@ -101,3 +102,62 @@ async def test_acts_wait_in_their_order_while_the_log_is_down(tmp_path):
     async with running(module._take_administration(ledger, tmp_path)):
         await until(lambda: len(ledger.records) == 3)
     assert ledger.records == acts
+
+
+class Runtime:
+    module = "audit"
+    instance = "audit-1"
+
+    def __init__(self, directory, **settings):
+        self.data_dir = directory
+        self.shared_dir = directory / "shared"
+        self._settings = {"segment_bytes": 1 << 20, "checkpoint_interval_s": 0.05} | settings
+
+    def settings(self, section):
+        return section(**self._settings)
+
+
+async def test_work_that_ends_with_an_error_is_told_and_work_that_is_done_is_not():
+    async def failing():
+        raise ZeroDivisionError("a defect")
+
+    async with Background() as background:
+        background.start("done", asyncio.sleep(0))
+        background.start("failing", failing())
+        background.start("going", asyncio.sleep(60))
+        await until(lambda: background.ended)
+        (told,) = background.ended
+        assert "`failing`" in told
+        assert "a defect" in told
+    assert len(background.ended) == 1
+
+
+async def test_the_service_is_not_ready_once_work_has_ended_with_an_error(tmp_path, monkeypatch):
+    failing = asyncio.Event()
+
+    async def digest(*_args):
+        await failing.wait()
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(module, "_digest_sealed", digest)
+    async with module.MODULE.open(Runtime(tmp_path)) as service:
+        assert service.missing() == []
+        failing.set()
+        await until(service.missing)
+        assert "`digest`" in service.missing()[0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"time_stamp_url": "https://tsa.example"},
+        {"time_stamp_url": "https://tsa.example", "time_stamp_ca_file": "missing.pem"},
+        {"witnesses": {"https://w.example": "no key"}},
+    ],
+)
+async def test_a_wrong_setting_refuses_the_start_and_lets_the_log_go(tmp_path, wrong):
+    with pytest.raises(InvalidArgument, match=r"time_stamp_ca_file|missing\.pem|w\.example"):
+        async with module.MODULE.open(Runtime(tmp_path, **wrong)):
+            pass
+    async with module.MODULE.open(Runtime(tmp_path)) as service:
+        assert service.missing() == []
