@@ -39,6 +39,19 @@ def read_horizon(directory: Path, verifier_key: str) -> int:
     return int(sequence)
 
 
+def expiring(directory: Path, covered: int, before_ns: int) -> tuple[int, list[Path]]:
+    """What `expire` would do: the horizon, and the segments that would go, oldest first."""
+    found = segments(directory / "segments")
+    old: list[Path] = []
+    horizon = found[0][0]
+    for (_, path), (following, _) in itertools.pairwise(found):
+        if following > covered // TILE_HASHES * TILE_HASHES or path.stat().st_mtime_ns >= before_ns:
+            break
+        old.append(path)
+        horizon = following
+    return horizon, old
+
+
 def expire(directory: Path, signer: Signer, covered: int, before_ns: int) -> tuple[int, int]:
     """Remove sealed segments that were last written before a time.
 
@@ -51,21 +64,15 @@ def expire(directory: Path, signer: Signer, covered: int, before_ns: int) -> tup
     Returns:
         The horizon, and how many records went.
     """
-    found = segments(directory / "segments")
-    old: list[Path] = []
-    horizon = found[0][0]
-    for (_, path), (following, _) in itertools.pairwise(found):
-        if following > covered // TILE_HASHES * TILE_HASHES or path.stat().st_mtime_ns >= before_ns:
-            break
-        old.append(path)
-        horizon = following
+    first = segments(directory / "segments")[0][0]
+    horizon, old = expiring(directory, covered, before_ns)
     if not old:
         return horizon, 0
-    for number in range(found[0][0] // TILE_HASHES, -(-horizon // TILE_HASHES)):
+    for number in range(first // TILE_HASHES, -(-horizon // TILE_HASHES)):
         sync(directory / tile_path(0, number))
     horizon_note = signer.sign_text(f"{signer.origin}\nhorizon\n{horizon}\n")
     replace_durably(directory / HORIZON_FILE, horizon_note.encode())
     for path in old:
         path.unlink()
         path.with_name(path.name + SUFFIX).unlink(missing_ok=True)
-    return horizon, horizon - found[0][0]
+    return horizon, horizon - first

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from moltbot_audit import merkle
 from moltbot_audit.checkpoint import Checkpoint, Signer, parse, verify
 from moltbot_audit.commit import Committer
-from moltbot_audit.expiry import expire, read_horizon
+from moltbot_audit.expiry import expire, expiring, read_horizon
 from moltbot_audit.index import Index
 from moltbot_audit.integrate import Integrator
 from moltbot_audit.records import Committed, Filter, Logged, Place, Record
@@ -389,13 +389,20 @@ class Ledger:
         Returns:
             How many records went.
         """
-        _, head = self.checkpoint()
-        kept = (self._index.oldest_of(tenant, trace_id) for tenant, trace_id in held)
-        until = min((sequence for sequence in kept if sequence is not None), default=head.size)
-        horizon, removed = expire(self.directory, self._signer, min(head.size, until), before_ns)
+        horizon, removed = expire(self.directory, self._signer, self._until(held), before_ns)
         if removed:
             self._index.clear_below(horizon)
         return removed
+
+    def expiring(self, before_ns: int, held: Sequence[tuple[str, bytes]] = ()) -> int:
+        """How many records `expire` would remove now."""
+        return expiring(self.directory, self._until(held), before_ns)[0] - self.oldest
+
+    def _until(self, held: Sequence[tuple[str, bytes]]) -> int:
+        """Behind the last record that may go."""
+        _, head = self.checkpoint()
+        kept = (self._index.oldest_of(tenant, trace_id) for tenant, trace_id in held)
+        return min([head.size, *(sequence for sequence in kept if sequence is not None)])
 
     def close(self) -> None:
         """Write what waits, sign, and close."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import sqlite3
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -179,7 +180,7 @@ class _Journal:
         await self._read(f"/moltbot.audit.v1.PrivacyService/{method}", target, reason)
 
     async def act(self, action: str, target: str, facts: Mapping[str, str]) -> None:
-        """Record an act before it happens; durable when this returns."""
+        """Record an act, before it happens or what it did; durable when this returns."""
         event = self._event(audit_pb2.EVENT_TYPE_ADMINISTRATION, action, target)
         event.attributes.update(facts)
         await self._append(event)
@@ -188,12 +189,6 @@ class _Journal:
         event = self._event(audit_pb2.EVENT_TYPE_AUDIT_READ, action, target)
         if reason:
             event.outcome, event.reason = audit_pb2.OUTCOME_REFUSED, reason
-        await self._append(event)
-
-    async def expired(self, records: int, bodies: int) -> None:
-        """Record that segments and bodies went."""
-        event = self._event(audit_pb2.EVENT_TYPE_ADMINISTRATION, "expire", "segments")
-        event.attributes.update(records=str(records), bodies=str(bodies))
         await self._append(event)
 
     def _event(self, kind: audit_pb2.EventType.ValueType, action: str, target: str) -> audit_pb2.AuditEvent:
@@ -221,17 +216,42 @@ class _Journal:
 
 async def _expire_daily(ledger: Ledger, privacy: Privacy, journal: _Journal, retention_days: int) -> None:
     while True:
-        try:
-            before_ns = time.time_ns() - retention_days * _DAY_S * 1_000_000_000
-            held = [(hold.tenant, bytes.fromhex(hold.trace_id)) for hold in privacy.held]
-            records = await asyncio.to_thread(ledger.expire, before_ns, held)
-            bodies = await asyncio.to_thread(privacy.expire, before_ns)
-            if records or bodies:
-                log.info("audit records expired", records=records, bodies=bodies)
-                await journal.expired(records, bodies)
-        except (OSError, sqlite3.Error, MoltbotError) as error:
-            log.warning("expired segments not removed; trying again tomorrow", error=str(error))
+        before_ns = time.time_ns() - retention_days * _DAY_S * 1_000_000_000
+        for what, expired in (
+            ("segments", partial(_expire_segments, ledger, privacy)),
+            ("bodies", partial(_expire_bodies, privacy)),
+        ):
+            try:
+                await expired(journal, before_ns)
+            except (OSError, sqlite3.Error, MoltbotError) as error:  # one must not keep the other from going
+                log.warning("what has expired is not removed; trying again tomorrow", what=what, error=str(error))
         await asyncio.sleep(_DAY_S)
+
+
+async def _expire_segments(ledger: Ledger, privacy: Privacy, journal: _Journal, before_ns: int) -> None:
+    """Record what is to go, let it go, record what went; a hold that is acknowledged before they go keeps them."""
+
+    def held() -> list[tuple[str, bytes]]:
+        return [(hold.tenant, bytes.fromhex(hold.trace_id)) for hold in privacy.held]
+
+    going = await asyncio.to_thread(lambda: ledger.expiring(before_ns, held()))
+    if not going:
+        return
+    await journal.act("expire", "segments", {"before_ns": str(before_ns), "records": str(going)})
+    oldest = ledger.oldest
+    try:
+        await asyncio.to_thread(privacy.under_decision, lambda: ledger.expire(before_ns, held()))
+    finally:  # a disk that fails may have let some of them go
+        gone = ledger.oldest - oldest
+        log.info("audit records expired", records=gone)
+        await journal.act("expired", "segments", {"records": str(gone)})
+
+
+async def _expire_bodies(privacy: Privacy, journal: _Journal, before_ns: int) -> None:
+    gone = await asyncio.to_thread(privacy.expire, before_ns)
+    if gone:
+        log.info("bodies expired", bodies=gone)
+        await journal.act("expired", "bodies", {"before_ns": str(before_ns), "bodies": str(gone)})
 
 
 async def _digest_sealed(ledger: Ledger, journal: _Journal, settings: AuditSettings) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from moltbot_audit.redaction import redact
 from moltbot_audit.vault import subject_id
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from moltbot.audit.v1 import audit_pb2, privacy_pb2
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from moltbot_audit.vault import Vault
     from moltbot_mesh.audit.sealing import Opener
 
+T = TypeVar("T")
 _EVENT_ID_BYTES, _TRACE_ID_BYTES = 16, 16
 
 
@@ -134,6 +135,11 @@ class Privacy:
         """Close the databases."""
         self._vault.close()
         self._holds.close()
+
+    def under_decision(self, work: Callable[[], T]) -> T:
+        """Do some work while no hold is placed and nothing else destroyed."""
+        with self._deciding:
+            return work()
 
 
 class Held:

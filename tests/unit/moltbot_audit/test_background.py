@@ -5,13 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import threading
 import time
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from moltbot.audit.v1 import audit_pb2 as pb
+from moltbot.audit.v1 import privacy_pb2
 
 from moltbot_audit import module
 from moltbot_audit.background import Background
+from moltbot_audit.holds import Holds
+from moltbot_audit.key_wrapping import MasterKey
+from moltbot_audit.privacy import Privacy
+from moltbot_audit.vault import Vault
+from moltbot_mesh.audit.sealing import Opener
 from moltbot_mesh.errors import InvalidArgument, Unavailable
 from moltbot_mesh.uuid7 import uuid7
 
@@ -29,7 +37,7 @@ class Ledger:
             raise self.failures.pop(0)
         self.records.extend(record.payload for record in records)
 
-    def expire(self, _before_ns, _held):
+    def expiring(self, _before_ns, _held):
         self.expiries += 1
         if self.failures:
             raise self.failures.pop(0)
@@ -38,9 +46,23 @@ class Ledger:
 
 class NoBodies:
     held = ()
+    expiries = 0
 
     def expire(self, _before_ns):
+        self.expiries += 1
         return 0
+
+
+class Journal:
+    """Keeps what it is told, and does something at each."""
+
+    def __init__(self, meanwhile=lambda: None):
+        self.told = []
+        self._meanwhile = meanwhile
+
+    async def act(self, action, target, facts):
+        self.told.append((action, target, dict(facts)))
+        await asyncio.to_thread(self._meanwhile)
 
 
 @contextlib.asynccontextmanager
@@ -72,6 +94,82 @@ async def test_expiry_is_tried_again_after_any_failure_of_the_disk(failure):
     ledger = Ledger(failure)
     async with running(module._expire_daily(ledger, NoBodies(), None, 400)):
         await until(lambda: ledger.expiries >= 3)
+
+
+async def test_bodies_expire_although_segments_cannot():
+    ledger, bodies = Ledger(*[OSError(5, "I/O")] * 1000), NoBodies()
+    async with running(module._expire_daily(ledger, bodies, None, 400)):
+        await until(lambda: bodies.expiries >= 2)
+
+
+@pytest.fixture
+def old_log(open_ledger, record):
+    """A log whose oldest segments may go by a time that is still to come."""
+    log = open_ledger(segment_bytes=1 << 14)
+    for _ in range(20):
+        log.append([record() for _ in range(50)])
+    limit = time.monotonic() + 10
+    while log.checkpoint()[1].size < 1000:
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    return log
+
+
+@pytest.fixture
+def privacy(tmp_path):
+    vault = Vault(tmp_path / "vault.sqlite", MasterKey(bytes(32)))
+    made = Privacy(vault, Holds(tmp_path / "holds.sqlite"), Opener(X25519PrivateKey.generate()), ())
+    yield made
+    made.close()
+
+
+async def test_what_is_to_go_is_in_the_journal_before_it_goes_and_what_went_after(old_log, privacy):
+    stood = []
+    journal = Journal(lambda: stood.append(old_log.oldest))
+    before_ns = time.time_ns() + 10**9
+    await module._expire_segments(old_log, privacy, journal, before_ns)
+    gone = old_log.oldest
+    assert gone > 0
+    assert stood == [0, gone]
+    assert journal.told == [
+        ("expire", "segments", {"before_ns": str(before_ns), "records": str(gone)}),
+        ("expired", "segments", {"records": str(gone)}),
+    ]
+    await module._expire_segments(old_log, privacy, journal, 0)
+    assert len(journal.told) == 2
+
+
+async def test_a_hold_that_is_placed_after_the_intent_keeps_what_it_names(old_log, privacy):
+    def place():
+        if not privacy.held:
+            privacy.place_hold(privacy_pb2.Hold(tenant="acme", reason="inquiry 7"), "auditor")
+
+    journal = Journal(place)
+    await module._expire_segments(old_log, privacy, journal, time.time_ns() + 10**9)
+    assert old_log.oldest == 0
+    assert journal.told[-1] == ("expired", "segments", {"records": "0"})
+
+
+async def test_no_hold_is_acknowledged_while_segments_go(old_log, privacy, monkeypatch):
+    hold = privacy_pb2.Hold(tenant="acme", reason="inquiry 7")
+    expire, order = old_log.expire, []
+
+    def place():
+        privacy.place_hold(hold, "auditor")
+        order.append("hold")
+
+    placing = threading.Thread(target=place)
+
+    def slow(*given):
+        placing.start()
+        placing.join(0.2)
+        order.append("expire")
+        return expire(*given)
+
+    monkeypatch.setattr(old_log, "expire", slow)
+    await module._expire_segments(old_log, privacy, Journal(), time.time_ns() + 10**9)
+    await asyncio.to_thread(placing.join, 5)
+    assert order == ["expire", "hold"]
 
 
 def event(directory, name: str) -> bytes:
