@@ -6,11 +6,12 @@ import contextlib
 import sqlite3
 import threading
 import time
+from array import array
 from typing import TYPE_CHECKING
 
 from moltbot_audit import blocks
 from moltbot_audit.records import Place
-from moltbot_mesh.errors import DeadlineExceeded
+from moltbot_mesh.errors import DeadlineExceeded, OutOfRange
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -159,15 +160,37 @@ class Index:
             ).fetchall()
         return [Place(*row) for row in rows]
 
-    def trace(self, trace_id: bytes) -> list[Place]:
-        """Places of a trace's events in order of time; of the first 10,000."""
+    def trace(self, trace_id: bytes, tenant: str = "") -> list[Place]:
+        """Places of a trace's events, of one tenant or (empty) of all, in order of time.
+
+        Raises:
+            OutOfRange: They are more than 10,000.
+        """
+        statement, values = _of_trace(_PLACES, trace_id, tenant)
         with self._reader_lock:
             rows = self._reader.execute(
-                "SELECT sequence, segment, offset FROM events WHERE trace_id = ? AND trace_id <> x''"
-                " ORDER BY time_ns, sequence LIMIT ?",
-                (trace_id, _MOST_OF_A_TRACE),
+                f"{statement} ORDER BY time_ns, sequence LIMIT ?", (*values, _MOST_OF_A_TRACE + 1)
             ).fetchall()
+        if len(rows) > _MOST_OF_A_TRACE:
+            raise OutOfRange(
+                f"the trace has more than {_MOST_OF_A_TRACE:,} events; page through them with Query and its trace_id,"
+                f" or write them out with `moltbot audit export --trace {trace_id.hex()}`"
+            )
         return [Place(*row) for row in rows]
+
+    def sequences_of_trace(self, trace_id: bytes, tenant: str = "") -> array[int]:
+        """Sequences of all events of a trace, of one tenant or (empty) of all, in order; read a page at a time."""
+        statement, values = _of_trace("SELECT sequence", trace_id, tenant)
+        found: array[int] = array("q")
+        while True:
+            following = found[-1] + 1 if found else 0
+            with self._reader_lock:  # others look up between two pages
+                rows = self._reader.execute(
+                    f"{statement} AND sequence >= ? ORDER BY sequence LIMIT ?", (*values, following, _MOST_OF_A_TRACE)
+                ).fetchall()
+            found.extend(row[0] for row in rows)
+            if len(rows) < _MOST_OF_A_TRACE:
+                return found
 
     def oldest_of(self, tenant: str, trace_id: bytes) -> int | None:
         """The first record of a trace or, without one, of a tenant; None if there is none."""
@@ -215,6 +238,12 @@ def _make_schema(db: sqlite3.Connection) -> None:
     if version != _VERSION and (version or db.execute("SELECT 1 FROM sqlite_schema").fetchone()):
         raise sqlite3.DatabaseError(f"the schema is of version {version}")
     db.executescript(f"BEGIN; {_SCHEMA} {blocks.SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT")
+
+
+def _of_trace(select: str, trace_id: bytes, tenant: str) -> tuple[str, list[object]]:
+    """A statement for the events of a trace, and the values of its marks."""
+    statement = f"{select} FROM events WHERE trace_id = ? AND trace_id <> x''"
+    return (f"{statement} AND tenant = ?", [trace_id, tenant]) if tenant else (statement, [trace_id])
 
 
 def _search(wanted: Filter, before: int) -> tuple[str, list[object]]:

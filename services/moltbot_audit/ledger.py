@@ -298,10 +298,19 @@ class Ledger:
             raise NotFound(f"record {sequence} has expired")
         return found
 
-    def trace(self, trace_id: bytes) -> list[Logged]:
-        """All events of a trace in order of time."""
+    def trace(self, trace_id: bytes, tenant: str = "") -> list[Logged]:
+        """The events of a trace, of one tenant or (empty) of all, in order of time.
+
+        Raises:
+            OutOfRange: They are more than 10,000.
+        """
         self._settle()
-        return self._all(self._index.trace(trace_id))
+        return self._all(self._index.trace(trace_id, tenant))
+
+    def sequences_of_trace(self, trace_id: bytes, tenant: str = "") -> Sequence[int]:
+        """The sequences of all events of a trace, of one tenant or (empty) of all, in order."""
+        self._settle()
+        return self._index.sequences_of_trace(trace_id, tenant)
 
     def query(self, wanted: Filter, before: int, limit: int) -> list[Logged]:
         """Matching events with a sequence below `before`, newest first.

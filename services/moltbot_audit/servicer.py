@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.api.httpbody_pb2 import HttpBody
 from moltbot.audit.v1 import audit_pb2 as pb
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from moltbot_audit.ledger import Ledger
     from moltbot_mesh.threads import Threads
 
+T = TypeVar("T")
 _PIPELINE = 64
 _END = 1 << 62
 _SEQUENCE_DIGITS = 18
@@ -144,7 +145,8 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
     async def GetTrace(self, request: pb.GetTraceRequest, context: Any) -> pb.GetTraceResponse:  # noqa: ARG002, N802
         """Return a trace."""
         async with self._recorded("GetTrace", request.trace_id):
-            return pb.GetTraceResponse(events=await self._trace(request.trace_id))
+            found = await self._of_trace(self._ledger.trace, request.trace_id)
+            return pb.GetTraceResponse(events=[_shown(logged) for logged in found])
 
     async def GetCheckpoint(  # noqa: N802
         self,
@@ -219,20 +221,18 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
             return [(await self._find(request.event_id)).sequence]
         if what != "trace_id":
             raise InvalidArgument("selection: name trace_id, range or event_id")
-        return sorted(logged.sequence for logged in await self._trace(request.trace_id))
+        return await self._of_trace(self._ledger.sequences_of_trace, request.trace_id)
 
-    async def _trace(self, trace_id: str) -> list[pb.LoggedEvent]:
-        """The events of a trace that the caller may see, in order of time."""
+    async def _of_trace(self, find: Callable[[bytes, str], Sequence[T]], trace_id: str) -> Sequence[T]:
+        """What is found of a trace, of the events that the caller may see."""
         try:
-            found = await self._in_thread(self._ledger.trace, bytes.fromhex(trace_id))
+            wanted = bytes.fromhex(trace_id)
         except ValueError:
             raise InvalidArgument("trace_id: 32 hex digits are asked for") from None
-        tenant = _only_own("")
-        shown = [_shown(logged) for logged in found]
-        shown = [logged for logged in shown if not tenant or logged.event.tenant == tenant]
-        if not shown:
+        found = await self._in_thread(find, wanted, _only_own(""))
+        if not found:
             raise NotFound(f"no event of trace {trace_id}")
-        return shown
+        return found
 
     async def Verify(  # noqa: N802
         self,

@@ -19,7 +19,14 @@ from moltbot_audit.settings import AuditSettings
 from moltbot_mesh.audit.producer import AuditProducer
 from moltbot_mesh.call import Call, Principal, enter_call, leave_call
 from moltbot_mesh.channel import MeshChannel, as_channel
-from moltbot_mesh.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
+from moltbot_mesh.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    OutOfRange,
+    PermissionDenied,
+)
 from moltbot_mesh.identity import MeshIdentity
 from moltbot_mesh.inprocess import InProcessChannel
 from moltbot_mesh.interceptors import Surroundings, wrapped_handlers
@@ -234,6 +241,34 @@ async def test_a_tenant_sees_its_own_events_alone(stub, event):
         ):
             with pytest.raises(NotFound):
                 await call
+
+
+async def exported(stub, trace):
+    """How many records a bundle of a trace has."""
+    parts = [part.data async for part in stub.Export(pb.ExportRequest(trace_id=trace))]
+    return b"".join(parts).count(b'"record"')
+
+
+async def test_a_trace_that_is_too_long_is_said_to_be_and_exported_whole(stub, event, monkeypatch):
+    monkeypatch.setattr("moltbot_audit.index._MOST_OF_A_TRACE", 5)
+    trace = (b"t" * 16).hex()
+    others, mine = (
+        [event(tenant=name, trace_id=b"t" * 16) for _ in range(count)] for name, count in (("b", 7), ("a", 5))
+    )
+    await append(stub, others, mine)
+    await proof_of(stub, text(mine[-1]))
+    async with as_key_of("a"):
+        found = await stub.GetTrace(pb.GetTraceRequest(trace_id=trace))
+        assert [logged.event for logged in found.events] == mine
+        assert await exported(stub, trace) == 5
+    for name, roles in (("b", ()), ("", ("auditor",))):
+        async with as_key_of(name, roles):
+            with pytest.raises(OutOfRange, match=f"export --trace {trace}"):
+                await stub.GetTrace(pb.GetTraceRequest(trace_id=trace))
+            assert await exported(stub, trace) == (7 if name else 12)
+    async with as_key_of("c"):
+        with pytest.raises(NotFound):
+            await exported(stub, trace)
 
 
 async def test_a_key_without_a_tenant_sees_nothing():

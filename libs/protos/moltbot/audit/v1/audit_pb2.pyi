@@ -858,7 +858,7 @@ class ExportRequest(_message.Message):
     """The size of an earlier checkpoint that the reader has: the bundle then proves that this log extends it."""
     @_builtins.property
     def range(self) -> Global___Range:
-        """For the role admin alone."""
+        """For the role auditor alone."""
 
     def __init__(
         self,

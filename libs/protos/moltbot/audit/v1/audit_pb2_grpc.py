@@ -116,7 +116,8 @@ class AuditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetTrace(self, request, context):
-        """Returns all events of a trace in order of time. Reading is itself logged. NOT_FOUND.
+        """Returns all events of a trace in order of time. Reading is itself logged.
+        NOT_FOUND; OUT_OF_RANGE: more than 10,000, which Query pages through and Export writes out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,9 @@ class AuditServiceStub:
     Query: _grpc.UnaryUnaryMultiCallable[_audit_pb2.QueryRequest, _audit_pb2.QueryResponse]
     """Finds events, newest first. Reading is itself logged."""
     GetTrace: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetTraceRequest, _audit_pb2.GetTraceResponse]
-    """Returns all events of a trace in order of time. Reading is itself logged. NOT_FOUND."""
+    """Returns all events of a trace in order of time. Reading is itself logged.
+    NOT_FOUND; OUT_OF_RANGE: more than 10,000, which Query pages through and Export writes out.
+    """
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetCheckpointRequest, _audit_pb2.GetCheckpointResponse]
     """Returns the newest signed checkpoint. Without side effects."""
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetInclusionProofRequest, _audit_pb2.GetInclusionProofResponse]
@@ -81,7 +83,9 @@ class AuditServiceAsyncStub(AuditServiceStub):
     Query: _aio.UnaryUnaryMultiCallable[_audit_pb2.QueryRequest, _audit_pb2.QueryResponse]  # type: ignore[assignment]
     """Finds events, newest first. Reading is itself logged."""
     GetTrace: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetTraceRequest, _audit_pb2.GetTraceResponse]  # type: ignore[assignment]
-    """Returns all events of a trace in order of time. Reading is itself logged. NOT_FOUND."""
+    """Returns all events of a trace in order of time. Reading is itself logged.
+    NOT_FOUND; OUT_OF_RANGE: more than 10,000, which Query pages through and Export writes out.
+    """
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetCheckpointRequest, _audit_pb2.GetCheckpointResponse]  # type: ignore[assignment]
     """Returns the newest signed checkpoint. Without side effects."""
     GetInclusionProof: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetInclusionProofRequest, _audit_pb2.GetInclusionProofResponse]  # type: ignore[assignment]
@@ -139,7 +143,9 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.GetTraceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.GetTraceResponse, _abc.Awaitable[_audit_pb2.GetTraceResponse]]:
-        """Returns all events of a trace in order of time. Reading is itself logged. NOT_FOUND."""
+        """Returns all events of a trace in order of time. Reading is itself logged.
+        NOT_FOUND; OUT_OF_RANGE: more than 10,000, which Query pages through and Export writes out.
+        """
 
     @_abc_1.abstractmethod
     def GetCheckpoint(
