@@ -283,7 +283,8 @@ async def _take_administration(ledger: Ledger, directory: Path) -> None:
                 InvalidArgument,
                 AlreadyExists,
             ) as error:  # never mended by waiting; the others must not wait for it
-                path.rename(path.with_name(f"{path.name}.refused"))
+                with contextlib.suppress(OSError):  # then it is refused again
+                    path.rename(path.with_name(f"{path.name}.refused"))
                 log.critical("act of administration not logged", file=path.name, error=error.message)
             except (OSError, MoltbotError) as error:
                 log.error("act of administration not logged; trying again", file=path.name, error=str(error))

@@ -194,6 +194,18 @@ async def test_an_act_that_is_no_event_is_set_aside_and_the_next_is_logged(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["1.event.refused"]
 
 
+async def test_an_act_that_cannot_even_be_set_aside_holds_nothing_up(tmp_path):
+    (tmp_path / "1.event").write_bytes(b"torn")
+    taken = tmp_path / "1.event.refused"
+    taken.mkdir()
+    (taken / "x").touch()
+    good = event(tmp_path, "2.event")
+    ledger = Ledger()
+    async with running(module._take_administration(ledger, tmp_path)) as task:
+        await until(lambda: ledger.records == [good])
+        assert not task.done()
+
+
 async def test_acts_wait_in_their_order_while_the_log_is_down(tmp_path):
     acts = [event(tmp_path, f"{n}.event") for n in range(3)]
     ledger = Ledger(Unavailable("down"), Unavailable("down"))
