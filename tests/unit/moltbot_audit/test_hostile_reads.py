@@ -11,7 +11,7 @@ from moltbot.audit.v1 import audit_pb2 as pb
 from moltbot_audit.index import Index
 from moltbot_audit.records import Filter
 from moltbot_audit.servicer import AuditServicer
-from moltbot_mesh.call import Call, Principal, enter_call
+from moltbot_mesh.call import Call, Principal, enter_call, leave_call
 from moltbot_mesh.errors import InvalidArgument
 
 YEAR_9999 = Timestamp(seconds=253_402_300_799)
@@ -26,6 +26,7 @@ def reads(tmp_path):
     ledger.at.side_effect = index.place_at
     enter_call(Call("test", Principal("key", "k", "acme", frozenset({"user"}))))
     yield AuditServicer(ledger, AsyncMock())
+    leave_call(None)
     index.close()
 
 
