@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from moltbot_audit.redaction import redact
+from moltbot_audit.redaction import redact_body
 from moltbot_audit.vault import subject_id
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument
 
@@ -59,9 +59,9 @@ class Privacy:
 
     def _redact(self, body: privacy_pb2.Body) -> None:
         for name in ("input", "reasoning", "output"):
-            text, changed = redact(getattr(body, name).decode("utf-8", "replace"), self._rules)
+            data, changed = redact_body(getattr(body, name), self._rules)
             if changed:
-                setattr(body, name, text.encode())
+                setattr(body, name, data)
                 for rule, count in changed.items():
                     body.redacted[rule] += count
 

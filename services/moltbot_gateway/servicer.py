@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf import json_format
 from moltbot.gateway.v1 import gateway_pb2 as pb
 from moltbot.gateway.v1 import gateway_pb2_grpc
 
@@ -60,7 +61,8 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         exchange = self._callers.begin(metadata)
         with self._callers.recording(exchange):
             await self._callers.recognise(exchange, metadata)
-            await self._intake.commit(exchange, request.SerializeToString())
+            data = await self._intake.read(request.ByteSize(), _as_json, request)
+            await self._intake.commit(exchange, data)
             try:
                 yield exchange
             except Exception as error:
@@ -198,6 +200,12 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
                 for status in page
             ]
             return pb.ListModelsResponse(models=models, next_page_token=token)
+
+
+def _as_json(request: ProtoMessage) -> bytes:
+    """What is committed to and kept: text that rules of redaction can read, and people."""
+    text = json_format.MessageToJson(request, preserving_proto_field_name=True, indent=None, ensure_ascii=False)
+    return text.encode()
 
 
 def _usage(usage: Usage) -> pb.Usage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from moltbot.audit.v1 import privacy_pb2
 from moltbot_audit.holds import Holds
 from moltbot_audit.key_wrapping import MasterKey
 from moltbot_audit.privacy import Privacy
-from moltbot_audit.redaction import redact, rules_of
+from moltbot_audit.redaction import redact, redact_body, rules_of
 from moltbot_audit.vault import Vault
 from moltbot_mesh.audit.sealing import Opener, Sealer
 from moltbot_mesh.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
@@ -242,3 +243,52 @@ def test_redaction_ends_on_hostile_texts():
 def test_a_rule_that_cannot_be_used_is_refused(names, own):
     with pytest.raises(InvalidArgument):
         rules_of(names, own)
+
+
+KEY, IDENTITY = "sk-" + "a1" * 12, "11010519491231002X"
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (f"keys:\n{KEY}", "keys:\n[api_key]"),
+        (f"ids:\t{IDENTITY}\r\n", "ids:\t[identity_number]\r\n"),
+        (f"\u8bc1{IDENTITY}", "\u8bc1[identity_number]"),
+        (f"\u5bc6\u94a5{KEY}", "\u5bc6\u94a5[api_key]"),
+        (f"half a pair \ud83d {KEY}", "half a pair \ud83d [api_key]"),
+        (json.dumps({"said": f"\n{KEY}"}), '{"said": "\\n[api_key]"}'),
+    ],
+    ids=["line break", "tab", "escaped", "Chinese", "surrogate", "JSON in JSON"],
+)
+@pytest.mark.parametrize("ensure_ascii", [True, False])
+def test_json_is_redacted_as_the_text_that_it_says_and_stays_json(said, expected, ensure_ascii):
+    rules = rules_of(["api_key", "identity_number"], {})
+    asked = json.dumps({"messages": [{"content": said}], KEY: [[said]]}, ensure_ascii=ensure_ascii)
+    data, changed = redact_body(asked.encode("utf-8", "backslashreplace"), rules)
+    assert json.loads(data) == {"messages": [{"content": expected}], "[api_key]": [[expected]]}
+    assert sum(changed.values()) == 3
+
+
+def test_a_member_that_a_later_one_hides_is_redacted_too():
+    data, _ = redact_body(f'{{"a": "\\n{KEY}", "a": "b"}}'.encode(), rules_of(["api_key"], {}))
+    assert json.loads(data) == {"a": "b"}
+
+
+def test_numbers_of_json_are_redacted_and_large_ones_do_no_harm():
+    data, _ = redact_body(b'{"card": 4111111111111111, "n": %s, "t": 0.5}' % (b"7" * 5000), rules_of(["bank_card"], {}))
+    assert json.loads(data)["card"] == "[bank_card]"
+    assert json.loads(data)["t"] == 0.5
+
+
+def test_what_no_rule_changes_keeps_its_very_bytes_and_media_are_passed_over():
+    card = "4111111111111111"
+    url, sound = f"data:image/png;base64,//{card}//", f"/{card}/" * 20
+    asked = b'{ "url":"%s",  "input_audio":{"data":"%s"}}' % (url.encode(), sound.encode())
+    assert redact_body(asked, rules_of(["bank_card"], {})) == (asked, {})
+    said = json.dumps({"url": f"data: {card}", "data": card}).encode()
+    assert card.encode() not in redact_body(said, rules_of(["bank_card"], {}))[0]
+
+
+@pytest.mark.parametrize("data", [b'{"a": "' + KEY.encode(), b"[" * 200_000 + KEY.encode(), b"\xff " + KEY.encode()])
+def test_what_is_no_json_is_redacted_as_text(data):
+    assert KEY.encode() not in redact_body(data, rules_of(["api_key"], {}))[0]

@@ -236,7 +236,9 @@ class AuditEvent(_message.Message):
     duration_us: _builtins.int
     """Microseconds it took."""
     input_commitment: _builtins.bytes
-    """HMAC-SHA256 of the request's body under the request's commitment key."""
+    """HMAC-SHA256 of the request's body under the request's commitment key; of a gRPC request's ProtoJSON, with the names
+    of fields as in the proto.
+    """
     output_commitment: _builtins.bytes
     """HMAC-SHA256 of the answer's text, without what the model thought, under the request's commitment key."""
     mark_id: _builtins.int

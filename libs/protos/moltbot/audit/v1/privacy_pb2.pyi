@@ -65,7 +65,7 @@ class Body(_message.Message):
     commitment_key: _builtins.bytes
     """Keys the commitments of the event, 32 bytes."""
     input: _builtins.bytes
-    """The request's body."""
+    """The request's body; ProtoJSON of a gRPC request."""
     output: _builtins.bytes
     """The answer's text."""
     reasoning: _builtins.bytes
