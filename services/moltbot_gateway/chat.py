@@ -92,7 +92,6 @@ class Answerer:
         Raises:
             MoltbotError: Before the first piece if nothing could be answered; after it, the answer stays cut off.
         """
-        exchange.end_user = ask.mesh.end_user
         async with self._admitted(exchange, ask.prompt_bytes(), media_tokens(ask.messages)) as limits:
             prepared = await self._prepare(exchange, ask, mark=limits.mark)
             new_messages: list[Message] = []

@@ -36,15 +36,26 @@ class Intake:
         self._recorder = recorder
         self._threads = threads
 
-    async def commit(self, exchange: Exchange, data: bytes) -> None:
-        """Commit to a request as it came.
+    async def commit(self, exchange: Exchange, data: bytes, end_user: Callable[[bytes], str | None]) -> None:
+        """Commit to a request as it came, and keep it if it can be told whom it is about.
+
+        Args:
+            exchange: Its record.
+            data: The request.
+            end_user: Says whom it is about, empty for the key that makes it. None: nobody could find it to destroy it,
+                so that only the commitment is kept.
 
         Raises:
             ResourceExhausted: Too many large requests wait to be read.
         """
+        await self.read(len(data), self._commit, exchange, data, end_user)
+
+    def _commit(self, exchange: Exchange, data: bytes, end_user: Callable[[bytes], str | None]) -> None:
         if self._recorder.keeps_bodies:
-            exchange.input = data
-        exchange.input_digest = await self.read(len(data), self._recorder.commitment, exchange, data)
+            found = end_user(data)
+            if found is not None:
+                exchange.end_user, exchange.input = found, data
+        exchange.input_digest = self._recorder.commitment(exchange, data)
 
     async def read(self, size_bytes: int, reader: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What a reader makes of so many bytes.

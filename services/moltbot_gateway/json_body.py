@@ -16,6 +16,7 @@ _Short = Annotated[str, Meta(max_length=256)]
 _PLACE = re.compile(r" - at `(\$[^`]*)`$")
 _MISSING = re.compile(r"missing required field `([^`]+)`")
 _UNKNOWN = re.compile(r"contains unknown field `([^`]+)`")
+_EndUser = Annotated[str, Meta(max_length=512)]
 T = TypeVar("T")
 
 
@@ -26,6 +27,30 @@ class MeshFields(Struct, forbid_unknown_fields=True):
     task_type: Annotated[str, Meta(max_length=128)] = ""
     tools: Annotated[list[_Short], Meta(max_length=128)] = []
     mark: bool | None = None
+
+
+class PersonFields(Struct):
+    """Whom a request is about."""
+
+    user: _EndUser | None = None
+    """What `safety_identifier` was called before."""
+    safety_identifier: _EndUser | None = None
+
+    @property
+    def end_user(self) -> str:
+        """Empty if the body does not say."""
+        return self.safety_identifier or self.user or ""
+
+
+_person = msgspec.json.Decoder(PersonFields)
+
+
+def end_user(body: bytes) -> str | None:
+    """Whom a body is about, whatever else of it may be refused; None if that cannot be told."""
+    try:
+        return _person.decode(body).end_user
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def mesh_options(mesh: MeshFields | None, end_user: str = "") -> MeshOptions:

@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 from moltbot_gateway.ask import Ask, EmbedAsk
 from moltbot_gateway.content_parts import ContentPart, read_parts
-from moltbot_gateway.json_body import MeshFields, ModelId, decode, mesh_options, refused
+from moltbot_gateway.json_body import MeshFields, ModelId, PersonFields, decode, mesh_options, refused
 from moltbot_gateway.media_check import MediaCheck, MediaLimits, content_of
 from moltbot_models.generation import Message, ResponseFormat, Sampling, ToolCall, ToolSpec
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from moltbot_models.generation import Role
 
 _Short = Annotated[str, Meta(max_length=256)]
-_EndUser = Annotated[str, Meta(max_length=512)]
 _Probability = Annotated[float, Meta(ge=0, le=1)]
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
 _Tokens = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -96,7 +95,7 @@ class _StructuredOutputs(Struct):
     grammar: _Grammar | None = None
 
 
-class _Common(Struct):
+class _Common(PersonFields):
     model: ModelId = ""
     stream: bool | None = False
     stream_options: _StreamOptions | None = None
@@ -114,8 +113,6 @@ class _Common(Struct):
     response_format: _ResponseFormat | None = None
     structured_outputs: _StructuredOutputs | None = None
     n: int | None = 1
-    user: _EndUser | None = None
-    safety_identifier: _EndUser | None = None
     moltbot: MeshFields | None = None
 
 
@@ -136,7 +133,7 @@ class _Completion(_Common, kw_only=True):
     best_of: int | None = None
 
 
-class _Embeddings(Struct):
+class _Embeddings(PersonFields, kw_only=True):
     input: str | Annotated[list[str | int | list[int]], Meta(min_length=1, max_length=2048)]
     model: ModelId = ""
     encoding_format: Literal["float", "base64"] = "float"
@@ -316,8 +313,7 @@ def _sampling(request: _Common, max_tokens: int | None, logprobs: bool, top_logp
 
 
 def _mesh(request: _Common) -> MeshOptions:
-    # `user` is what `safety_identifier` was called before.
-    return mesh_options(request.moltbot, request.safety_identifier or request.user or "")
+    return mesh_options(request.moltbot, request.end_user)
 
 
 def _wish(request: _Common) -> StreamWish:

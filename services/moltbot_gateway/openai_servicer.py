@@ -17,6 +17,7 @@ from moltbot_gateway import openai_request, openai_response, scoring_request, sc
 from moltbot_gateway.callers import as_shown, read_metadata
 from moltbot_gateway.coalesce import Coalescer
 from moltbot_gateway.collect import Collected
+from moltbot_gateway.json_body import end_user
 from moltbot_gateway.openai_errors import error_body, http_status
 from moltbot_gateway.openai_response import ChatChunks, CompletionChunks
 from moltbot_mesh.errors import InvalidArgument, MoltbotError, NotFound
@@ -104,7 +105,7 @@ class OpenAIServicer(openai_pb2_grpc.OpenAIServiceServicer):
                 await self._callers.recognise(exchange, metadata)
                 body = request.data
                 self._check_size(body)
-                await self._intake.commit(exchange, body)
+                await self._intake.commit(exchange, body, end_user)
                 answers = respond(exchange, body, context)
                 del body  # an answer may take minutes, and a body with images has megabytes
                 async with contextlib.aclosing(answers):

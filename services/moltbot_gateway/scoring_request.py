@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from moltbot_gateway.ask import ScoreAsk
-from moltbot_gateway.json_body import MeshFields, ModelId, decode, refused
+from moltbot_gateway.json_body import MeshFields, ModelId, PersonFields, decode, refused
 
 _MOST_TEXTS = 2048
 
@@ -21,7 +21,7 @@ class _Document(Struct):
     text: str
 
 
-class _Ranking(Struct):
+class _Ranking(PersonFields, kw_only=True):
     # It stands before each document on its way to the model.
     query: Annotated[str, Meta(max_length=32_768)]
     documents: Annotated[list[str | _Document], Meta(min_length=1, max_length=_MOST_TEXTS)]
@@ -31,7 +31,7 @@ class _Ranking(Struct):
     moltbot: MeshFields | None = None
 
 
-class _Classification(Struct):
+class _Classification(PersonFields, kw_only=True):
     input: str | Annotated[list[str], Meta(min_length=1, max_length=_MOST_TEXTS)]
     model: ModelId = ""
     moltbot: MeshFields | None = None

@@ -62,7 +62,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         with self._callers.recording(exchange):
             await self._callers.recognise(exchange, metadata)
             data = await self._intake.read(request.ByteSize(), _as_json, request)
-            await self._intake.commit(exchange, data)
+            await self._intake.commit(exchange, data, lambda _: typed_request.end_user(request))
             try:
                 yield exchange
             except Exception as error:

@@ -12,6 +12,8 @@ from moltbot_gateway.media_check import MediaCheck, content_of
 from moltbot_models.generation import Message, ResponseFormat, Sampling, ToolCall, ToolSpec
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message as ProtoMessage
+
     from moltbot_gateway.media_check import MediaLimits
     from moltbot_models.generation import Media, Role
 
@@ -55,6 +57,19 @@ def completion(request: pb.CompleteRequest) -> Ask:
     """What a text to continue asks."""
     wanted = _format(request.response_format)
     return Ask(request.model, (), request.prompt, (), "none", _sampling(request.sampling), _mesh(request.mesh), wanted)
+
+
+def end_user(request: ProtoMessage) -> str:
+    """Whom a request is about, before anything else of it is read; empty if it does not say."""
+    match request:
+        case pb.StreamChatRequest():
+            return request.chat.mesh.end_user
+        case pb.StreamCompleteRequest():
+            return request.complete.mesh.end_user
+        case pb.ChatRequest() | pb.CompleteRequest() | pb.EmbedRequest() | pb.RerankRequest() | pb.ClassifyRequest():
+            return request.mesh.end_user
+        case _:
+            return ""
 
 
 def _message(message: pb.Message, index: int, check: MediaCheck) -> Message:

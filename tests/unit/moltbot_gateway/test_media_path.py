@@ -120,7 +120,7 @@ async def test_what_is_large_is_read_beside_the_loop(recorder, size_bytes, in_th
 async def test_a_large_request_has_the_commitment_of_its_bytes(recorder, exchange):
     body = bytes(1 << 20)
     async with Threads("intake", 1, 1) as threads:
-        await Intake(recorder, threads).commit(exchange, body)
+        await Intake(recorder, threads).commit(exchange, body, lambda _: None)
     assert exchange.input_digest == recorder.commitment(exchange, body)
 
 
