@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from moltbot_models.engine.config import EngineError
+from moltbot_models.vision.file_parts import too_many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -150,6 +151,8 @@ def _opened(data: bytes, place: str, stretches: Callable[[int, int], bool]) -> G
     """An image of which the header was read and is allowed; nothing is unpacked yet."""
     if len(data) > MAX_BYTES:
         raise _refused(place, f"{len(data)} bytes, {MAX_BYTES} are allowed")
+    if parts := too_many(data):
+        raise _refused(place, parts)
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             why = _too_much(image, stretches)
