@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 from moltbot.audit.v1 import privacy_pb2
 
 from moltbot_mesh.audit.sealing import KEY_BYTES, Sealer
 from moltbot_mesh.durable import make_directories, replace_durably
-from moltbot_mesh.errors import InvalidArgument, MoltbotError, Unimplemented
+from moltbot_mesh.errors import DeadlineExceeded, InvalidArgument, MoltbotError, Unavailable, Unimplemented
 from moltbot_mesh.errors_wire import from_rpc_error
 from moltbot_mesh.uuid7 import uuid7
 
@@ -30,6 +31,8 @@ log = structlog.get_logger("moltbot.audit")
 _KEY_FILE = "bodies.key.pub"
 _ASK_S, _RETRY_S, _CALL_S = 60.0, 1.0, 30.0
 _BATCH, _BATCH_BYTES = 64, 4 << 20
+_BODY_BYTES = 19 << 20
+"""Most of one event: the service takes 20 MiB sealed."""
 
 
 class KeepsBodies(Protocol):
@@ -67,8 +70,14 @@ class BodyKeeper:
         self._sealer: Sealer | None = None
         self._key = b""
         self._known = False
+        self._away = False
         self.dropped = 0
-        """Bodies for which there was no room."""
+        """Bodies for which there was no room, or that the service refused."""
+
+    @property
+    def certain(self) -> bool:
+        """Whether bodies are kept for certain: what they are sealed to is known."""
+        return self._sealer is not None
 
     @property
     def wanted(self) -> bool:
@@ -80,7 +89,7 @@ class BodyKeeper:
         if not self.wanted:
             return
         size = len(body.input) + len(body.output) + len(body.reasoning)
-        if self._queued_bytes + size > self._waiting_bytes:
+        if size > _BODY_BYTES or self._queued_bytes + size > self._waiting_bytes:
             self._drop(1)
             return
         self._queue.append((event_id, body, size))
@@ -101,8 +110,8 @@ class BodyKeeper:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            if self._sealer is not None and self._queue:
-                await asyncio.to_thread(self._spill, self._sealed(len(self._queue)))
+            while self._sealer is not None and self._queue:
+                await asyncio.to_thread(self._spill, self._sealed())
 
     def _remember(self) -> None:
         make_directories(self._directory)
@@ -133,24 +142,29 @@ class BodyKeeper:
 
     async def _hand_over(self) -> None:
         while True:
+            self._wake.clear()  # before looking: what comes meanwhile wakes it again
             if not self._queue and not await asyncio.to_thread(self._waiting):
-                self._wake.clear()
                 await self._wake.wait()
             if self._sealer is None:
                 await asyncio.sleep(_RETRY_S)
                 continue
-            batch = self._sealed(_BATCH)
-            handed_over = await self._put(batch)
+            batch = self._sealed()
+            try:
+                handed_over = await self._put(batch)
+            except asyncio.CancelledError:  # they may have arrived: the service keeps an event once
+                self._spill(batch)
+                raise
             if not handed_over:
                 await asyncio.to_thread(self._spill, batch)
             if not (handed_over and await self._send_spilled()):
                 await asyncio.sleep(_RETRY_S)
 
-    def _sealed(self, most: int) -> list[privacy_pb2.SealedBody]:
+    def _sealed(self) -> list[privacy_pb2.SealedBody]:
+        """The next batch; a body that is larger than one goes alone."""
         assert self._sealer is not None
         batch: list[privacy_pb2.SealedBody] = []
         taken = 0
-        while self._queue and len(batch) < most and taken < _BATCH_BYTES:
+        while self._queue and len(batch) < _BATCH and (not batch or taken + self._queue[0][2] <= _BATCH_BYTES):
             event_id, body, size = self._queue.popleft()
             self._queued_bytes -= size
             taken += size
@@ -163,16 +177,26 @@ class BodyKeeper:
             return True
         try:
             await self._stub.PutBodies(privacy_pb2.PutBodiesRequest(bodies=batch), timeout=_CALL_S)
-        except (InvalidArgument, Unimplemented) as error:  # never mended by waiting
-            log.critical("bodies not kept", bodies=len(batch), error=error.message)
-            self.dropped += len(batch)
+        except InvalidArgument as error:  # never mended by waiting
+            if len(batch) > 1:  # one of them is not whole: the others are not to go with it
+                return all([await self._put([one]) for one in batch])
+            self._refused(batch, error)
+        except Unimplemented as error:
+            self._refused(batch, error)
         except grpc.aio.AioRpcError as error:
-            log.warning("bodies wait on disk", error=from_rpc_error(error, "audit").message)
-            return False
+            return self._failed(from_rpc_error(error, "audit"))
         except (MoltbotError, OSError, TimeoutError) as error:
-            log.warning("bodies wait on disk", error=str(error))
-            return False
+            return self._failed(error)
         return True
+
+    def _failed(self, error: Exception) -> bool:
+        self._away = not isinstance(error, MoltbotError) or isinstance(error, (Unavailable, DeadlineExceeded))
+        log.warning("bodies wait on disk", error=str(error))
+        return False
+
+    def _refused(self, batch: Sequence[privacy_pb2.SealedBody], error: MoltbotError) -> None:
+        log.critical("bodies not kept", bodies=len(batch), error=error.message)
+        self.dropped += len(batch)
 
     def _waiting(self) -> list[Path]:
         return sorted(self._directory.glob("*.sealed"))
@@ -192,15 +216,25 @@ class BodyKeeper:
 
     async def _send_spilled(self) -> bool:
         """Whether nothing waits on disk any more."""
+        sent = True
         for file in await asyncio.to_thread(self._waiting):
             try:
                 data = await asyncio.to_thread(file.read_bytes)
+                bodies = privacy_pb2.PutBodiesRequest.FromString(data).bodies
             except FileNotFoundError:  # another instance on this data directory has sent it
                 continue
-            if not await self._put(privacy_pb2.PutBodiesRequest.FromString(data).bodies):
+            except (OSError, DecodeError) as error:
+                log.critical("bodies on disk cannot be read; they are set aside", file=str(file), error=str(error))
+                with contextlib.suppress(OSError):
+                    await asyncio.to_thread(file.rename, file.with_suffix(".damaged"))
+                continue
+            if await self._put(bodies):
+                await asyncio.to_thread(file.unlink, missing_ok=True)
+            elif self._away:
                 return False
-            await asyncio.to_thread(file.unlink, missing_ok=True)
-        return True
+            else:
+                sent = False
+        return sent
 
     def _drop(self, count: int) -> None:
         self.dropped += count

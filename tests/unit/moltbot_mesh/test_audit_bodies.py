@@ -125,3 +125,50 @@ async def test_bodies_that_can_never_be_kept_are_counted_and_do_not_stop_the_oth
         service.failure = None
         keep(keeper, 2)
         await until(lambda: len(service.kept) == 1)
+
+
+async def test_a_stop_while_bodies_are_under_way_leaves_them_on_disk(service, directory):
+    under_way = asyncio.Event()
+
+    async def hang(request, timeout):
+        under_way.set()
+        await asyncio.Event().wait()
+
+    put, service.PutBodies = service.PutBodies, hang
+    async with BodyKeeper(service, directory).running() as keeper:
+        keep(keeper, 1)
+        await asyncio.wait_for(under_way.wait(), 10)
+    service.PutBodies = put
+    async with BodyKeeper(service, directory).running():
+        await until(lambda: len(service.kept) == 1)
+
+
+async def test_one_bad_body_takes_no_other_with_it(service, directory):
+    put = service.PutBodies
+
+    async def choosy(request, timeout):
+        if any(one.event_id == (3).to_bytes(16) for one in request.bodies):
+            raise InvalidArgument("not whole")
+        return await put(request, timeout)
+
+    service.PutBodies = choosy
+    async with BodyKeeper(service, directory).running() as keeper:
+        for number in range(8):
+            keep(keeper, number)
+        await until(lambda: len(service.kept) == 7)
+        await until(lambda: keeper.dropped == 1)
+
+
+async def test_a_damaged_file_is_set_aside_and_the_next_is_sent(service, directory):
+    directory.mkdir()
+    (directory / "0.sealed").write_bytes(b"\xff")
+    async with BodyKeeper(service, directory).running() as keeper:
+        await until(lambda: keeper._known)
+        keep(keeper, 1)
+        await until(lambda: len(service.kept) == 1 and (directory / "0.damaged").exists())
+
+
+async def test_a_body_that_the_service_never_takes_is_dropped_at_once(service, directory):
+    async with BodyKeeper(service, directory).running() as keeper:
+        keeper.keep(bytes(16), privacy_pb2.Body(input=bytes(20 << 20)))
+        assert keeper.dropped == 1
