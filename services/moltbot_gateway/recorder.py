@@ -72,11 +72,12 @@ class Recorder:
     def commitment(self, exchange: Exchange, data: bytes) -> bytes:
         """HMAC-SHA256 of data under the request's commitment key, 32 bytes: shows nothing without the key.
 
-        Where bodies are kept, the key is drawn for the request and lies with its bodies, so that nothing can be said of
+        Where the body is kept for certain, the key is drawn for the request and lies with its bodies, so that nothing can be said of
         the commitment once they are shredded; else it follows from the tenant's, and a text can be checked later.
         """
         if not exchange.commitment_key:
-            if self.keeps_bodies:
+            # A drawn key that is not kept could open nothing, ever.
+            if self._bodies is not None and self._bodies.certain and exchange.input and exchange.tenant:
                 exchange.commitment_key = os.urandom(_KEY_BYTES)
             else:
                 exchange.commitment_key = hmac.digest(self._tenant_key(exchange.tenant), exchange.event_id, "sha256")

@@ -70,7 +70,7 @@ def test_a_model_that_thinks_nothing_has_one_output(recorded):
 class Bodies:
     """Where bodies are kept."""
 
-    wanted = True
+    wanted = certain = True
 
     def __init__(self):
         self.kept = {}
@@ -127,3 +127,12 @@ def test_without_an_end_user_a_body_is_about_the_key_that_asked(causes, exchange
     exchange.text = ["vier"]
     causes(bodies)
     assert bodies.kept[exchange.event_id].data_subject == exchange.caller.principal.subject
+
+
+def test_while_it_is_not_known_whether_bodies_are_kept_a_commitment_follows_from_the_tenants_key(causes, exchange):
+    bodies = Bodies()
+    bodies.certain = False
+    exchange.text, exchange.input = ["vier"], b"zwei und zwei"
+    event = causes(bodies)[audit_pb2.EVENT_TYPE_REQUEST]
+    assert event.output_commitment == commitment(event, "vier")
+    assert event.output_commitment == hmac.digest(bodies.kept[exchange.event_id].commitment_key, b"vier", "sha256")
