@@ -16,6 +16,8 @@ from moltbot_mesh.uuid7 import uuid7, uuid_text
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from moltbot.audit.v1 import privacy_pb2
+
 _TRACE_ID = re.compile(r"[0-9a-fA-F]{32}")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS holds (
@@ -49,6 +51,12 @@ class Hold:
         if self.data_subject:
             return "subject", subject_id(self.tenant, self.data_subject)
         return "tenant", self.tenant.encode()
+
+    def covers(self, body: privacy_pb2.Body) -> bool:
+        """Whether it holds a body."""
+        if self.trace_id:
+            return body.trace_id.hex() == self.trace_id
+        return body.tenant == self.tenant and self.data_subject in {"", body.data_subject}
 
 
 class Holds:

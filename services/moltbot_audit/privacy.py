@@ -55,7 +55,9 @@ class Privacy:
             if len(event_id) != _EVENT_ID_BYTES or not body.tenant or not body.data_subject or not body.time_unix_ns:
                 raise InvalidArgument("a body must have an event_id of 16 bytes, tenant, data_subject and time_unix_ns")
             self._redact(body)
-        return self._vault.put(bodies)
+        with self._deciding:
+            holds = self._holds.active()
+            return self._vault.put(bodies, lambda body: any(hold.covers(body) for hold in holds))
 
     def _redact(self, body: privacy_pb2.Body) -> None:
         for name in ("input", "reasoning", "output"):

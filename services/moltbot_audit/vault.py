@@ -15,6 +15,7 @@ import sqlite3
 import threading
 from typing import TYPE_CHECKING
 
+import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from moltbot.audit.v1 import privacy_pb2
@@ -22,10 +23,12 @@ from moltbot.audit.v1 import privacy_pb2
 from moltbot_mesh.errors import DataLoss, NotFound, ResourceExhausted, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from moltbot_audit.key_wrapping import KeyWrapper
+
+log = structlog.get_logger("moltbot.audit")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS subjects (
@@ -71,11 +74,16 @@ class Vault:
             raise Unavailable(f"{path}: the vault cannot be opened: {error}") from error
         path.chmod(0o600)
 
-    def put(self, bodies: Sequence[tuple[bytes, privacy_pb2.Body]]) -> int:
+    def put(
+        self,
+        bodies: Sequence[tuple[bytes, privacy_pb2.Body]],
+        held: Callable[[privacy_pb2.Body], bool] = lambda _: False,
+    ) -> int:
         """Keep the bodies of events; they are on disk when this returns.
 
         Args:
-            bodies: Event ids, 16 bytes, and their bodies.
+            bodies: Event ids, 16 bytes, and their bodies. One whose subject's key is damaged is reported and left out.
+            held: Whether a body must stay, though it was shredded before it came.
 
         Returns:
             How many are new: what is kept already or was shredded is not.
@@ -88,7 +96,7 @@ class Vault:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
-                    kept = sum(self._put(event_id, body) for event_id, body in bodies)
+                    kept = sum(self._put(event_id, body, shreds=not held(body)) for event_id, body in bodies)
                 except BaseException:
                     self._db.execute("ROLLBACK")
                     raise
@@ -97,18 +105,23 @@ class Vault:
                 raise _refusal(error) from error
         return kept
 
-    def _put(self, event_id: bytes, body: privacy_pb2.Body) -> bool:
+    def _put(self, event_id: bytes, body: privacy_pb2.Body, *, shreds: bool) -> bool:
         subject = subject_id(body.tenant, body.data_subject)
-        for what in (subject, body.trace_id):
+        for what in (subject, body.trace_id) if shreds else ():
             row = self._db.execute("SELECT until_ns FROM shredded WHERE what = ?", (what,)).fetchone() if what else None
             if row and body.time_unix_ns <= row[0]:
                 return False
         if self._db.execute("SELECT 1 FROM bodies WHERE event_id = ?", (event_id,)).fetchone():
             return False
+        try:
+            subject_key = self._subject_key(subject, body.tenant)
+        except DataLoss as error:
+            log.critical("a body is not kept", event_id=event_id.hex(), error=error.message)
+            return False
         key, nonce = AESGCM.generate_key(256), os.urandom(_NONCE_BYTES)
         ciphertext = nonce + AESGCM(key).encrypt(nonce, body.SerializeToString(), event_id)
         wrapped_nonce = os.urandom(_NONCE_BYTES)
-        wrapped = wrapped_nonce + AESGCM(self._subject_key(subject, body.tenant)).encrypt(wrapped_nonce, key, event_id)
+        wrapped = wrapped_nonce + AESGCM(subject_key).encrypt(wrapped_nonce, key, event_id)
         row = (event_id, subject, body.trace_id, body.time_unix_ns, wrapped, ciphertext)
         self._db.execute("INSERT INTO bodies VALUES (?,?,?,?,?,?)", row)
         return True

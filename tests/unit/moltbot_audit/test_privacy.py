@@ -292,3 +292,21 @@ def test_what_no_rule_changes_keeps_its_very_bytes_and_media_are_passed_over():
 @pytest.mark.parametrize("data", [b'{"a": "' + KEY.encode(), b"[" * 200_000 + KEY.encode(), b"\xff " + KEY.encode()])
 def test_what_is_no_json_is_redacted_as_text(data):
     assert KEY.encode() not in redact_body(data, rules_of(["api_key"], {}))[0]
+
+
+def test_a_body_that_arrives_after_its_trace_was_shredded_is_kept_if_a_hold_covers_it(bodies):
+    hold(bodies, tenant="acme")
+    before = time.time_ns()
+    assert bodies.privacy.shred_trace(TRACE) == 0
+    assert bodies.privacy.body(bodies.keep(time_unix_ns=before)).input == CANARY
+    with pytest.raises(NotFound):
+        bodies.privacy.body(bodies.keep(tenant="other", time_unix_ns=before))
+
+
+def test_a_subject_whose_key_is_damaged_keeps_no_other_from_being_kept(bodies):
+    bodies.keep()
+    bodies.vault._db.execute("UPDATE subjects SET wrapped_key = x'00'")
+    good = uuid7()
+    sealed = [bodies.sealer.seal(uuid7(), bodies.body()), bodies.sealer.seal(good, bodies.body(data_subject="bob"))]
+    assert bodies.privacy.keep(sealed) == 1
+    assert bodies.privacy.body(good).input == CANARY
