@@ -70,6 +70,7 @@ class Vault:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_SCHEMA)
+            self._forget_writing()
         except sqlite3.Error as error:
             raise Unavailable(f"{path}: the vault cannot be opened: {error}") from error
         path.chmod(0o600)
@@ -205,16 +206,21 @@ class Vault:
                     for table, column in tables
                 ]
                 self._db.execute("COMMIT")
-                self._forget_writing()
+                emptied = self._forget_writing()
             except sqlite3.Error as error:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise _refusal(error) from error
+        if not emptied:
+            raise Unavailable("the bodies are deleted, but another process reads the vault's file: shred again")
         return gone[0]
 
-    def _forget_writing(self) -> None:
-        """Empty the write-ahead log, which has pages as they were."""
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    def _forget_writing(self) -> bool:
+        """Empty the write-ahead log, which has pages as they were; whether nobody who reads them hindered it."""
+        emptied = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+        if not emptied:
+            log.warning("the vault's write-ahead log is not emptied: another process reads it")
+        return emptied
 
     def close(self) -> None:
         """Close the database."""

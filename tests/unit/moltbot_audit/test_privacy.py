@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import time
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from moltbot_audit.privacy import Privacy
 from moltbot_audit.redaction import redact, redact_body, rules_of
 from moltbot_audit.vault import Vault
 from moltbot_mesh.audit.sealing import Opener, Sealer
-from moltbot_mesh.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
+from moltbot_mesh.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from moltbot_mesh.uuid7 import uuid7
 
 if TYPE_CHECKING:
@@ -310,3 +311,17 @@ def test_a_subject_whose_key_is_damaged_keeps_no_other_from_being_kept(bodies):
     sealed = [bodies.sealer.seal(uuid7(), bodies.body()), bodies.sealer.seal(good, bodies.body(data_subject="bob"))]
     assert bodies.privacy.keep(sealed) == 1
     assert bodies.privacy.body(good).input == CANARY
+
+
+def test_shredding_says_so_if_another_process_keeps_the_deleted_pages_and_mends_it_when_asked_again(bodies):
+    bodies.keep()
+    bodies.vault._db.execute("PRAGMA busy_timeout=50")
+    (ciphertext,) = bodies.vault._db.execute("SELECT ciphertext FROM bodies").fetchone()
+    other = sqlite3.connect(bodies.directory / "vault.sqlite", isolation_level=None)
+    other.execute("BEGIN")
+    other.execute("SELECT count(*) FROM bodies").fetchone()
+    with pytest.raises(Unavailable, match="shred again"):
+        bodies.privacy.shred_subject("acme", "alice")
+    other.close()
+    assert bodies.privacy.shred_subject("acme", "alice") == 0
+    assert ciphertext[20:60] not in bodies.on_disk()
