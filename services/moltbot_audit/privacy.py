@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
@@ -32,9 +34,13 @@ class Privacy:
         holds: What must stay.
         opener: Opens what producers sealed.
         rules: Of redaction.
+        pseudonym_key: See `pseudonym`; 32 bytes. Without one, pseudonyms are of this process alone.
     """
 
-    def __init__(self, vault: Vault, holds: Holds, opener: Opener, rules: Sequence[Rule]) -> None:
+    def __init__(
+        self, vault: Vault, holds: Holds, opener: Opener, rules: Sequence[Rule], pseudonym_key: bytes = b""
+    ) -> None:
+        self._pseudonym_key = pseudonym_key or os.urandom(32)
         self._vault, self._holds, self._opener, self._rules = vault, holds, opener, rules
         self._opening, self._deciding = threading.Lock(), threading.Lock()
 
@@ -42,6 +48,10 @@ class Privacy:
     def public_key(self) -> bytes:
         """What bodies are sealed to."""
         return self._opener.public_key
+
+    def pseudonym(self, tenant: str, name: str) -> str:
+        """What the log calls a data subject: its name could not be erased there, nor may it be found by guessing."""
+        return f"subject:{hmac.digest(self._pseudonym_key, subject_id(tenant, name), 'sha256')[:16].hex()}"
 
     def keep(self, sealed: Sequence[privacy_pb2.SealedBody]) -> int:
         """Open, redact and keep bodies; how many are new.

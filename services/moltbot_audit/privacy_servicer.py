@@ -9,7 +9,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from moltbot.audit.v1 import privacy_pb2 as pb
 from moltbot.audit.v1 import privacy_pb2_grpc
 
-from moltbot_audit.vault import subject_id
 from moltbot_mesh.call import current_call
 from moltbot_mesh.errors import InvalidArgument, MoltbotError, Unimplemented
 from moltbot_mesh.paging import DEFAULT_PAGE_SIZE
@@ -77,7 +76,7 @@ class PrivacyServicer(privacy_pb2_grpc.PrivacyServiceServicer):
         what = request.WhichOneof("what")
         if what == "subject":
             subject = request.subject
-            await self._log_act("shred", _pseudonym(subject.tenant, subject.name), {"why": request.reason})
+            await self._log_act("shred", self._privacy.pseudonym(subject.tenant, subject.name), {"why": request.reason})
             gone = await self._in_thread(self._privacy.shred_subject, subject.tenant, subject.name)
         elif what == "trace_id":
             try:
@@ -94,7 +93,7 @@ class PrivacyServicer(privacy_pb2_grpc.PrivacyServiceServicer):
         """Place a hold."""
         call = current_call()
         by = call.principal.subject if call else "audit"
-        await self._log_act("place hold", _named(request.hold), {"why": request.hold.reason})
+        await self._log_act("place hold", self._named(request.hold), {"why": request.hold.reason})
         return pb.PlaceHoldResponse(hold=_shown(await self._in_thread(self._privacy.place_hold, request.hold, by)))
 
     async def ReleaseHold(self, request: pb.ReleaseHoldRequest, context: Any) -> pb.ReleaseHoldResponse:  # noqa: ARG002, N802
@@ -109,16 +108,12 @@ class PrivacyServicer(privacy_pb2_grpc.PrivacyServiceServicer):
         token = found[size - 1].hold_id if len(found) > size else ""
         return pb.ListHoldsResponse(holds=[_shown(hold) for hold in found[:size]], next_page_token=token)
 
-
-def _pseudonym(tenant: str, name: str) -> str:
-    """What the log calls a data subject: its name would be personal data that nobody can erase."""
-    return f"subject:{subject_id(tenant, name).hex()}"
-
-
-def _named(hold: pb.Hold) -> str:
-    if hold.trace_id:
-        return f"trace:{hold.trace_id}"
-    return _pseudonym(hold.tenant, hold.data_subject) if hold.data_subject else f"tenant:{hold.tenant}"
+    def _named(self, hold: pb.Hold) -> str:
+        if hold.trace_id:
+            return f"trace:{hold.trace_id}"
+        if hold.data_subject:
+            return self._privacy.pseudonym(hold.tenant, hold.data_subject)
+        return f"tenant:{hold.tenant}"
 
 
 def _shown(hold: Hold) -> pb.Hold:

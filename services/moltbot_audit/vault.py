@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from moltbot.audit.v1 import privacy_pb2
 
 from moltbot_mesh.errors import DataLoss, NotFound, ResourceExhausted, Unavailable
@@ -47,6 +49,11 @@ _NONCE_BYTES = 12
 def subject_id(tenant: str, name: str) -> bytes:
     """What a data subject is called within the vault, 16 bytes."""
     return hashlib.sha256(f"{len(tenant)}:{tenant}{name}".encode()).digest()[:16]
+
+
+def pseudonym_key(secret: bytes) -> bytes:
+    """Keys the names of data subjects in the log; from a secret that lies with the vault, 32 bytes."""
+    return HKDF(hashes.SHA256(), 32, salt=None, info=b"moltbot audit pseudonyms").derive(secret)
 
 
 class Vault:

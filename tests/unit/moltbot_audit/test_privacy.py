@@ -18,7 +18,7 @@ from moltbot_audit.holds import Holds
 from moltbot_audit.key_wrapping import MasterKey
 from moltbot_audit.privacy import Privacy
 from moltbot_audit.redaction import redact, redact_body, rules_of
-from moltbot_audit.vault import Vault
+from moltbot_audit.vault import Vault, pseudonym_key, subject_id
 from moltbot_mesh.audit.sealing import Opener, Sealer
 from moltbot_mesh.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from moltbot_mesh.uuid7 import uuid7
@@ -325,3 +325,12 @@ def test_shredding_says_so_if_another_process_keeps_the_deleted_pages_and_mends_
     other.close()
     assert bodies.privacy.shred_subject("acme", "alice") == 0
     assert ciphertext[20:60] not in bodies.on_disk()
+
+
+def test_a_pseudonym_is_the_same_with_the_same_secret_and_cannot_be_guessed_without_it(bodies):
+    def named(secret):
+        key = pseudonym_key(secret)
+        return Privacy(bodies.vault, bodies.holds, bodies.opener, (), key).pseudonym("acme", "alice")
+
+    assert named(b"a" * 32) == named(b"a" * 32) != named(b"b" * 32)
+    assert subject_id("acme", "alice").hex() not in named(b"a" * 32)
