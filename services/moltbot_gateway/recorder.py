@@ -72,8 +72,8 @@ class Recorder:
     def commitment(self, exchange: Exchange, data: bytes) -> bytes:
         """HMAC-SHA256 of data under the request's commitment key, 32 bytes: shows nothing without the key.
 
-        Where the body is kept for certain, the key is drawn for the request and lies with it, so that nothing can be said
-        of the commitment once it is shredded; else it follows from the tenant's, and a text can be checked later.
+        Where the body is kept for certain, the key is drawn for the request and lies with it, so that nothing can be
+        said of the commitment once it is shredded; else it follows from the tenant's, and a text can be checked later.
         """
         if not exchange.commitment_key:
             # A drawn key that is not kept could open nothing, ever.
