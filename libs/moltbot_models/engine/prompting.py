@@ -153,6 +153,13 @@ def _tokens(directory: ModelDirectory, texts: list[str], most_tokens: int, *, sp
             "REQUEST_TOO_LARGE",
             f"the prompt has {length} characters: more than {most_tokens} tokens, which prompt and answer may have",
         )
+    if len(texts) > most_tokens:
+        # Each is a token at least, and costs a kilobyte while it is tokenised.
+        raise EngineError(
+            "REQUEST_TOO_LARGE",
+            f"the prompt spells out {len(texts) - 1} control tokens: more than {most_tokens} tokens, which prompt and "
+            "answer may have",
+        )
     try:
         # Of a batch, for a single text is encoded with the interpreter's lock held.
         encodings = directory.tokenizer.encode_batch_fast(texts, add_special_tokens=special)

@@ -97,6 +97,7 @@ DEEPSEEK = ToolDialect(
     SEPARATOR,
     (CALL_END, CALLS_END),
 )
+ALL_TAGS = frozenset(tag for dialect in (HERMES, LLAMA, MISTRAL, DEEPSEEK) for tag in dialect.tags)
 
 
 def dialect_of(template: str) -> ToolDialect | None:

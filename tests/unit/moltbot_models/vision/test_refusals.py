@@ -12,6 +12,7 @@ from moltbot_models.engine.architecture import read_architecture
 from moltbot_models.engine.blocks import block_hash, root_hash
 from moltbot_models.engine.chat_template import ChatTemplate
 from moltbot_models.engine.insets import Inset, content_between, rows_between
+from moltbot_models.engine.prompting import build_prompt
 from moltbot_models.generation import GenerationRequest, Media, Message
 from moltbot_models.vision.picture import Picture
 from moltbot_models.vision.shape import image_rows, read_vision
@@ -77,8 +78,25 @@ def test_a_raw_prompt_cannot_smuggle_an_image_token(engine):
     refused(engine, [], "token that stands for an image", prompt="what is <image>?")
 
 
-def test_an_assistant_cannot_have_spelt_an_image(engine):
-    refused(engine, [Message("assistant", "<image>"), Message("user", "go on")], "token that stands for an image")
+def test_an_assistant_who_spelt_an_image_has_shown_none(engine):
+    talk = [Message("assistant", "<image>"), Message("user", "go on")]
+    assert ask(engine, talk, max_tokens=2).wait().usage.prompt_tokens > len("<image>go on")
+
+
+@pytest.mark.parametrize("role", ["user", "assistant", "tool"])
+def test_the_spelling_of_the_image_token_moves_no_image(engine, files, role):
+    def begins(spelt):
+        talk = (
+            message(role, spelt, "<ima", "ge>"),
+            message("user", spelt, image(files["png"]), "<ima", "ge>", image(files["jpeg"])),
+        )
+        found = build_prompt(engine._directory, GenerationRequest("m", talk), 260, 4096, engine._eyes.shape)
+        return [place for place, _ in found.images], found.image_begins
+
+    width = len("<image>")
+    places, plain = begins("x" * width)
+    assert places == ["messages[1].parts[1]", "messages[1].parts[4]"]
+    assert begins("<image>") == (places, plain)
 
 
 def test_pictures_must_fit_the_images(engine, files):
