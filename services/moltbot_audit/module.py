@@ -28,7 +28,7 @@ from moltbot_audit.segment_digests import sm3, undigested, write_digest
 from moltbot_audit.servicer import AuditServicer
 from moltbot_audit.settings import AuditSettings
 from moltbot_audit.sink import Forwarder
-from moltbot_audit.vault import Vault
+from moltbot_audit.vault import Vault, pseudonym_key
 from moltbot_mesh.audit.administration import SPILL, waiting
 from moltbot_mesh.audit.sealing import Opener
 from moltbot_mesh.call import current_call
@@ -156,7 +156,8 @@ def _open_privacy(directory: Path, settings: AuditSettings) -> Privacy:
     rules = rules_of(settings.redact, settings.redact_patterns)
     vault = Vault(directory / "vault.sqlite", MasterKey.load(directory / "vault.key"))
     private = X25519PrivateKey.from_private_bytes(load_secret(directory / "bodies.key"))
-    return Privacy(vault, Holds(directory / "holds.sqlite"), Opener(private), rules)
+    pseudonyms = pseudonym_key(load_secret(directory / "vault.key"))
+    return Privacy(vault, Holds(directory / "holds.sqlite"), Opener(private), rules, pseudonyms)
 
 
 class _Journal:

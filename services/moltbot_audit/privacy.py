@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import os
 import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
@@ -34,13 +33,11 @@ class Privacy:
         holds: What must stay.
         opener: Opens what producers sealed.
         rules: Of redaction.
-        pseudonym_key: See `pseudonym`; 32 bytes. Without one, pseudonyms are of this process alone.
+        pseudonym_key: See `pseudonym`; 32 bytes.
     """
 
-    def __init__(
-        self, vault: Vault, holds: Holds, opener: Opener, rules: Sequence[Rule], pseudonym_key: bytes = b""
-    ) -> None:
-        self._pseudonym_key = pseudonym_key or os.urandom(32)
+    def __init__(self, vault: Vault, holds: Holds, opener: Opener, rules: Sequence[Rule], pseudonym_key: bytes) -> None:
+        self._pseudonym_key = pseudonym_key
         self._vault, self._holds, self._opener, self._rules = vault, holds, opener, rules
         self._opening, self._deciding = threading.Lock(), threading.Lock()
 

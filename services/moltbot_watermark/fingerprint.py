@@ -35,6 +35,7 @@ MAX_CHARACTERS = 1 << 22
 """Of a text as it is compared; what comes after them is not. No text that can be looked up has more unless its
 compatibility forms make it grow, one character to as many as eighteen."""
 _PIECE_CHARACTERS = 4096
+_LONGEST_PIECE = 4 * _PIECE_CHARACTERS
 _IGNORED = re.compile(
     "[\ufe00-\ufe0f\U000e0100-\U000e01ef\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]+"
 )
@@ -64,7 +65,7 @@ def normalised(text: str) -> str:
         return "".join(text.lower().split())[:MAX_CHARACTERS]
     # Ignored characters go first, for one between a letter and its accent would keep them apart. Then what a long run
     # of marks has too many: putting it in order takes the square of its length, with the interpreter's lock held.
-    safe = _long_run_of_marks().sub(_first_marks, _IGNORED.sub("", text))
+    safe = "".join(_cleaned(text))
     parts: list[str] = []
     room = MAX_CHARACTERS
     for piece in _pieces(safe):
@@ -76,21 +77,45 @@ def normalised(text: str) -> str:
     return "".join(parts)
 
 
+def _cleaned(text: str) -> Iterator[str]:
+    """Without what is ignored and what a run of marks has too many, block by block: between them other threads run."""
+    run = ""
+    for begin in range(0, len(text), _PIECE_CHARACTERS):
+        block = run + _IGNORED.sub("", text[begin : begin + _PIECE_CHARACTERS])
+        cut = _long_run_of_marks().sub(_first_marks, block)
+        yield cut[len(run) :]
+        last = _marks_at_the_end().search(cut, max(0, len(cut) - _MOST_MARKS))
+        run = last.group() if last else ""
+
+
 def _pieces(text: str) -> Iterator[str]:
-    """The text in pieces that normalise as the whole does: each lets other threads run, however much it grows."""
+    """The text in pieces that normalise as the whole does: each lets other threads run, however much it grows.
+
+    A piece has at most `_LONGEST_PIECE` characters, for no language writes as many without a beginning.
+    """
     begin = 0
     while begin < len(text):
-        found = _beginning().search(text, begin + _PIECE_CHARACTERS)
-        end = len(text) if found is None else found.start()
+        longest = min(len(text), begin + _LONGEST_PIECE)
+        found = _beginning().search(text, begin + _PIECE_CHARACTERS, longest)
+        end = longest if found is None else found.start()
         yield text[begin:end]
         begin = end
 
 
 @functools.cache
-def _long_run_of_marks() -> re.Pattern[str]:
+def _marks() -> str:
     """Marks, by what they decompose to: some of class 0 become two that are not."""
-    marks = "".join(c for c in _plane() if _is_mark(unicodedata.normalize("NFKD", c)[0]))
-    return re.compile(f"[{marks}]{{{_MOST_MARKS + 1},}}")
+    return "".join(c for c in _plane() if _is_mark(unicodedata.normalize("NFKD", c)[0]))
+
+
+@functools.cache
+def _long_run_of_marks() -> re.Pattern[str]:
+    return re.compile(f"[{_marks()}]{{{_MOST_MARKS + 1},}}")
+
+
+@functools.cache
+def _marks_at_the_end() -> re.Pattern[str]:
+    return re.compile(rf"[{_marks()}]+\Z")
 
 
 @functools.cache

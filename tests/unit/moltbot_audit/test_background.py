@@ -118,7 +118,7 @@ def old_log(open_ledger, record):
 @pytest.fixture
 def privacy(tmp_path):
     vault = Vault(tmp_path / "vault.sqlite", MasterKey(bytes(32)))
-    made = Privacy(vault, Holds(tmp_path / "holds.sqlite"), Opener(X25519PrivateKey.generate()), ())
+    made = Privacy(vault, Holds(tmp_path / "holds.sqlite"), Opener(X25519PrivateKey.generate()), (), bytes(32))
     yield made
     made.close()
 

@@ -39,7 +39,7 @@ class Bodies:
         self.master = MasterKey(os.urandom(32))
         self.vault = Vault(directory / "vault.sqlite", self.master)
         self.holds = Holds(directory / "holds.sqlite")
-        self.privacy = Privacy(self.vault, self.holds, self.opener, rules)
+        self.privacy = Privacy(self.vault, self.holds, self.opener, rules, bytes(32))
         self.sealer = Sealer(self.opener.public_key)
 
     def body(self, **fields) -> privacy_pb2.Body:
