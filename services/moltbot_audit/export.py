@@ -67,10 +67,10 @@ def _header(ledger: Ledger, sequences: Sequence[int], selection: str, since: int
 
 def _best_checkpoint(ledger: Ledger, last: int, since: int) -> tuple[str, Checkpoint, bytes]:
     """A checkpoint that covers a record, and its time stamp: the oldest with a stamp, else one that others cosigned."""
-    stamped = ledger.time_stamped(max(last, since - 1))
+    stamped = ledger.attestations.time_stamped(max(last, since - 1))
     if stamped is not None:
         return stamped
-    cosigned = ledger.cosigned()
+    cosigned = ledger.attestations.cosigned()
     if cosigned is not None and last < cosigned[1].size >= since:
         return *cosigned, b""
     return *ledger.checkpoint(), b""

@@ -10,17 +10,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moltbot_audit import merkle
+from moltbot_audit.attestations import Attestations
+from moltbot_audit.catch_up import CatchUp
 from moltbot_audit.checkpoint import Checkpoint, Signer, parse, verify
 from moltbot_audit.commit import Committer
 from moltbot_audit.expiry import expire, expiring, read_horizon
 from moltbot_audit.index import Index
 from moltbot_audit.integrate import Integrator
-from moltbot_audit.records import Committed, Filter, Logged, Place, Record
+from moltbot_audit.records import Filter, Logged, Place, Record
 from moltbot_audit.seen import Seen
 from moltbot_audit.segment import Damage, SegmentWriter, read, read_at, segment_name, segments
 from moltbot_audit.tiles import Tree
 from moltbot_audit.verify import CHECKPOINT_FILE, KEY_FILE, VerifyReport, verify_directory
-from moltbot_mesh.durable import make_directories, replace_durably
+from moltbot_mesh.durable import replace_durably
 from moltbot_mesh.errors import DataLoss, FailedPrecondition, MoltbotError, NotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -30,9 +32,7 @@ if TYPE_CHECKING:
     from moltbot_audit.commit import Answer, Done
     from moltbot_audit.disk import Disk
 
-COSIGNED_FILE = "checkpoint.cosigned"
 _INDEX_WAIT_S = 5.0
-_REBUILD_BATCH = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,6 @@ class Ledger:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory = directory
         self._segments = directory / "segments"
-        self._stamps = directory / "time-stamps"
         self._signer = signer
         self._opened = contextlib.ExitStack()
         _lock(directory, self._opened)
@@ -92,7 +91,9 @@ class Ledger:
             self._writer.recover(covered)
             self._tree = Tree(directory)
             self._index = self._opened.enter_context(contextlib.closing(Index(directory / "index.sqlite")))
-            self._catch_up(note, covered, decode)
+            horizon = read_horizon(directory, signer.verifier_key)
+            catch_up = CatchUp(self._segments, self._writer.next_sequence, self._tree, self._index, decode)
+            catch_up.run(note, covered, horizon)
             replace_durably(directory / KEY_FILE, f"{signer.verifier_key}\n".encode())
             self._integrator = Integrator(
                 self._tree,
@@ -108,8 +109,7 @@ class Ledger:
             if isinstance(error, OSError):
                 raise Unavailable(f"{directory}: the audit log cannot be opened: {error}") from error
             raise
-        cosigned = directory / COSIGNED_FILE
-        self._cosigned = cosigned.read_text("utf-8") if cosigned.is_file() else ""
+        self.attestations = Attestations(directory)
         self._committer = Committer(self._writer, Seen(self._index), self._integrator)
 
     def _read_checkpoint(self) -> tuple[str, int]:
@@ -118,48 +118,6 @@ class Ledger:
             return "", 0
         note = path.read_text()
         return note, verify(note, self._signer.verifier_key).size
-
-    def _catch_up(self, note: str, covered: int, decode: Callable[[bytes], Record]) -> None:
-        """Bring tree and index to where the segments are."""
-        oldest = segments(self._segments)[0][0]
-        if oldest > read_horizon(self.directory, self._signer.verifier_key):
-            raise DataLoss(f"{self._segments}: records 0 to {oldest - 1} are missing and have not expired")
-        self._index.clear_from(self._writer.next_sequence)
-        try:
-            self._tree.restore(covered)
-            if note and self._tree.root() != parse(note).root:
-                self._tree.restore(oldest)
-        except DataLoss:  # tiles are not synced: a power failure may cost some, the records have them all
-            self._tree.restore(oldest)
-        self._read_from(min(self._tree.size, self._index.next_sequence()), decode)
-        self._tree.publish()
-        if note and self._tree.root(covered) != parse(note).root:
-            raise DataLoss("the audit log does not match its signed checkpoint; `moltbot audit verify` tells more")
-
-    def _read_from(self, start: int, decode: Callable[[bytes], Record]) -> None:
-        hashed, indexed = self._tree.size, self._index.next_sequence()
-        rows: list[Committed] = []
-        found = segments(self._segments)
-        ends = [*(first for first, _ in found[1:]), self._writer.next_sequence]
-        for (first, path), following in zip(found, ends, strict=True):
-            expected = first
-            if following <= start:
-                continue
-            for item in read(path, first):
-                if isinstance(item, Damage):
-                    raise DataLoss(f"the audit log is damaged: {item}; `moltbot audit verify` tells more")
-                expected = item.number + 1
-                if item.number >= hashed:
-                    self._tree.append(merkle.leaf_hash(item.payload))
-                if item.number >= indexed:
-                    rows.append(Committed(Place(item.number, first, item.offset), b"", decode(item.payload)))
-                    if len(rows) >= _REBUILD_BATCH:
-                        self._index.add(rows)
-                        rows = []
-            self._tree.flush()
-            if expected != following:
-                raise DataLoss(f"{path.name}: ends at record {expected}, but {following} follows")
-        self._index.add(rows)
 
     def submit(self, records: Sequence[Record], done: Done) -> None:
         """Append records, all or none; never blocks.
@@ -217,43 +175,6 @@ class Ledger:
         """The newest checkpoint, as it was signed and as it reads."""
         note = self._integrator.note
         return note, parse(note)
-
-    def cosigned(self) -> tuple[str, Checkpoint] | None:
-        """The newest checkpoint that witnesses have cosigned, with their lines; None if there is none."""
-        note = self._cosigned
-        return (note, parse(note)) if note else None
-
-    def keep_cosigned(self, note: str) -> None:
-        """Take over a checkpoint of this log that witnesses have cosigned.
-
-        Raises:
-            OSError: The disk is full or fails.
-        """
-        replace_durably(self.directory / COSIGNED_FILE, note.encode())
-        self._cosigned = note
-
-    def newest_time_stamp(self) -> int:
-        """The size of the newest checkpoint that an authority has stamped; 0 if none."""
-        return max((int(path.stem) for path in self._stamps.glob("*.tsr")), default=0)
-
-    def keep_time_stamp(self, note: str, response: bytes) -> None:
-        """Keep a checkpoint of this log and its time stamp.
-
-        Raises:
-            OSError: The disk is full or fails.
-        """
-        make_directories(self._stamps)
-        name = f"{parse(note).size:020d}"
-        replace_durably(self._stamps / f"{name}.checkpoint", note.encode())
-        replace_durably(self._stamps / f"{name}.tsr", response)  # last: who sees it has the checkpoint too
-
-    def time_stamped(self, sequence: int) -> tuple[str, Checkpoint, bytes] | None:
-        """The oldest stamped checkpoint that covers a record, and its stamp; None if there is none yet."""
-        for path in sorted(self._stamps.glob("*.tsr")):
-            if int(path.stem) > sequence:
-                note = path.with_suffix(".checkpoint").read_text("utf-8")
-                return note, parse(note), path.read_bytes()
-        return None
 
     def get(self, event_id: bytes) -> Logged:
         """One event.

@@ -27,8 +27,6 @@ class MeshOptions:
     """Tools of the mesh that the model may call; the loop then runs in the mesh. `*` means all."""
     mark: bool | None = None
     """Whether the text carries the Unicode mark; `None` means the tenant's setting."""
-    end_user: str = ""
-    """Whom the request is about, for records of it; empty: the key that makes it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,11 +53,11 @@ def end_user(body: bytes) -> str | None:
         return None
 
 
-def mesh_options(mesh: MeshFields | None, end_user: str = "") -> MeshOptions:
+def mesh_options(mesh: MeshFields | None) -> MeshOptions:
     """What the mesh does beyond; the defaults if the body does not say."""
     if mesh is None:
-        return MeshOptions(end_user=end_user)
-    return MeshOptions(mesh.session, mesh.task_type, tuple(mesh.tools), mesh.mark, end_user)
+        return MeshOptions()
+    return MeshOptions(mesh.session, mesh.task_type, tuple(mesh.tools), mesh.mark)
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:

@@ -20,7 +20,6 @@ from moltbot_gateway.media_check import MediaCheck, MediaLimits, content_of
 from moltbot_models.generation import Message, ResponseFormat, Sampling, ToolCall, ToolSpec
 
 if TYPE_CHECKING:
-    from moltbot_gateway.ask import MeshOptions
     from moltbot_models.generation import Role
 
 _Short = Annotated[str, Meta(max_length=256)]
@@ -181,7 +180,7 @@ def chat(body: bytes, limits: MediaLimits = _MEDIA) -> tuple[Ask, StreamWish]:
         tools,
         choice.function.name if isinstance(choice, _NamedTool) else choice or "auto",
         _sampling(request, request.max_completion_tokens, bool(request.logprobs), request.top_logprobs or 0),
-        _mesh(request),
+        mesh_options(request.moltbot),
         _format(request),
         tuple((request.chat_template_kwargs or {}).items()),
     )
@@ -214,7 +213,7 @@ def completion(body: bytes) -> tuple[Ask, StreamWish]:
         (),
         "none",
         sampling,
-        _mesh(request),
+        mesh_options(request.moltbot),
         _format(request),
     )
     return ask, _wish(request)
@@ -310,10 +309,6 @@ def _sampling(request: _Common, max_tokens: int | None, logprobs: bool, top_logp
         stop_token_ids=tuple(request.stop_token_ids or ()),
         min_tokens=request.min_tokens or 0,
     )
-
-
-def _mesh(request: _Common) -> MeshOptions:
-    return mesh_options(request.moltbot, request.end_user)
 
 
 def _wish(request: _Common) -> StreamWish:

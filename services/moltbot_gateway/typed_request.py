@@ -129,4 +129,4 @@ def _sampling(sampling: pb.Sampling) -> Sampling:
 
 def _mesh(mesh: pb.MeshOptions) -> MeshOptions:
     mark = mesh.mark if mesh.HasField("mark") else None
-    return MeshOptions(mesh.session, mesh.task_type, tuple(mesh.tools), mark, mesh.end_user)
+    return MeshOptions(mesh.session, mesh.task_type, tuple(mesh.tools), mark)

@@ -137,7 +137,7 @@ async def until(met):
 
 async def test_a_bundle_carries_a_stamp_that_openssl_takes(ledger, authority, tmp_path):
     async with authority.serving() as url, stamping(ledger, url, authority.ca_file):
-        await until(lambda: ledger.newest_time_stamp() == 10)
+        await until(lambda: ledger.attestations.newest_time_stamp() == 10)
     file, stamp = tmp_path / "bundle", tmp_path / "stamp.tsr"
     file.write_bytes(b"".join(bundle(ledger, [3, 7], "a test")))
     program = [sys.executable, "-I", check_bundle.__file__, file, "--key", ledger.verifier_key, "--time-stamp", stamp]
@@ -150,9 +150,9 @@ async def test_a_bundle_carries_a_stamp_that_openssl_takes(ledger, authority, tm
 
 async def test_the_oldest_stamp_that_covers_a_record_is_told(ledger, authority):
     async with authority.serving() as url, stamping(ledger, url, authority.ca_file):
-        await until(lambda: ledger.newest_time_stamp() == 10)
+        await until(lambda: ledger.attestations.newest_time_stamp() == 10)
         await asyncio.to_thread(ledger.append, records(10))
-        await until(lambda: ledger.newest_time_stamp() == 20)
+        await until(lambda: ledger.attestations.newest_time_stamp() == 20)
     key = check_bundle.Key.parse(ledger.verifier_key)
     for sequence, size in ((3, 10), (9, 10), (10, 20)):
         data = b"".join(bundle(ledger, [sequence], "a test"))
@@ -162,7 +162,7 @@ async def test_the_oldest_stamp_that_covers_a_record_is_told(ledger, authority):
 async def test_a_stamp_that_comes_in_pieces_is_taken_whole(ledger, authority):
     authority.halves = True
     async with authority.serving() as url, stamping(ledger, url, authority.ca_file) as stamper:
-        await until(lambda: ledger.newest_time_stamp() == 10 or stamper.problem)
+        await until(lambda: ledger.attestations.newest_time_stamp() == 10 or stamper.problem)
         assert stamper.problem == ""
 
 
@@ -171,7 +171,7 @@ async def test_an_authority_that_fails_is_told_and_asked_again(ledger, authority
     async with authority.serving() as url, stamping(ledger, url, authority.ca_file) as stamper:
         await until(lambda: "503" in stamper.problem)
         authority.status = 200
-        await until(lambda: ledger.newest_time_stamp() == 10)
+        await until(lambda: ledger.attestations.newest_time_stamp() == 10)
         assert stamper.problem == ""
 
 
@@ -179,13 +179,13 @@ async def test_a_stamp_of_an_unknown_authority_is_not_kept(ledger, authority, tm
     other = Authority(tmp_path / "other")
     async with authority.serving() as url, stamping(ledger, url, other.ca_file) as stamper:
         await until(lambda: "does not hold" in stamper.problem)
-    assert ledger.newest_time_stamp() == 0
+    assert ledger.attestations.newest_time_stamp() == 0
 
 
 async def test_a_stamp_of_other_data_does_not_hold(ledger, authority):
     async with authority.serving() as url, stamping(ledger, url, authority.ca_file):
-        await until(lambda: ledger.newest_time_stamp() == 10)
-    _, head, response = ledger.time_stamped(3)
+        await until(lambda: ledger.attestations.newest_time_stamp() == 10)
+    _, head, response = ledger.attestations.time_stamped(3)
     roots = read_certificates(authority.ca_file)
     assert check_time_stamp(response, head.body.encode(), roots).startswith("20")
     with pytest.raises(DataLoss):

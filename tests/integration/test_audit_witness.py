@@ -110,7 +110,7 @@ async def test_checkpoints_are_cosigned_as_the_log_grows_and_after_the_witness_w
     witness = Witness({"test/log": signer.verifier_key}, cosigner, tmp_path / "seen")
 
     def covered():
-        found = ledger.cosigned()
+        found = ledger.attestations.cosigned()
         return found[1].size if found else 0
 
     await asyncio.to_thread(ledger.append, records(10))
@@ -121,7 +121,7 @@ async def test_checkpoints_are_cosigned_as_the_log_grows_and_after_the_witness_w
     async with served(witness) as url, following(ledger, url, cosigner):  # knows nothing of what was cosigned
         await asyncio.to_thread(ledger.append, records(3))
         await until(lambda: covered() == 20)
-    note, _ = ledger.cosigned()
+    note, _ = ledger.attestations.cosigned()
     head = read_note(note, Key.parse(signer.verifier_key), [Key.parse(cosigner.verifier_key)])
     assert head.witnesses[0][0] == "witness.example/w1"
     ledger.close()
@@ -137,7 +137,7 @@ async def test_an_answer_that_comes_in_pieces_is_read_whole(tmp_path, signer, co
 
     await asyncio.to_thread(ledger.append, records(10))
     async with serving(in_halves(answer)) as url, following(ledger, url, cosigner) as follower:
-        await until(lambda: ledger.cosigned() is not None or follower.problems)
+        await until(lambda: ledger.attestations.cosigned() is not None or follower.problems)
         assert not follower.problems
     ledger.close()
 
@@ -164,25 +164,25 @@ async def test_a_size_that_is_none_is_told_and_the_witness_asked_again(tmp_path,
     await asyncio.to_thread(ledger.append, records(10))
     async with serving(in_halves(answer)) as url, following(ledger, url, cosigner) as follower:
         await until(lambda: "status 409" in follower.problems.get(url, ""))
-        await until(lambda: ledger.cosigned() is not None)
+        await until(lambda: ledger.attestations.cosigned() is not None)
     ledger.close()
 
 
 async def test_cosignatures_that_the_disk_refuses_are_asked_for_again(tmp_path, signer, cosigner, monkeypatch):
     ledger = open_log(tmp_path / "log", signer)
     witness = Witness({"test/log": signer.verifier_key}, cosigner, tmp_path / "seen")
-    kept, failures = ledger.keep_cosigned, [OSError(28, "No space left on device")]
+    kept, failures = ledger.attestations.keep_cosigned, [OSError(28, "No space left on device")]
 
     def keep_cosigned(note):
         if failures:
             raise failures.pop()
         kept(note)
 
-    monkeypatch.setattr(ledger, "keep_cosigned", keep_cosigned)
+    monkeypatch.setattr(ledger.attestations, "keep_cosigned", keep_cosigned)
     await asyncio.to_thread(ledger.append, records(10))
     async with served(witness) as url, following(ledger, url, cosigner) as follower:
         await until(lambda: "No space" in follower.disk_problem)
-        await until(lambda: ledger.cosigned() is not None)
+        await until(lambda: ledger.attestations.cosigned() is not None)
         await until(lambda: not follower.disk_problem)
     ledger.close()
 
@@ -198,7 +198,9 @@ async def test_a_log_that_was_written_anew_is_told_to_be_forked(tmp_path, signer
     async with served(witness) as url:
         await asyncio.to_thread(first.append, records(10))
         async with following(first, url, cosigner):
-            await until(lambda: first.cosigned() is not None and first.cosigned()[1].size == 10)
+            await until(
+                lambda: first.attestations.cosigned() is not None and first.attestations.cosigned()[1].size == 10
+            )
         await asyncio.to_thread(second.append, records(10))
         await until(lambda: second.checkpoint()[1].size == 10)
         async with following(second, url, cosigner) as follower:
@@ -206,6 +208,6 @@ async def test_a_log_that_was_written_anew_is_told_to_be_forked(tmp_path, signer
         await asyncio.to_thread(second.append, records(10))
         async with following(second, url, cosigner) as follower:
             await until(lambda: "status 422" in follower.problems.get(url, ""))
-    assert second.cosigned() is None
+    assert second.attestations.cosigned() is None
     first.close()
     second.close()

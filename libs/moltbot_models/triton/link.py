@@ -18,7 +18,8 @@ _MAX_MESSAGE_BYTES = 64 << 20
 _OPTIONS = [
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-    # A server that was restarted is found again within a second.
+    # A server that was restarted is found again within a second, and a busy one has as long to greet: the least backoff
+    # is also what gRPC gives a connection to come about. One that is refused at once is tried again after the first.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),

@@ -65,10 +65,10 @@ class TimeStamper:
                 await asyncio.sleep(wait_s)
 
     async def _step(self, session: aiohttp.ClientSession) -> None:
-        note, head = self._ledger.cosigned() or self._ledger.checkpoint()
-        if head.size > self._ledger.newest_time_stamp():
+        note, head = self._ledger.attestations.cosigned() or self._ledger.checkpoint()
+        if head.size > self._ledger.attestations.newest_time_stamp():
             response = await self._stamp(session, head.body.encode())
-            await asyncio.to_thread(self._ledger.keep_time_stamp, note, response)
+            await asyncio.to_thread(self._ledger.attestations.keep_time_stamp, note, response)
         if self.problem:
             log.info("checkpoints are time-stamped again", url=self._url)
         self.problem = ""

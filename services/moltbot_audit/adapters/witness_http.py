@@ -69,7 +69,7 @@ class WitnessFollower:
 
     async def _keep(self, note: str) -> None:
         try:
-            await asyncio.to_thread(self._ledger.keep_cosigned, note)
+            await asyncio.to_thread(self._ledger.attestations.keep_cosigned, note)
         except OSError as error:
             self._sizes = dict.fromkeys(self._sizes, 0)  # what is lost is asked for again; witnesses tell their size
             if str(error) != self.disk_problem:

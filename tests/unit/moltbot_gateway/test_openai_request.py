@@ -5,6 +5,7 @@ import json
 import pytest
 
 from moltbot_gateway import openai_request
+from moltbot_gateway.json_body import end_user
 from moltbot_mesh.errors import InvalidArgument
 from moltbot_models.generation import Message, ResponseFormat, Sampling, ToolCall, ToolSpec
 
@@ -70,7 +71,7 @@ def test_fields_nobody_knows_are_ignored():
     [({}, ""), ({"user": "u"}, "u"), ({"safety_identifier": "s"}, "s"), ({"user": "u", "safety_identifier": "s"}, "s")],
 )
 def test_whom_a_request_is_about(fields, found):
-    assert chat(**fields)[0].mesh.end_user == found
+    assert end_user(json.dumps({"messages": HELLO} | fields).encode()) == found
 
 
 def test_the_newer_name_of_the_token_limit_goes_first():

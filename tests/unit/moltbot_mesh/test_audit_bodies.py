@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import threading
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -10,7 +12,7 @@ from moltbot.audit.v1 import privacy_pb2
 
 from moltbot_mesh.audit.bodies import BodyKeeper
 from moltbot_mesh.audit.sealing import Opener
-from moltbot_mesh.errors import InvalidArgument, Unavailable
+from moltbot_mesh.errors import InvalidArgument, ResourceExhausted, Unavailable
 
 CANARY = b"canary-81c2"
 
@@ -172,3 +174,71 @@ async def test_a_body_that_the_service_never_takes_is_dropped_at_once(service, d
     async with BodyKeeper(service, directory).running() as keeper:
         keeper.keep(bytes(16), privacy_pb2.Body(input=bytes(20 << 20)))
         assert keeper.dropped == 1
+
+
+async def test_a_body_that_comes_while_the_disk_is_looked_at_is_not_forgotten(service, directory):
+    loop, looks = asyncio.get_running_loop(), itertools.count()
+
+    def come(keeper, number, came):
+        keep(keeper, number)
+        came.set()
+
+    async with BodyKeeper(service, directory).running() as keeper:
+        await until(lambda: keeper._known)
+        waiting = keeper._waiting
+
+        def look():
+            number = next(looks)
+            if number in {1, 3, 5}:  # every other look is whether there is anything to do, before it waits
+                came = threading.Event()
+                loop.call_soon_threadsafe(come, keeper, number, came)
+                came.wait(10)
+            return waiting()
+
+        keeper._waiting = look
+        keeper._wake.set()
+        await until(lambda: len(service.kept) == 3)
+
+
+async def test_a_batch_has_no_more_than_the_service_takes(service, directory):
+    put, sizes = service.PutBodies, []
+
+    async def weigh(request, timeout):
+        sizes.append((len(request.bodies), request.ByteSize()))
+        return await put(request, timeout)
+
+    service.PutBodies = weigh
+    async with BodyKeeper(service, directory).running() as keeper:
+        for number, size in enumerate((3 << 20, 3 << 20, 9 << 20, 1)):
+            body = privacy_pb2.Body(tenant="acme", data_subject="alice", time_unix_ns=1, input=bytes(size))
+            keeper.keep(number.to_bytes(16), body)
+        await until(lambda: len(service.kept) == 4)
+    assert all(count == 1 or size <= 5 << 20 for count, size in sizes)
+    assert max(count for count, _ in sizes) == 1
+
+
+async def test_what_cannot_be_read_from_the_disk_is_set_aside_and_the_next_is_sent(service, directory):
+    (directory / "0.sealed").mkdir(parents=True)  # reading it is an OSError
+    async with BodyKeeper(service, directory).running() as keeper:
+        await until(lambda: keeper._known)
+        keep(keeper, 1)
+        await until(lambda: len(service.kept) == 1 and (directory / "0.damaged").exists())
+
+
+async def test_a_refused_file_does_not_hold_up_the_next(service, directory):
+    async with BodyKeeper(service, directory).running() as keeper:
+        await until(lambda: keeper._known)
+        service.away = True
+        keep(keeper, 1)
+        await until(lambda: len(list(directory.glob("*.sealed"))) == 1)
+        keep(keeper, 2)
+    put = service.PutBodies
+
+    async def full(request, timeout):
+        if any(one.event_id == (1).to_bytes(16) for one in request.bodies):
+            raise ResourceExhausted("no room for it")
+        return await put(request, timeout)
+
+    service.PutBodies, service.away = full, False
+    async with BodyKeeper(service, directory).running():
+        await until(lambda: list(service.kept) == [(2).to_bytes(16)])
