@@ -424,13 +424,13 @@ def read_lines(lines: Iterable[bytes]) -> tuple[dict[str, Any], Items]:
     """The header of a bundle and what follows it."""
 
     def parsed() -> Iterator[dict[str, Any]]:
-        for line in lines:
+        for line in _gathered(lines):
             if len(line) > _MOST_LINE_BYTES:
                 raise Unreadable("a line of the bundle is too long")
             if line.strip():
                 try:
                     tree = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     raise Unreadable("a line of the bundle is not JSON") from None
                 if not isinstance(tree, dict):
                     raise Unreadable("a line of the bundle is not a JSON object")
@@ -444,6 +444,24 @@ def read_lines(lines: Iterable[bytes]) -> tuple[dict[str, Any], Items]:
     if items is not None and not (isinstance(items, list) and all(isinstance(item, dict) for item in items)):
         raise Unreadable("items are not a list of JSON objects")
     return header, Items(chain(items or (), found))
+
+
+def _gathered(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines; of a receipt that a tool has indented, all of them as one."""
+    rest = iter(lines)
+    first = next(rest, b"")
+    if first.strip() != b"{":
+        yield first
+        yield from rest
+        return
+    whole = [first]
+    size = 0
+    for line in rest:
+        whole.append(line)
+        size += len(line)
+        if size > _MOST_LINE_BYTES:
+            break
+    yield b"".join(whole)
 
 
 def check_earlier(header: dict[str, Any], head: Head, note: str, key: Key) -> None:

@@ -49,7 +49,7 @@ def receipt(ledger: Ledger, sequence: int) -> bytes:
     """
     header = _header(ledger, [sequence], f"record {sequence}", None)
     items = [json.loads(line) for line in _items(ledger, [sequence], header.size)]
-    return json.dumps(header_line(header) | {"items": items}, ensure_ascii=False, indent=1).encode() + b"\n"
+    return as_line(header_line(header) | {"items": items})
 
 
 def _header(ledger: Ledger, sequences: Sequence[int], selection: str, since: int | None) -> Header:

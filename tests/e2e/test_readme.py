@@ -54,5 +54,6 @@ def test_every_command_of_the_readme_does_what_it_says():
     assert parts[4].strip()
     assert "request" in parts[5] or "insufficient evidence" in parts[5]
     assert "hashes" in parts[6]
+    assert "proven" in parts[6]
     assert "intact" in parts[6]
     shutil.rmtree(directory)

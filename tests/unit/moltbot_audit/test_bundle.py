@@ -79,7 +79,8 @@ def test_single_records_are_proven_together(ledger):
 
 def test_a_receipt_is_a_bundle_of_one_record(ledger):
     found = json.loads(receipt(ledger, 41))
-    assert checked(receipt(ledger, 41).replace(b"\n", b""), ledger)[1] == 1
+    assert checked(receipt(ledger, 41), ledger)[1] == 1
+    assert checked(json.dumps(found, indent=2).encode(), ledger)[1] == 1
     (told,) = [item for item in found["items"] if "record" in item]
     assert told["sequence"] == 41
     assert event(base64.b64decode(told["record"]))["object"] == "model-41"
@@ -292,7 +293,7 @@ def test_an_event_that_is_expected_must_be_told(ledger):
 def test_the_program_refuses_a_receipt_of_another_event(ledger, tmp_path):
     own, other = (check_bundle.event(ledger.at(n).payload)["event_id"] for n in (41, 42))
     file = tmp_path / "receipt"
-    file.write_bytes(receipt(ledger, 41).replace(b"\n", b""))
+    file.write_bytes(receipt(ledger, 41))
     assert run(file, "--key", ledger.verifier_key, "--expect", own).returncode == 0
     done = run(file, "--key", ledger.verifier_key, "--expect", own, "--expect", other)
     assert (done.returncode, done.stdout) == (1, b"")
@@ -321,3 +322,9 @@ def test_the_program_shows_nothing_that_is_not_proven(ledger, tmp_path):
     done = run(file, "--key", ledger.verifier_key)
     assert done.returncode in (1, 2)
     assert not done.stdout
+
+
+@pytest.mark.parametrize("data", [b"{\n", b"{\n" + b"[" * 100_000, b"{\n" + b" \n" * (2 << 20)])
+def test_a_document_over_many_lines_that_is_no_receipt_is_refused(ledger, data):
+    with pytest.raises(check_bundle.Unreadable):
+        checked(data, ledger)
