@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from pytest_socket import disable_socket, enable_socket
 
+# As the command line does, and before gRPC is imported: its fork handlers stop connections while a child is started.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 _UNIT = Path(__file__).parent / "unit"
 
 

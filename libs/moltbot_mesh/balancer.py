@@ -223,18 +223,17 @@ class BalancedChannel(grpc.aio.Channel):
         """READY if an instance is connected; CONNECTING if not, whether or not there are instances."""
         if self._closed:
             return grpc.ChannelConnectivity.SHUTDOWN
-        states = {peer.channel.get_state(try_to_connect) for peer in self._peers.values()}
-        for state in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.CONNECTING):
-            if state in states:
-                return state
-        return states.pop() if len(states) == 1 else grpc.ChannelConnectivity.CONNECTING
+        return _together({peer.channel.get_state(try_to_connect) for peer in self._peers.values()})
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
         """See `grpc.aio.Channel.wait_for_state_change`."""
-        while self.get_state() is last_observed_state:
-            channels = [peer.channel for peer in self._peers.values()]
+        while not self._closed:
+            # A state changes at any time, on other threads: each is waited for from what was judged here.
+            seen = [(peer.channel, peer.channel.get_state()) for peer in self._peers.values()]
+            if _together({state for _, state in seen}) is not last_observed_state:
+                return
             waits: list[Coroutine[Any, Any, Any]] = [self._changed.wait()]
-            waits += [channel.wait_for_state_change(channel.get_state()) for channel in channels]
+            waits += [channel.wait_for_state_change(state) for channel, state in seen]
             tasks = [asyncio.ensure_future(wait) for wait in waits]
             try:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -269,3 +268,10 @@ class BalancedChannel(grpc.aio.Channel):
         self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _together(states: set[grpc.ChannelConnectivity]) -> grpc.ChannelConnectivity:
+    for state in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.CONNECTING):
+        if state in states:
+            return state
+    return next(iter(states)) if len(states) == 1 else grpc.ChannelConnectivity.CONNECTING

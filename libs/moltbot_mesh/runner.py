@@ -24,7 +24,8 @@ from moltbot.audit.v1 import audit_pb2_grpc
 from moltbot_mesh.api_keys import ApiKeys
 from moltbot_mesh.audit.acts import LIFECYCLE, Acts
 from moltbot_mesh.audit.calls import CallRecords
-from moltbot_mesh.audit.producers import Producers, RecordingSettings
+from moltbot_mesh.audit.producers import Producers
+from moltbot_mesh.audit.settings import RecordingSettings
 from moltbot_mesh.channel import MeshChannel, as_channel
 from moltbot_mesh.errors import InvalidArgument
 from moltbot_mesh.http_server import HttpServer

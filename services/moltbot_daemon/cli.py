@@ -204,7 +204,8 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    # gRPC logs a line at each child that is started otherwise; none of ours forks without an exec.
+    # Read when gRPC is imported, so nothing above does that. Its fork handlers would hold up connections whenever a
+    # child is started; none of ours forks without an exec.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     os.umask(0o077)  # what any part of the mesh writes is for its owner alone, also where it has no mode of its own
     args = parser().parse_args(argv)

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from moltbot_audit.settings import AuditSettings
 from moltbot_context.settings import ContextSettings
 from moltbot_gateway.settings import GatewaySettings
-from moltbot_mesh.audit.producers import RecordingSettings
+from moltbot_mesh.audit.settings import RecordingSettings
 from moltbot_mesh.second_factor import FactorPolicy
 from moltbot_mesh.settings import Section
 from moltbot_mesh.telemetry import TelemetrySettings

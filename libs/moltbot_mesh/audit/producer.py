@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -33,11 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
     from pathlib import Path
 
-log = structlog.get_logger("moltbot.audit")
+    from moltbot_mesh.audit.settings import OnFull
 
-OnFull = Literal["block_high_risk", "block_all"]
-"""What a full spill stops: only what must be durable before it happens, or everything. The first drops other events,
-counted, with an alarm and a gap record."""
+log = structlog.get_logger("moltbot.audit")
 
 _RESERVED_SHARE = 10
 _ALARM_S = 10.0

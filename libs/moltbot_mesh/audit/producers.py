@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from pydantic import Field
 
-from moltbot_mesh.audit.producer import AuditProducer, OnFull
-from moltbot_mesh.settings import Section
+from moltbot_mesh.audit.producer import AuditProducer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +15,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
 
     from moltbot_mesh.audit.sender import AppendsEvents
+    from moltbot_mesh.audit.settings import RecordingSettings
 
 _COUNTERS = {
     "emitted": ("events", "Audit events that were emitted."),
@@ -31,19 +30,6 @@ _GAUGES = {
     "behind_s": ("behind_seconds", "Time that audit events have waited without progress."),
     "failing": ("spill_failing", "1 while they cannot be spilled."),
 }
-
-
-class RecordingSettings(Section):
-    """How services record what they do while the audit service is away."""
-
-    spill_mib: Annotated[int, Field(ge=1, le=1 << 20)] = 256
-    """Disk for records on their way to the log, of each service and process, in MiB. A tenth is kept for what must not
-    happen unrecorded."""
-    queue_events: Annotated[int, Field(ge=16, le=1 << 20)] = 65_536
-    """Records that wait in memory while nothing can be spilled; more are dropped."""
-    on_full: OnFull = "block_high_risk"
-    """What a full spill stops. `block_high_risk`: tools that change something and administration; other records are
-    dropped, counted, with an alarm and a gap record. `block_all`: every request."""
 
 
 class Producers:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -214,3 +216,9 @@ def test_the_first_admin_key_comes_with_what_it_lacks(run):
 def test_where_no_second_factor_is_asked_for_none_is_missed(run, monkeypatch):
     monkeypatch.setenv("MOLTBOT_SECURITY__SECOND_FACTOR", "off")
     assert "keys enrol" not in run("init")[1]
+
+
+def test_the_command_line_can_be_read_without_grpc():
+    """What gRPC does at a fork is decided when it is imported, and `main` decides it."""
+    code = "import sys, moltbot_daemon.cli; sys.exit('grpc' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

@@ -9,7 +9,8 @@ from moltbot.audit.v1 import audit_pb2
 from prometheus_client import CollectorRegistry
 
 from moltbot_mesh.audit import producer as producer_module
-from moltbot_mesh.audit.producers import Producers, RecordingSettings
+from moltbot_mesh.audit.producers import Producers
+from moltbot_mesh.audit.settings import RecordingSettings
 from moltbot_mesh.errors import Unavailable
 
 
