@@ -1,4 +1,4 @@
-"""Muon for matrices, AdamW for the rest; f32 masters of bf16 weights.
+"""Muon for matrices, AdamW for the rest; f32 masters of the weights that are computed with.
 
 Source: Jordan et al., "Muon" (2024); Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019).
 """
@@ -12,9 +12,9 @@ _MOMENTUM, _WEIGHT_DECAY = 0.95, 0.01
 _ADAM_BETAS, _ADAM_EPSILON = (0.9, 0.95), 1e-8
 
 
-def orthogonal(update: torch.Tensor) -> torch.Tensor:
-    """The nearest half-orthogonal matrix, by five Newton-Schulz steps."""
-    x = update.bfloat16()
+def orthogonal(update: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The nearest half-orthogonal matrix, by five Newton-Schulz steps in `dtype`."""
+    x = update.to(dtype)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / (x.norm() + 1e-7)
@@ -25,7 +25,7 @@ def orthogonal(update: torch.Tensor) -> torch.Tensor:
 
 
 class Optimizer:
-    """Updates bf16 weights in place from their gradients."""
+    """Updates weights in place from their gradients."""
 
     def __init__(self, weights: dict[str, torch.Tensor]) -> None:
         self._weights = weights
@@ -45,7 +45,8 @@ class Optimizer:
             gradient, master, first = weight.grad.float(), self.masters[name], self._first[name]
             if _by_muon(name, master):
                 first.mul_(_MOMENTUM).add_(gradient)
-                update = orthogonal(gradient + _MOMENTUM * first) * max(1.0, master.shape[0] / master.shape[1]) ** 0.5
+                update = orthogonal(gradient + _MOMENTUM * first, weight.dtype)
+                update *= max(1.0, master.shape[0] / master.shape[1]) ** 0.5
                 master.mul_(1 - _MUON_RATE * rate * _WEIGHT_DECAY).add_(update, alpha=-_MUON_RATE * rate)
             else:
                 second = self._second[name]

@@ -46,11 +46,16 @@ def copies(progress: float) -> int:
     return 1 if progress < _COPY_UNTIL else 0
 
 
-def batch(packer: packing.Packer, shape: Shape, copied: int = 0) -> tuple[torch.Tensor, ...]:
+def precision() -> torch.dtype:
+    """bf16 where the processor multiplies it, else f32: with AVX2 alone a product in bf16 takes five times as long."""
+    return torch.bfloat16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else torch.float32
+
+
+def batch(packer: packing.Packer, shape: Shape, dtype: torch.dtype, copied: int = 0) -> tuple[torch.Tensor, ...]:
     """Tokens, cosine, sine, mask, places to predict from (flat) and what they predict."""
     rows = [packer.copy_row() if place < copied else packer.row() for place in range(_ROWS)]
     ids = torch.from_numpy(np.stack([row.tokens for row in rows]))
-    cos, sin = rope(shape, torch.from_numpy(np.stack([row.positions for row in rows])), torch.bfloat16)
+    cos, sin = rope(shape, torch.from_numpy(np.stack([row.positions for row in rows])), dtype)
     sees = torch.from_numpy(np.stack([packing.sees(row) for row in rows]))[:, None]
     # A learnt token is never the first of a row: a frame that is not learnt stands before it.
     places = torch.from_numpy(
@@ -97,8 +102,9 @@ def main() -> None:
         print("tokeniser: training", flush=True)
         tokenizer = tokens.train(tokenizer_texts(4000, arguments.seed), shape.vocabulary)
         start = initial(shape, torch.Generator().manual_seed(arguments.seed))
-    weights = {name: weight.bfloat16().requires_grad_() for name, weight in start.items()}
-    print(f"parameters: {sum(weight.numel() for weight in weights.values()):,}", flush=True)
+    dtype = precision()
+    weights = {name: weight.to(dtype, copy=True).requires_grad_() for name, weight in start.items()}
+    print(f"parameters: {sum(weight.numel() for weight in weights.values()):,}, computed in {dtype}", flush=True)
     optimizer = Optimizer(weights)
     forward = torch.compile(hidden_states, dynamic=False) if arguments.compile else hidden_states
     packer = packing.Packer(tokenizer, _ROW_LENGTH, random.Random(arguments.seed + 1))
@@ -106,7 +112,7 @@ def main() -> None:
     began = saved = time.monotonic()
     steps, losses, learnt = 0, [], 0
     while (spent := time.monotonic() - began) < budget_s:
-        ids, cos, sin, sees, places, targets = batch(packer, shape, copies(spent / budget_s))
+        ids, cos, sin, sees, places, targets = batch(packer, shape, dtype, copies(spent / budget_s))
         states = forward(weights, shape, ids, (cos, sin), sees)
         logits = F.linear(states.view(-1, shape.hidden)[places], weights["model.embed_tokens.weight"])
         loss = F.cross_entropy(logits.float(), targets)

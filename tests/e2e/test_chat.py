@@ -38,7 +38,8 @@ def test_a_plain_answer_says_who_made_it_and_what_it_cost(world):
 
 
 def test_a_stream_says_the_same_piece_by_piece(world):
-    asked = {"model": TEXT, "messages": user("Tell me about a lighthouse."), "max_tokens": 40, "temperature": 0}
+    # Long enough that it is not all there before the first of it is read: pieces that wait are sent as one.
+    asked = {"model": TEXT, "messages": user("Tell me a story."), "max_tokens": 400, "temperature": 0}
     plain = world.client().chat.completions.create(**asked)
     with world.client().chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}) as stream:
         pieces = list(stream)

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,8 +22,11 @@ from moltbot_models.providers.triton import TritonUpstream
 from moltbot_models.triton.repository import ModelSpec
 from moltbot_testkit.triton import running_triton, triton_runtime
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 TINY = Path(moltbot_models.__file__).parent / "shipped" / "tiny"
-STREAMS, KINDS, TOKENS = 32, 8, 48
+STREAMS, KINDS, TOKENS = 32, 8, 128
 KILLS = int(os.environ.get("MOLTBOT_TRITON_KILLS", "2"))
 REASONS = {"UPSTREAM_UNAVAILABLE", "UPSTREAM_ERROR"}
 pytestmark = pytest.mark.timeout(120 + 30 * KILLS)
@@ -33,13 +37,31 @@ def ask(kind: int) -> GenerationRequest:
     return GenerationRequest("tiny", messages=messages, sampling=Sampling(max_tokens=TOKENS, ignore_eos=True))
 
 
-async def streamed(upstream: TritonUpstream, kind: int) -> tuple[str, MoltbotError | None]:
-    """The text that came, and the error that ended it."""
+class KillAfter:
+    """Kills a process once it has said so many characters: however fast it is, it dies in the midst of them."""
+
+    def __init__(self, pid: int, characters: float) -> None:
+        self._pid, self._left = pid, characters
+        self.done = False
+
+    def __call__(self, text: str) -> None:
+        self._left -= len(text)
+        if self._left <= 0 and not self.done:
+            self.done = True
+            os.kill(self._pid, signal.SIGKILL)
+
+
+async def streamed(
+    upstream: TritonUpstream, kind: int, heard: Callable[[str], None] = lambda _: None
+) -> tuple[str, MoltbotError | None]:
+    """The text that came, and the error that ended it; `heard` is told of each piece."""
     text = ""
     try:
         async with contextlib.aclosing(upstream.generate(ask(kind))) as pieces:
             async for deltas in pieces:
-                text += "".join(delta.text for delta in deltas)
+                piece = "".join(delta.text for delta in deltas)
+                text += piece
+                heard(piece)
     except MoltbotError as error:
         return text, error
     return text, None
@@ -62,16 +84,18 @@ async def test_every_stream_ends_with_the_right_text_or_a_clear_error(monkeypatc
         manifest = Manifest("tiny", "text-generation", "triton", server.endpoint)
         async with contextlib.aclosing(TritonUpstream(manifest)) as upstream:
             expected = [(await streamed(upstream, kind))[0] for kind in range(KINDS)]
+            whole_text = sum(len(expected[number % KINDS]) for number in range(STREAMS))
             start = await upstream.statistics()
             memory = memory_kib(server.supervisor.pid or 0)
             for _ in range(KILLS):
                 pid = server.supervisor.pid
                 assert pid is not None
-                streams = [asyncio.create_task(streamed(upstream, number % KINDS)) for number in range(STREAMS)]
-                await asyncio.sleep(draw.uniform(0.0, 1.0))
-                os.kill(pid, signal.SIGKILL)
+                kill = KillAfter(pid, draw.uniform(0.0, 0.8) * whole_text)
                 async with asyncio.timeout(60):
-                    ended = await asyncio.gather(*streams)
+                    ended = await asyncio.gather(
+                        *(streamed(upstream, number % KINDS, kill) for number in range(STREAMS))
+                    )
+                assert kill.done
                 for number, (text, error) in enumerate(ended):
                     right = expected[number % KINDS]
                     if error is None:
