@@ -13,7 +13,8 @@ import openvino as ov
 import openvino.opset13 as ops
 from openvino.op import Constant
 
-from moltbot_models.encoder.quantized import INT8_MAX, quantized_linear
+from moltbot_models.encoder.processor import INT8_MAX, largest_weight
+from moltbot_models.encoder.quantized import quantized_linear
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -132,7 +133,7 @@ class _Builder:
         whole = ops.fake_quantize(centred, low, high, low, high, 256)
         made: list[Node] = []
         for weight, bias in zip(weights, biases, strict=True):
-            codes, steps, corrected = quantized_linear(weight, bias, span)
+            codes, steps, corrected = quantized_linear(weight, bias, span, largest_weight())
             matrix = ops.multiply(ops.convert(Constant(codes), ov.Type.f32), Constant(steps))
             made.append(ops.add(ops.matmul(whole, matrix, transpose_a=False, transpose_b=True), Constant(corrected)))
         return made

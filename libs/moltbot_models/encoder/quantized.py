@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from moltbot_models.encoder.config import EncoderError
+from moltbot_models.encoder.processor import INT8_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-INT8_MAX = 127
 RANGES_FILE = "moltbot-int8.json"
 """Beside the weights that were calibrated."""
 _VERSION = 1
@@ -67,17 +67,17 @@ class LinearRange:
 
 
 def quantized_linear(
-    weight: NDArray[np.float32], bias: NDArray[np.float32], span: LinearRange
+    weight: NDArray[np.float32], bias: NDArray[np.float32], span: LinearRange, largest: int = INT8_MAX
 ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32]]:
-    """Round a layer's weights for activations of a range.
+    """Round a layer's weights for activations of a range, to codes of at most `largest`.
 
     Returns:
         Codes, int8 [rows, channels]; the step of each row, f32 [rows, 1]; and the bias, f32 [rows], that takes in the
         shift and the mean of the rounding.
     """
     scaled = weight.astype(np.float64) * span.scale
-    steps = np.maximum(np.abs(scaled).max(1, keepdims=True), 1e-12) / INT8_MAX
-    codes = np.clip(np.round(scaled / steps), -INT8_MAX, INT8_MAX)
+    steps = np.maximum(np.abs(scaled).max(1, keepdims=True), 1e-12) / largest
+    codes = np.clip(np.round(scaled / steps), -largest, largest)
     lost = (codes * steps - scaled) @ ((span.mean - span.shift) / span.scale)
     corrected = bias + weight @ span.shift - lost
     return codes.astype(np.int8), steps.astype(np.float32), corrected.astype(np.float32)

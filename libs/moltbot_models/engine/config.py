@@ -42,7 +42,7 @@ class EngineConfig:
     compute: ComputePrecision = "f32"
     """Arithmetic: `f32` is quicker for few short streams, `bf16` for many streams and long prompts."""
     kv: CachePrecision = "u8"
-    """Storage of keys and values. `f32` needs `compute="f32"`, `bf16` needs `compute="bf16"`."""
+    """Storage of keys and values. `f32` needs `compute="f32"`, `bf16` needs `compute="bf16"` and AVX-512."""
     threads: int = 0
     """Threads of the matrix arithmetic; 0 lets OpenVINO take every core."""
     step_tokens: int = 256

@@ -122,6 +122,9 @@ class TextEngine:
         try:
             model = PagedModel(source.model, config)
         except RuntimeError as error:
+            if config.kv == "bf16" and "kvcache type" in str(error):
+                mend = 'kv="bf16" needs a processor with AVX-512: set kv="u8", or compute="f32" and kv="f32"'
+                raise EngineError("INVALID_ARGUMENT", f"{path}: {mend}") from error
             raise EngineError("ENGINE_FAILED", f"OpenVINO cannot compile the model in {path}: {error}") from error
         engine = cls(directory, source, model, config)
         engine._parameters = source.parameters

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moltbot_mesh.errors import FailedPrecondition
-from moltbot_models.encoder.quantized import INT8_MAX, quantized_linear
+from moltbot_models.encoder.processor import INT8_MAX
+from moltbot_models.encoder.quantized import quantized_linear
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

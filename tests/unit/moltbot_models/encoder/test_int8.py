@@ -12,6 +12,7 @@ from moltbot_models.encoder import Classifier, Encoder, EncoderConfig, EncoderEr
 from moltbot_models.encoder.calibrate import calibrate, write_ranges
 from moltbot_models.encoder.checkpoint import EncoderCheckpoint
 from moltbot_models.encoder.graph import build_graph
+from moltbot_models.encoder.processor import largest_weight_of
 from moltbot_models.encoder.quantized import RANGES_FILE, EncoderRanges, LinearRange, quantized_linear
 from moltbot_models.encoder.runtime import compile_encoder, partition
 from moltbot_models.encoder.shape import EncoderShape
@@ -143,3 +144,28 @@ def test_rows_are_cut_into_runs_where_padding_would_cost_more_than_a_run() -> No
     assert partition([32, 48]) == [2]
     assert partition([16] * 40)[-1] == 40
     assert max(np.diff([0, *partition([16] * 40)])) <= 16
+
+
+@pytest.mark.parametrize(
+    ("flags", "largest"),
+    [
+        ("fpu avx avx2 fma", 64),
+        ("fpu avx2 avx512f avx512bw", 64),
+        ("fpu avx2 avx512f avx512_vnni", 127),
+        ("fpu avx2 avx_vnni", 127),
+    ],
+)
+def test_weights_leave_room_for_sums_in_16_bits(flags: str, largest: int) -> None:
+    told = f"processor\t: 0\nflags\t\t: {flags}\nbugs\t\t:\n"
+    assert largest_weight_of(told) == largest
+    assert largest_weight_of("processor\t: 0\nFeatures\t: asimddp\n") == 127
+    codes, steps, _ = quantized_linear(
+        np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32),
+        np.zeros(2, np.float32),
+        LinearRange(*(np.full(32, value, np.float32) for value in (0, 1, 0)), bound=1.0),
+        largest,
+    )
+    assert np.abs(codes.astype(int)).max() == largest
+    assert np.abs(codes * steps).max() == pytest.approx(1, abs=1e-6)
+    # Activations are stored from 0 to 255 where sums are of 16 bits.
+    assert largest == 127 or 2 * 255 * largest < 1 << 15

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moltbot_models.engine import EngineError, TextEngine
+from moltbot_models.engine import EngineConfig, EngineError, TextEngine
 from moltbot_models.generation import GenerationRequest, Message, Sampling, ToolSpec
 
 TOOLS = (ToolSpec("add", "Adds.", '{"type": "object"}'),)
@@ -266,3 +266,13 @@ def test_a_failed_step_ends_its_requests_and_the_engine_goes_on(llama_directory,
         assert engine.stats().failures == 1
     finally:
         engine.close()
+
+
+def test_a_cache_in_bf16_is_there_or_what_to_set_instead_is_told(llama_directory):
+    config = EngineConfig(compute="bf16", kv="bf16", weights="bf16", kv_cache_bytes=1 << 20)
+    refused = None
+    try:
+        TextEngine.load(llama_directory, config).close()
+    except EngineError as error:  # a processor without AVX-512
+        refused = error
+    assert refused is None or (refused.reason == "INVALID_ARGUMENT" and 'kv="u8"' in str(refused))

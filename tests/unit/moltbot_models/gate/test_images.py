@@ -26,7 +26,7 @@ def judged(directory, bounds=(), **options):
 
 
 def test_a_tower_in_bf16_is_compared_with_fp32(directory):
-    checks = judged(directory, compute="bf16", weights="bf16", kv="bf16")
+    checks = judged(directory, compute="bf16", weights="bf16")
     for texts in ("calibration", "held_out"):
         check = checks["image_cosine_mean", texts]
         assert 0.99 < check.value < 1.0
@@ -38,5 +38,5 @@ def test_a_tower_in_fp32_has_nothing_to_be_compared_with(directory):
 
 
 def test_the_bound_can_be_set(directory):
-    checks = judged(directory, {"image_cosine_mean": "0.9999999"}, compute="bf16", weights="bf16", kv="bf16")
+    checks = judged(directory, {"image_cosine_mean": "0.9999999"}, compute="bf16", weights="bf16")
     assert not checks["image_cosine_mean", "held_out"].passed
