@@ -252,7 +252,7 @@ async def test_without_any_instance_a_call_fails_at_its_deadline_and_names_the_s
         call = channel.unary_unary("/test.Echo/Say")(b"", timeout=0.2)
         with pytest.raises(grpc.aio.AioRpcError, match="echo") as caught:
             await call
-        assert 0.15 < time.monotonic() - began_s < 1
+        assert 0.15 < time.monotonic() - began_s < 5
         assert caught.value.code() is await call.code() is grpc.StatusCode.UNAVAILABLE
         assert STATUS_DETAILS not in dict(caught.value.trailing_metadata() or ())
 

@@ -41,15 +41,15 @@ async def batches(source: Source, interval_s: float = 0.05) -> list[list[object]
 
 
 async def test_the_first_goes_out_at_once_and_what_comes_close_after_it_together():
-    found = await batches(Source("a", 0.01, "b", 0.01, "c", 0.01, "d"), 0.2)
+    found = await batches(Source("a", 0.01, "b", 0.01, "c", 0.01, "d"), 2.0)
     assert found == [["a"], ["b", "c", "d"]]
 
 
 async def test_the_first_does_not_wait_for_the_interval():
     started = time.monotonic()
-    async for batch in Coalescer(Source("a", 0.5)(), 5.0).batches():
+    async for batch in Coalescer(Source("a", 5.0)(), 50.0).batches():
         assert batch == ["a"]
-        assert time.monotonic() - started < 0.4
+        assert time.monotonic() - started < 4
         break
 
 

@@ -88,7 +88,7 @@ def model(endpoint: str, name: str = "a") -> Manifest:
 
 
 async def until(condition) -> None:
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.005)
 

@@ -62,7 +62,7 @@ async def test_a_defect_of_the_registry_is_logged_and_survived():
     registry = BrokenOnce()
     async with registry.register(Instance("tool", "a", "127.0.0.1:1")):
         channel = BalancedChannel(registry, "tool")
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             while not channel.instances():
                 await asyncio.sleep(0.01)
         await channel.close()
@@ -84,7 +84,7 @@ async def test_a_defect_of_a_health_check_does_not_end_the_others(monkeypatch):
         registry.register(Instance("tool", "b", "127.0.0.1:2")),
     ):
         channel = BalancedChannel(registry, "tool", health_interval_s=0.01)
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             while asked.count("b") < 3:
                 await asyncio.sleep(0.01)
         await channel.close()

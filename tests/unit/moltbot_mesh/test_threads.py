@@ -41,7 +41,7 @@ async def test_no_more_wait_than_may_also_where_the_callers_have_gone():
         with pytest.raises(ResourceExhausted):
             await threads.run(time.time)
         gate.set()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             while True:
                 try:
                     await threads.run(time.time)
@@ -63,7 +63,7 @@ async def test_slow_tools_hold_up_nobody_elses_threads(monkeypatch, tmp_path):
         calls = [asyncio.create_task(registry.call("acme", "slow", "{}")) for _ in range(64)]
         await asyncio.sleep(0.05)
         try:
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(20):
                 await asyncio.to_thread(time.time)
         finally:
             gate.set()

@@ -63,6 +63,6 @@ async def test_a_router_that_was_started_again_sends_its_table_to_who_knows_the_
     former = TableSource(RouterSettings(models=(file,)))
     file.write_text(MODEL.format("other"))
     later = TableSource(RouterSettings(models=(file,)))
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(20):
         table = await anext(later.versions(former.table.version))
     assert list(table.models) == ["other"]
