@@ -7,6 +7,7 @@ import pytest
 from moltbot_models.engine import EngineError
 from moltbot_models.engine.aio import merged, stream
 from moltbot_models.generation import Delta, GenerationRequest, Sampling, ToolCallDelta, Usage
+from moltbot_testkit.engine import Halts
 
 
 def request(**sampling):
@@ -43,16 +44,21 @@ async def test_a_consumer_that_stops_cancels_its_request(engine):
 
 
 async def test_a_cancelled_task_cancels_its_request(engine):
-    async def consume():
-        async for _ in stream(engine, request(max_tokens=500)):
+    async def consume(halts):
+        async for _ in stream(engine, request(max_tokens=500), hook=halts):
             pass
 
-    for delay_s in (0, 0.001, 0.05):
-        task = asyncio.create_task(consume())
-        await asyncio.sleep(delay_s)
+    for delay_s in (0, 0.001, None):
+        halts = Halts()
+        task = asyncio.create_task(consume(halts))
+        if delay_s is None:
+            assert await asyncio.to_thread(halts.reached.wait, 30)
+        else:
+            await asyncio.sleep(delay_s)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        halts.go.set()
     await drained(engine)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -165,11 +166,27 @@ def test_a_hook_that_fails_ends_its_own_request_alone(engine, ask):
     assert healthy.wait().last.finish_reason == "length"
 
 
-def test_cancelling_ends_a_stream_and_frees_its_blocks(engine, ask):
-    answer = ask(engine, "go", max_tokens=500, ignore_eos=True, logprobs=True)
-    answer.started.wait(10)
+def begun(engine, answer):
+    """Submit a long request; its engine stands at its first token until the event that is returned is set."""
+    go = threading.Event()
+
+    def put(delta):
+        answer.put(delta)
+        go.wait(30)
+
+    sampling = Sampling(max_tokens=500, ignore_eos=True, logprobs=True)
+    request = GenerationRequest("m", prompt="go", sampling=sampling)
+    answer.handle = engine.submit(request, put, on_error=answer.fail)
+    assert answer.started.wait(10)
+    return go
+
+
+def test_cancelling_ends_a_stream_and_frees_its_blocks(engine, new_answer):
+    answer = new_answer()
+    go = begun(engine, answer)
     answer.handle.cancel()
     answer.handle.cancel()
+    go.set()
     assert answer.wait().last.finish_reason == "cancelled"
     assert answer.last.usage.completion_tokens > 0
     stats = engine.stats()
@@ -211,15 +228,20 @@ def test_what_can_never_be_served_is_refused_at_once(engine, changes, reason):
     assert refused.value.reason == reason
 
 
-def test_a_full_queue_refuses_and_closing_ends_what_runs(llama_directory, exact, ask):
+def test_a_full_queue_refuses_and_closing_ends_what_runs(llama_directory, exact, ask, new_answer):
     engine = TextEngine.load(llama_directory, replace(exact, step_tokens=1, max_queue=2))
-    running = ask(engine, "go", max_tokens=500, ignore_eos=True)
-    running.started.wait(10)
+    running = new_answer()
+    go = begun(engine, running)
     waiting = [ask(engine, "go", max_tokens=5) for _ in range(2)]
     with pytest.raises(EngineError) as refused:
         ask(engine, "go", max_tokens=5)
     assert refused.value.reason == "QUEUE_FULL"
-    engine.close()
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    while not engine._closing:
+        time.sleep(0.001)
+    go.set()
+    closing.join(30)
     engine.close()
     assert {answer.wait().error.reason for answer in [running, *waiting]} == {"ENGINE_CLOSED"}
     with pytest.raises(EngineError) as refused:
