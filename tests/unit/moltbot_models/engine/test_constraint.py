@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import moltbot_models
 from moltbot_models.engine import EngineError, TextEngine
 from moltbot_models.generation import GenerationRequest, Message, ResponseFormat, Sampling, ToolSpec
+from moltbot_testkit.engine import held
 from moltbot_testkit.random_model import model_config, random_weights, write_model
 
 TINY = Path(moltbot_models.__file__).parent / "shipped" / "tiny"
@@ -183,7 +184,8 @@ def test_a_preempted_answer_goes_on_in_its_grammar(llama_directory, exact, new_a
     engine = TextEngine.load(llama_directory, dataclasses.replace(exact, kv_cache_bytes=420_000))
     try:
         wanted = ResponseFormat("regex", "[ab]{200}")
-        answers = [submit(engine, new_answer(), wanted, temperature=1.0, seed=n) for n in range(6)]
+        with held(engine):
+            answers = [submit(engine, new_answer(), wanted, temperature=1.0, seed=n) for n in range(6)]
         for answer in answers:
             assert re.fullmatch("[ab]{200}", answer.wait().text)
         assert engine.stats().preemptions > 0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from moltbot_models.engine import TextEngine
+from moltbot_testkit.engine import held
 from moltbot_testkit.numpy_decoder import NumpyDecoder
 from moltbot_testkit.random_model import model_config, random_weights, write_model
 
@@ -93,7 +94,8 @@ def test_preempted_requests_still_give_the_reference_text(llama_directory, exact
     try:
         assert engine.stats().blocks_total == blocks
         prompts = [letter * 20 for letter in "abcd"]
-        answers = [ask(engine, prompt, max_tokens=140, ignore_eos=True, logprobs=True) for prompt in prompts]
+        with held(engine):
+            answers = [ask(engine, prompt, max_tokens=140, ignore_eos=True, logprobs=True) for prompt in prompts]
         for prompt, answer in zip(prompts, answers, strict=True):
             assert_greedy(engine, reference, prompt, answer, 140)
         stats = engine.stats()

@@ -15,6 +15,7 @@ import pytest
 
 from moltbot_models.engine import TextEngine
 from moltbot_models.generation import GenerationRequest, Sampling
+from moltbot_testkit.engine import held
 from moltbot_testkit.random_model import random_weights, stored_as, weights_sha256, write_model
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "greedy.json").read_text())
@@ -106,10 +107,11 @@ def test_preempted_ones_begin_again_and_say_the_same(case, exact, ask):
     try:
         assert engine.stats().blocks_total == blocks
         wanted = [3, 1, 3, 1, 3, 1, 5, 4, 2, 0, 3, 1]
-        answers = [
-            ask(engine, PROMPTS[number], max_tokens=TOKENS, ignore_eos=True, logprobs=True, tenant=str(place))
-            for place, number in enumerate(wanted)
-        ]
+        with held(engine):
+            answers = [
+                ask(engine, PROMPTS[number], max_tokens=TOKENS, ignore_eos=True, logprobs=True, tenant=str(place))
+                for place, number in enumerate(wanted)
+            ]
         assert [said(engine, answer) for answer in answers] == [golden["answers"][number] for number in wanted]
         assert engine.stats().preemptions > 0
     finally:

@@ -11,6 +11,7 @@ import openvino.opset13 as ops
 import pytest
 
 from moltbot_models.engine import EngineConfig, EngineError, TextEngine
+from moltbot_testkit.engine import held
 from moltbot_testkit.numpy_decoder import NumpyDecoder
 from moltbot_testkit.random_model import model_config, random_weights, write_model
 from moltbot_testkit.stateful_ir import write_stateful_ir
@@ -52,7 +53,8 @@ def test_mixed_prompts_give_the_reference_text_also_when_preempted(ir_directory,
     engine = TextEngine.load(ir_directory, replace(exact, kv_cache_bytes=blocks * 2 * 2 * 2 * 32 * 32 * 4))
     try:
         assert engine.stats().blocks_total == blocks
-        answers = [ask(engine, prompt, max_tokens=120, ignore_eos=True, logprobs=True) for prompt in PROMPTS]
+        with held(engine):
+            answers = [ask(engine, prompt, max_tokens=120, ignore_eos=True, logprobs=True) for prompt in PROMPTS]
         ids = {engine._directory.vocabulary.bytes_of(token): token for token in range(259)}
         for prompt, answer in zip(PROMPTS, answers, strict=True):
             tokens = [ids[raw] for raw in answer.wait().raw]

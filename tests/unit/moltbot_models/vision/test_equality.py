@@ -17,6 +17,7 @@ from moltbot_models.engine import EngineConfig, TextEngine
 from moltbot_models.engine.aio import stream
 from moltbot_models.generation import GenerationRequest, Message
 from moltbot_testkit.conversations import ask, image, message
+from moltbot_testkit.engine import held
 from moltbot_testkit.random_llava import llava_weights, write_llava
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "greedy.json").read_text())
@@ -82,7 +83,9 @@ def test_preempted_requests_see_their_images_again(loaded, files):
     blocks, block_bytes = 8, 2 * 2 * 2 * 32 * 32 * 4
     engine = loaded("clip-llama", kv_cache_bytes=blocks * block_bytes)
     long = GREEDY | {"max_tokens": 90}
-    answers = [(label, ask(engine, conversation(label, files), **long)) for label in ("one", "other", "two", "last")]
+    labels = ("one", "other", "two", "last")
+    with held(engine):
+        answers = [(label, ask(engine, conversation(label, files), **long)) for label in labels]
     for label, answer in answers:
         answer.wait()
         assert tokens_of(engine, answer)[:12] == CASES["clip-llama"]["answers"][label][1:], label

@@ -17,6 +17,7 @@ from moltbot_models.generation import GenerationRequest, Media, Message
 from moltbot_models.vision.picture import Picture
 from moltbot_models.vision.shape import image_rows, read_vision
 from moltbot_testkit.conversations import ask, image, message
+from moltbot_testkit.engine import held
 from moltbot_testkit.random_llava import TEMPLATE, llava_config, llava_weights, write_llava
 from moltbot_testkit.random_model import model_config, random_weights, write_model
 
@@ -208,9 +209,10 @@ def test_images_of_requests_under_way_have_a_bound(engine, files, monkeypatch):
     rows_bytes = 16 * 96 * 4
     monkeypatch.setattr("moltbot_models.engine.engine.MAX_ROWS_BYTES", 3 * rows_bytes)
     look = [message("user", image(files["png"]), image(files["jpeg"]), "what?")]
-    first = ask(engine, look, max_tokens=400, ignore_eos=True)
-    refused(engine, look, "room for images", "QUEUE_FULL")
-    more = ask(engine, [Message("user", "words need no room")], max_tokens=2)
+    with held(engine):
+        first = ask(engine, look, max_tokens=400, ignore_eos=True)
+        refused(engine, look, "room for images", "QUEUE_FULL")
+        more = ask(engine, [Message("user", "words need no room")], max_tokens=2)
     assert more.wait().text
     first.wait()
     many = [message("user", *[image(files["png"])] * 4)]
