@@ -15,6 +15,7 @@ import pytest
 from moltbot_models.engine import EngineConfig, TextEngine
 from moltbot_models.engine.aio import merged, stream
 from moltbot_models.generation import GenerationRequest, Message, Sampling, ToolSpec
+from moltbot_testkit.engine import Halts
 from moltbot_testkit.random_model import model_config, random_weights, write_model
 
 LIBS = Path(__file__).parents[2] / "libs"
@@ -101,20 +102,23 @@ async def test_a_hundred_clients_that_come_and_go_leave_nothing_behind(directory
 
 async def test_a_long_prompt_does_not_stop_a_running_stream(directory):
     engine = TextEngine.load(directory, EngineConfig(step_tokens=32))
-    order = []
+    order, halts = [], Halts()
 
-    async def watch(name, prompt, max_tokens):
+    async def watch(name, prompt, max_tokens, hook=None):
         sampling = Sampling(max_tokens=max_tokens, ignore_eos=True, logprobs=True)
-        async for delta in stream(engine, GenerationRequest("m", prompt=prompt, sampling=sampling)):
+        async for delta in stream(engine, GenerationRequest("m", prompt=prompt, sampling=sampling), hook=hook):
             order.extend([name] * len(delta.logprobs))
 
     try:
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-            group.create_task(watch("short", "go", 400))
-            while not order:
+            group.create_task(watch("short", "go", 400, halts))
+            while len(order) < Halts.TOKENS:
                 await asyncio.sleep(0.001)
             begun = len(order)
             group.create_task(watch("long", "word " * 600, 1))
+            while not engine.stats().waiting:
+                await asyncio.sleep(0.001)
+            halts.go.set()
         # 3,000 tokens at 31 a step are about 97 steps, and each gives the short stream a token.
         assert order.index("long") - begun > 80
     finally:
