@@ -6,11 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from pytest_socket import disable_socket, enable_socket
 
 # As the command line does, and before gRPC is imported: its fork handlers stop connections while a child is started.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 _UNIT = Path(__file__).parent / "unit"
+# How long an example takes is the machine's affair.
+settings.register_profile("moltbot", deadline=None)
+settings.load_profile("moltbot")
 
 
 @pytest.fixture(autouse=True)

@@ -214,7 +214,7 @@ class ServicesMesh(Mesh):
         for one in started:
             one.result()
         self._start("envoy", "envoy serves")
-        if not http_answers(f"{self.url}/readyz"):
+        if not _says_200(f"{self.url}/readyz"):
             raise AssertionError("/readyz is not 200 although all services run")
 
     def _start(self, name: str, serves: str) -> None:
@@ -229,3 +229,15 @@ class ServicesMesh(Mesh):
             if part is not None:
                 part.stop()
         return codes
+
+
+def _says_200(url: str) -> bool:
+    """Whether the first answer is a 200; asked again while none comes in time."""
+    until_s = time.monotonic() + _START_S
+    while True:
+        try:
+            return http_answers(url)
+        except OSError:
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(0.1)

@@ -70,7 +70,7 @@ class Collector:
                     )
                 )
 
-    def wait_for(self, what: Callable[[SeenSpan], bool], timeout_s: float = 10.0) -> SeenSpan:
+    def wait_for(self, what: Callable[[SeenSpan], bool], timeout_s: float = 30.0) -> SeenSpan:
         """The first span that fits.
 
         Raises:

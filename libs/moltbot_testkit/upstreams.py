@@ -127,7 +127,7 @@ class FakeUpstream:
                 connection.abort()
             await server.wait_closed()
 
-    async def wait_left(self, timeout_s: float = 1.0) -> None:
+    async def wait_left(self, timeout_s: float = 10.0) -> None:
         """Wait until a client has left early.
 
         Raises:

@@ -44,7 +44,7 @@ class FakeWebSocket:
         finally:
             await runner.cleanup()
 
-    async def wait_left(self, timeout_s: float = 1.0) -> None:
+    async def wait_left(self, timeout_s: float = 10.0) -> None:
         """Wait until a client has left early.
 
         Raises:

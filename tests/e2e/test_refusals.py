@@ -134,7 +134,7 @@ def test_a_hostile_request_id_is_replaced(world):
 
 def test_a_slow_upstream_does_not_hold_the_others(world):
     slow = threading.Thread(target=world.http("slow").post, args=(CHAT,), kwargs={"json": body(model="standby")})
-    with world.playing(Script(delay_s=1.0), world.standby) as upstream:
+    with world.playing(Script(delay_s=5.0), world.standby) as upstream:
         slow.start()
         while not upstream.seen:
             time.sleep(0.01)

@@ -191,7 +191,7 @@ async def test_a_member_that_is_not_there_is_passed_over(etcd: EtcdServer) -> No
     async with EtcdClient([f"127.0.0.1:{free_port()}", etcd.endpoint]) as client:
         began_s = time.monotonic()
         await client.put("/p/a", b"1")
-        assert time.monotonic() - began_s < 2
+        assert time.monotonic() - began_s < 4
         async with contextlib.aclosing(client.watch_prefix("/p/")) as watch, asyncio.timeout(10):
             assert set((await anext(watch)).values) == {"/p/a"}
         lease = await client.grant_lease(5)
@@ -260,7 +260,7 @@ asyncio.run(main())
             process.kill()
         killed_s = time.monotonic()
         assert await anext(watch) == frozenset()
-        assert time.monotonic() - killed_s < 4
+        assert time.monotonic() - killed_s < 8
 
 
 async def test_an_instance_registers_again_after_etcd_lost_its_data(etcd: EtcdServer, client: EtcdClient) -> None:
@@ -285,7 +285,7 @@ async def test_an_instance_that_leaves_is_gone_at_once(client: EtcdClient) -> No
             assert {instance.id for instance in await anext(watch)} == {"a"}
         left_s = time.monotonic()
         assert await anext(watch) == frozenset()
-        assert time.monotonic() - left_s < 1
+        assert time.monotonic() - left_s < 2
 
 
 async def test_what_is_not_an_instance_is_ignored(client: EtcdClient) -> None:

@@ -31,20 +31,17 @@ def test_a_prompt_that_cannot_fit_is_not_tokenised(engine, new_answer, request_)
 
 def test_other_threads_run_while_a_long_prompt_is_tokenised(llama_directory):
     directory = read_model_directory(llama_directory)
-    slowest_s, done = 0.0, threading.Event()
+    looks, done = 0, threading.Event()
 
     def look():
-        nonlocal slowest_s
+        nonlocal looks
         while not done.is_set():
-            started_s = time.perf_counter()
             time.sleep(0.001)
-            slowest_s = max(slowest_s, time.perf_counter() - started_s)
+            looks += 1
 
     thread = threading.Thread(target=look)
     thread.start()
-    started_s = time.perf_counter()
     build_prompt(directory, GenerationRequest("m", (), "word " * 100_000), 1 << 20, 1 << 20)
-    took_s = time.perf_counter() - started_s
     done.set()
     thread.join()
-    assert slowest_s < max(0.1, took_s / 2)
+    assert looks > 10  # a tokeniser that kept the interpreter's lock would let it look about once
