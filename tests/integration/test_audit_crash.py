@@ -135,10 +135,11 @@ async def produce(told: int, directory: Path) -> None:
 # The process that kills.
 
 
-def run_and_kill(mode: str, directory: Path) -> tuple[list[tuple[bytes, int]], float | None]:
+def run_and_kill(mode: str, directory: Path, wanted: int) -> tuple[list[tuple[bytes, int]], float | None]:
     """Start a process, kill it while it writes; what was acknowledged, and how long it took to open in seconds.
 
-    Where the disk may lose power that can happen while the log opens: then nothing was, and it is None.
+    It is killed some milliseconds after it has told `wanted` things, however long these take. Where the disk may lose
+    power that can happen while the log opens: then nothing was, and it is None.
     """
     path = os.pathsep.join(sys.path)
     process = subprocess.Popen(
@@ -152,18 +153,26 @@ def run_and_kill(mode: str, directory: Path) -> tuple[list[tuple[bytes, int]], f
             return [], None
         assert len(ready) == ACKNOWLEDGED.size, f"the writer ended by itself: {process.wait(10)}"
         opened_s = ACKNOWLEDGED.unpack(ready)[1] / 1e6
-        kill_at = time.monotonic() + random.uniform(0.0, 0.15)
-        killer = threading.Timer(max(0.0, kill_at - time.monotonic()), process.send_signal, (signal.SIGKILL,))
-        killer.start()
+        killer = threading.Timer(random.uniform(0.0, 0.01), process.send_signal, (signal.SIGKILL,))
+        if not wanted:
+            killer.start()
         while chunk := process.stdout.read1():
             data += chunk
-        killer.join()
+            if killer.ident is None and len(data) >= wanted * ACKNOWLEDGED.size:
+                killer.start()
+        if killer.ident is not None:  # else the disk lost power before
+            killer.join()
     finally:
         process.kill()
         process.wait(10)
         process.stdout.close()
     whole = len(data) // ACKNOWLEDGED.size * ACKNOWLEDGED.size
     return list(ACKNOWLEDGED.iter_unpack(bytes(data[:whole]))), opened_s
+
+
+def draw_wanted(kill: int, most: int) -> int:
+    """After how much to kill: every other process at once, the first one not."""
+    return 0 if kill % 2 else random.randrange(1, most)
 
 
 def stored(directory: Path) -> list[audit_pb2.AuditEvent]:
@@ -176,9 +185,14 @@ def stored(directory: Path) -> list[audit_pb2.AuditEvent]:
 def crash_log(directory: Path, kills: int, mode: str = "log") -> str:
     acknowledged: dict[bytes, int] = {}
     opened: list[float] = []
-    refused = went_on = unopened = 0
-    for _ in range(kills):
-        told, opened_s = run_and_kill(mode, directory)
+    refused = went_on = unopened = killed = 0
+
+    def shown() -> bool:
+        return bool(acknowledged) and (mode == "log" or kills < 5 or went_on > 0)
+
+    while killed < kills or (not shown() and killed < 20 * kills):
+        told, opened_s = run_and_kill(mode, directory, draw_wanted(killed, 600))
+        killed += 1
         if opened_s is None:
             unopened += 1
         else:
@@ -199,9 +213,9 @@ def crash_log(directory: Path, kills: int, mode: str = "log") -> str:
     lost = [event_id for event_id, at in acknowledged.items() if at >= len(ids) or ids[at] != event_id]
     assert not lost, f"{len(lost)} acknowledged records lost"
     assert acknowledged
-    assert mode == "log" or kills < 5 or went_on, "no writer went on after a fault of the disk"
+    assert shown(), "no writer went on after a fault of the disk"
     found = (
-        f"{kills} kills, {len(acknowledged)} acknowledged, {len(ids)} stored, 0 lost, 0 duplicates, "
+        f"{killed} kills, {len(acknowledged)} acknowledged, {len(ids)} stored, 0 lost, 0 duplicates, "
         f"log open again in {statistics.median(opened):.3f} s (median), {max(opened):.3f} s (at most)"
     )
     if mode == "log":
@@ -211,8 +225,8 @@ def crash_log(directory: Path, kills: int, mode: str = "log") -> str:
 
 def crash_producer(directory: Path, kills: int) -> str:
     durable: set[bytes] = set()
-    for _ in range(kills):
-        told, _ = run_and_kill("producer", directory)
+    for kill in range(kills):
+        told, _ = run_and_kill("producer", directory, draw_wanted(kill, 80))
         durable |= {event_id for event_id, _ in told}
 
     async def drain() -> None:
