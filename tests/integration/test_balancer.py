@@ -33,6 +33,17 @@ from grpc_health.v1.health import aio as health
 
 async def main(port):
     name = port.encode()
+    held, released = 0, asyncio.Event()
+    async def hold(request, context):
+        nonlocal held
+        held += 1
+        await released.wait()
+        return name
+    async def count_held(request, context):
+        return b"%d" % held
+    async def release(request, context):
+        released.set()
+        return name
     async def say(request, context):
         if request.startswith(b"sleep"):
             await asyncio.sleep(float(request.split()[1]))
@@ -49,6 +60,9 @@ async def main(port):
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", {
         "Say": grpc.unary_unary_rpc_method_handler(say),
+        "Hold": grpc.unary_unary_rpc_method_handler(hold),
+        "Held": grpc.unary_unary_rpc_method_handler(count_held),
+        "Release": grpc.unary_unary_rpc_method_handler(release),
         "Stream": grpc.unary_stream_rpc_method_handler(stream),
         "Collect": grpc.stream_unary_rpc_method_handler(collect),
         "Chat": grpc.stream_stream_rpc_method_handler(chat),
@@ -108,9 +122,11 @@ async def balanced(registry: InProcessRegistry, *echoes: Echo, **options: object
             await stack.enter_async_context(registry.register(echo.instance))
         channel = await stack.enter_async_context(BalancedChannel(registry, "echo", **options))  # type: ignore[arg-type]
         if echoes:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await channel.channel_ready()
-                while len(channel.instances()) < len(echoes):
+                while len(channel.instances()) < len(echoes) or not all(
+                    peer.is_connected for peer in channel._peers.values()
+                ):
                     await asyncio.sleep(0.01)
         yield channel
 
@@ -138,8 +154,6 @@ async def test_calls_of_all_kinds_are_spread_over_the_instances(
 async def test_calls_go_where_fewer_are_outstanding(registry: InProcessRegistry, echoes: tuple[Echo, Echo]) -> None:
     async with balanced(registry, *echoes) as channel:
         say = channel.unary_unary("/test.Echo/Say")
-        while len({await say(b"", timeout=5) for _ in range(10)}) < 2:
-            await asyncio.sleep(0.01)  # until both are connected
         calls = [say(b"sleep 0.3", timeout=5) for _ in range(20)]
         counts = collections.Counter([await call for call in calls])
         assert sorted(counts.values()) == [10, 10]
@@ -152,8 +166,11 @@ async def test_no_call_fails_after_one_of_two_was_killed(
     async with balanced(registry, *echoes) as channel:
         say = channel.unary_unary("/test.Echo/Say")
         assert {await say(b"", timeout=5) for _ in range(40)} == {dead.name, alive.name}
+        (connection,) = (peer.channel for peer in channel._peers.values() if peer.instance == dead.instance)
         dead.process.kill()
-        await asyncio.sleep(0.05)  # the kernel tells gRPC that the connection ended
+        async with asyncio.timeout(10):  # until gRPC has seen that the connection ended
+            while connection.get_state() is grpc.ChannelConnectivity.READY:
+                await asyncio.sleep(0.005)
         assert {await say(b"", timeout=5) for _ in range(100)} == {alive.name}
 
 
@@ -164,7 +181,7 @@ async def test_one_that_was_killed_takes_calls_again_once_it_is_back(
     async with balanced(registry, *echoes, policy=policy, health_interval_s=0.1) as channel:
         say = channel.unary_unary("/test.Echo/Say")
         echoes[0].process.kill()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while channel.ejected() != {echoes[0].instance}:
                 await asyncio.sleep(0.02)
             await asyncio.to_thread(echoes[0].process.start)
@@ -193,13 +210,16 @@ async def test_one_that_says_it_does_not_serve_is_ejected(
 
 
 async def test_a_call_that_was_sent_is_not_sent_again(registry: InProcessRegistry, echoes: tuple[Echo, Echo]) -> None:
-    async with balanced(registry, *echoes) as channel:
-        say = channel.unary_unary("/test.Echo/Say")
-        while len({await say(b"", timeout=5) for _ in range(10)}) < 2:
-            await asyncio.sleep(0.01)
-        calls = [say(b"sleep 0.5", timeout=5) for _ in range(10)]
-        await asyncio.sleep(0.2)
+    async with balanced(registry, *echoes) as channel, contextlib.AsyncExitStack() as stack:
+        direct = [await stack.enter_async_context(grpc.aio.insecure_channel(echo.instance.target)) for echo in echoes]
+        hold = channel.unary_unary("/test.Echo/Hold")
+        calls = [hold(b"", timeout=60) for _ in range(10)]
+        async with asyncio.timeout(30):
+            for one in direct:
+                while await one.unary_unary("/test.Echo/Held")(b"", wait_for_ready=True) != b"5":
+                    await asyncio.sleep(0.01)
         echoes[0].process.kill()
+        await direct[1].unary_unary("/test.Echo/Release")(b"")
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert [result for result in results if isinstance(result, bytes)] == [echoes[1].name] * 5
         errors = [result for result in results if isinstance(result, grpc.aio.AioRpcError)]
