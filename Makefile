@@ -96,14 +96,14 @@ bench-models: setup  ## engines, encoders and models beside their baselines
 	$(PYTHON) benchmarks/models.py $(ARGS)
 
 TINY = $(BUILD)/tiny
-tiny-model:  ## trains a model like the shipped one into build/tiny (75 minutes of one thread)
+tiny-model: setup  ## trains a model like the shipped one into build/tiny (75 minutes of one thread)
 	python3 -m venv $(TINY)-venv
 	$(TINY)-venv/bin/pip install --quiet -r recipes/tiny_model/requirements.txt
 	$(TINY)-venv/bin/python recipes/tiny_model/train.py --out $(TINY) --minutes 75 --threads 1 --compile
-	$(TINY)-venv/bin/python recipes/tiny_model/evaluate.py $(TINY) --count 100
+	$(PYTHON) recipes/tiny_model/evaluate.py $(TINY) --count 100
 
 VISION = $(BUILD)/tiny_vision
-tiny-vision-model:  ## trains the shipped vision model anew into build/tiny_vision (6 minutes of one thread)
+tiny-vision-model: setup  ## trains the shipped vision model anew into build/tiny_vision (6 minutes of one thread)
 	python3 -m venv $(VISION)-venv
 	$(VISION)-venv/bin/pip install --quiet -r recipes/tiny_vision/requirements.txt
 	$(VISION)-venv/bin/python recipes/tiny_vision/train.py --out $(VISION) --minutes 6 --threads 1
