@@ -146,7 +146,12 @@ def test_a_marked_answer_is_traced_to_its_request(world):
     assert text != words
     # A quotation is enough; the log has the rest.
     quoted = f"As somebody wrote: {text[: len(text) * 3 // 4]}"
-    found = json.loads(world.mesh.command("watermark", "detect", "-", "--json", stdin=quoted).stdout)
+    until_s = time.monotonic() + 15
+    while True:  # what was marked is registered soon, together with others
+        found = json.loads(world.mesh.command("watermark", "detect", "-", "--json", stdin=quoted).stdout)
+        if found["findings"][0]["audit_id"] or time.monotonic() > until_s:
+            break
+        time.sleep(0.2)
     assert found["findings"][0]["tenant"] == "marked"
     assert found["findings"][0]["audit_id"] == receipt
     assert found["findings"][0]["request_id"] == request_id

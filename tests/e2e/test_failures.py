@@ -51,7 +51,7 @@ def test_the_next_model_answers_for_one_that_fails_before_its_first_token(world,
 
 def test_a_stream_that_breaks_after_its_first_token_ends_with_an_error(world):
     # Chunks far enough apart that the first is on its way before the break.
-    with world.playing(Script(chunks=("one", " two", " three"), between_s=0.2, disconnect_after=2)):
+    with world.playing(Script(chunks=("one", " two", " three"), between_s=2.0, disconnect_after=2)):
         lines = []
         with world.http().stream(
             "POST",
@@ -82,9 +82,12 @@ def test_the_upstream_is_told_when_the_client_has_gone(world):
 def test_the_upstream_is_told_when_a_client_that_does_not_stream_has_gone(world):
     with world.playing(Script(delay_s=20.0)) as upstream:
         before = upstream.cancelled
-        with pytest.raises(openai.APITimeoutError):
-            ask(world, "echo", timeout=0.5)
-        until(lambda: upstream.cancelled == before + 1)
+        for timeout_s in (0.5, 2.0, 8.0):
+            with pytest.raises(openai.APITimeoutError):
+                ask(world, "echo", timeout=timeout_s)
+            if upstream.seen:
+                break
+        until(lambda: upstream.cancelled == before + len(upstream.seen) > before)
 
 
 def test_triton_killed_comes_back_and_no_answer_is_false(world):
