@@ -73,7 +73,7 @@ def main():
         made = events(count)
         while records := [decode(payload) for payload in itertools.islice(made, 8192)]:
             ledger.append(records)
-        while ledger.checkpoint()[1].size < ledger.size or ledger._integrator.indexed < ledger.size:
+        while ledger.checkpoint()[1].size < ledger.size or ledger._indexer.backlog.reached < ledger.size:
             time.sleep(0.1)
         size = (directory / "index.sqlite").stat().st_size
         took = (time.process_time() - started) / count * 1e6

@@ -13,17 +13,25 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
+from moltbot_audit.records import COLUMNS
+
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
-    from moltbot_audit.records import Committed, Filter, Record
+    from moltbot_audit.records import Filter, Row
 
 ROWS = 4096
 """Of a block: those whose sequences have the same quotient by it."""
+PART_ROWS = 16 * ROWS
+"""Rows whose traces and requests lie together in the indexes of these. Such ids are random: in one tree of the whole
+log a batch would change about as many pages as it has rows, and the database's checkpoints hold up the log's own
+writes. A look-up asks every part, each for a page or two."""
 FIELDS = ("tenant", "subject", "model", "object", "action", "reason", "service", "type", "outcome", "ingress")
 """Of records and filters alike; `held.field` is the place in here."""
 _STATUS_CLASS = len(FIELDS)
+_SEQUENCE, _TIME, _STATUS = (COLUMNS.index(name) for name in ("sequence", "time_ns", "http_status"))
+_COLUMN_OF_FIELD = tuple(enumerate(COLUMNS.index(name) for name in FIELDS))
 _MOST_VALUES = 1024
 _ANY = 0
 """As a value: the block may hold any. No field has it otherwise: what is empty is not noted."""
@@ -33,6 +41,7 @@ _EMPTY = frozenset({"", 0})
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS blocks (
     block INTEGER PRIMARY KEY, oldest_ns INTEGER NOT NULL, newest_ns INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS parts (part INTEGER PRIMARY KEY) STRICT;
 CREATE TABLE IF NOT EXISTS held (
     field INTEGER NOT NULL, value ANY NOT NULL, block INTEGER NOT NULL,
     PRIMARY KEY (field, value, block)) STRICT, WITHOUT ROWID;
@@ -52,25 +61,26 @@ class Blocks:
         self._noted: set[tuple[int, str | int]] = set()
         """Of the newest block."""
 
-    def add(self, batch: Sequence[Committed]) -> None:
+    def add(self, rows: Sequence[Row]) -> None:
         """Note rows."""
-        for block, rows in itertools.groupby(batch, lambda committed: committed.place.sequence // ROWS):
+        for block, of_block in itertools.groupby(rows, lambda row: row[_SEQUENCE] // ROWS):
             if block != self._block:
+                self._db.execute("INSERT OR IGNORE INTO parts VALUES (?)", (block * ROWS // PART_ROWS,))
                 self._block, self._noted = block, set()
-            self._add(block, [committed.record for committed in rows])
+            self._add(block, list(of_block))
 
-    def _add(self, block: int, records: Sequence[Record]) -> None:
-        times_ns = [record.time_ns for record in records]
+    def _add(self, block: int, rows: Sequence[Row]) -> None:
+        times_ns = [row[_TIME] for row in rows]
         self._db.execute(
             "INSERT INTO blocks VALUES (?, ?, ?) ON CONFLICT (block) DO UPDATE SET"
             " oldest_ns = min(oldest_ns, excluded.oldest_ns), newest_ns = max(newest_ns, excluded.newest_ns)",
             (block, min(times_ns), max(times_ns)),
         )
         found: set[tuple[int, str | int]] = set()
-        for field, name in enumerate(FIELDS):
-            values = {getattr(record, name) for record in records} - _EMPTY
+        for field, column in _COLUMN_OF_FIELD:
+            values = {row[column] for row in rows} - _EMPTY
             found.update((field, value) for value in (values if len(values) <= _MOST_VALUES else _ANY_ALONE))
-        statuses = {record.http_status for record in records}
+        statuses = {row[_STATUS] for row in rows}
         found.update((_STATUS_CLASS, status // 100) for status in statuses if status)
         fresh = found - self._noted
         self._db.executemany("INSERT OR IGNORE INTO held VALUES (?, ?, ?)", [(*one, block) for one in fresh])

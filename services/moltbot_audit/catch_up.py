@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from moltbot_audit import merkle
 from moltbot_audit.checkpoint import parse
-from moltbot_audit.records import Committed, Place, Record
+from moltbot_audit.records import Record, Row, row
 from moltbot_audit.segment import Damage, read, segments
 from moltbot_mesh.errors import DataLoss
 
@@ -65,7 +65,7 @@ class CatchUp:
 
     def _read_from(self, start: int) -> None:
         hashed, indexed = self._tree.size, self._index.next_sequence()
-        rows: list[Committed] = []
+        rows: list[Row] = []
         found = segments(self._directory)
         ends = [*(first for first, _ in found[1:]), self._size]
         for (first, path), following in zip(found, ends, strict=True):
@@ -79,7 +79,7 @@ class CatchUp:
                 if item.number >= hashed:
                     self._tree.append(merkle.leaf_hash(item.payload))
                 if item.number >= indexed:
-                    rows.append(Committed(Place(item.number, first, item.offset), b"", self._decode(item.payload)))
+                    rows.append(row((item.number, first, item.offset), self._decode(item.payload)))
                     if len(rows) >= _BATCH:
                         self._index.add(rows)
                         rows = []

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import structlog
 
 from moltbot_audit.merkle import leaf_hash
-from moltbot_audit.records import Committed, Place
+from moltbot_audit.records import Committed, row
 from moltbot_audit.segment import read_at, segment_name
 from moltbot_mesh.errors import AlreadyExists, Internal, InvalidArgument, MoltbotError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from moltbot_audit.integrate import Integrator
-    from moltbot_audit.records import Record
+    from moltbot_audit.backlog import Backlog
+    from moltbot_audit.records import Place, Record
     from moltbot_audit.seen import Seen
     from moltbot_audit.segment import SegmentWriter
 
@@ -49,13 +49,13 @@ class Committer:
     Args:
         writer: Of the segments.
         seen: Knows what stands.
-        integrator: Gets what was written.
+        behind: Get what was written.
     """
 
-    def __init__(self, writer: SegmentWriter, seen: Seen, integrator: Integrator) -> None:
+    def __init__(self, writer: SegmentWriter, seen: Seen, behind: Sequence[Backlog]) -> None:
         self._writer = writer
         self._seen = seen
-        self._integrator = integrator
+        self._behind = behind
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting_records = 0
@@ -121,20 +121,21 @@ class Committer:
 
     def _commit(self, group: Sequence[_Job]) -> None:
         try:
-            answers, batch = self._write(group)
+            answers, committed = self._write(group)
         except Exception:  # whoever waits must be answered, whatever it was
             log.exception("audit records refused", records=sum(len(job.records) for job in group))
             self.problem = "the audit log failed; its own log has the rest"
-            answers, batch = [Internal(self.problem, reason="AUDIT_UNAVAILABLE")] * len(group), []
+            answers, committed = [Internal(self.problem, reason="AUDIT_UNAVAILABLE")] * len(group), None
         for job, answer in zip(group, answers, strict=True):
             try:
                 job.done(answer)
             except Exception as error:  # such as a loop that was closed: the others still wait
                 log.warning("nobody took an acknowledgement", exc_info=error)
-        if batch:
-            self._integrator.feed(batch)
+        if committed:
+            for backlog in self._behind:
+                backlog.put(committed)
 
-    def _write(self, group: Sequence[_Job]) -> tuple[list[Answer], list[Committed]]:
+    def _write(self, group: Sequence[_Job]) -> tuple[list[Answer], Committed | None]:
         known = self._seen.find(record.event_id for job in group for record in job.records)
         fresh: dict[bytes, tuple[int, Record]] = {}
         answers: list[Answer] = []
@@ -144,25 +145,22 @@ class Committer:
             except MoltbotError as error:
                 answers.append(error)
         if not fresh:
-            return answers, []
+            return answers, None
         records = [record for _, record in fresh.values()]
-        first = self._writer.next_sequence
+        payloads = [record.payload for record in records]
         try:
-            places = self._writer.append([record.payload for record in records])
+            places = self._writer.append(payloads)
         except MoltbotError as error:
             if not self.problem:
                 log.critical("audit records refused", error=error.message, records=len(records))
             self.problem = error.message
-            return [error if not isinstance(answer, MoltbotError) else answer for answer in answers], []
+            return [error if not isinstance(answer, MoltbotError) else answer for answer in answers], None
         if self.problem:
             log.info("audit records are taken again")
             self.problem = ""
-        batch = [
-            Committed(Place(first + n, *place), leaf_hash(record.payload), record)
-            for n, (place, record) in enumerate(zip(places, records, strict=True))
-        ]
-        self._seen.add(batch, self._integrator.indexed)
-        return answers, batch
+        committed = Committed(list(map(row, places, records)), list(map(leaf_hash, payloads)))
+        self._seen.add(committed.rows)
+        return answers, committed
 
     def _sequences(
         self, records: Sequence[Record], known: dict[bytes, Place], fresh: dict[bytes, tuple[int, Record]]

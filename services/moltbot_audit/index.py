@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sqlite3
 import threading
 import time
@@ -10,32 +11,39 @@ from array import array
 from typing import TYPE_CHECKING
 
 from moltbot_audit import blocks
-from moltbot_audit.records import Place
+from moltbot_audit.records import COLUMNS, Place
 from moltbot_mesh.errors import DeadlineExceeded, OutOfRange
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
     from pathlib import Path
 
-    from moltbot_audit.records import Committed, Filter
+    from moltbot_audit.records import Filter, Row
 
-_VERSION = 2
+_VERSION = 3
 """Of the schema; a file with another one is thrown away like one that is damaged."""
-_SCHEMA = """
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS events (
     sequence INTEGER PRIMARY KEY, event_id BLOB NOT NULL UNIQUE, segment INTEGER NOT NULL, offset INTEGER NOT NULL,
     time_ns INTEGER NOT NULL, trace_id BLOB NOT NULL, request_id TEXT NOT NULL, tenant TEXT NOT NULL,
     subject TEXT NOT NULL, model TEXT NOT NULL, type INTEGER NOT NULL, outcome INTEGER NOT NULL,
     ingress INTEGER NOT NULL, object TEXT NOT NULL, action TEXT NOT NULL, reason TEXT NOT NULL,
     service TEXT NOT NULL, http_status INTEGER NOT NULL) STRICT;
-CREATE INDEX IF NOT EXISTS by_trace ON events (trace_id) WHERE trace_id <> x'';
-CREATE INDEX IF NOT EXISTS by_request ON events (request_id) WHERE request_id <> '';
+CREATE INDEX IF NOT EXISTS by_trace ON events (sequence / {blocks.PART_ROWS}, trace_id) WHERE trace_id <> x'';
+CREATE INDEX IF NOT EXISTS by_request ON events (sequence / {blocks.PART_ROWS}, request_id) WHERE request_id <> '';
 """
-_WIDTH = 18
+_INSERT = f"INSERT OR IGNORE INTO events ({','.join(COLUMNS)}) VALUES "  # noqa: S608 - our own names
+_MARKS = f"({','.join('?' * len(COLUMNS))})"
 _PLACES = "SELECT sequence, segment, offset"
 _BY_BLOCK = f"""{_PLACES} FROM blocks CROSS JOIN events NOT INDEXED
     ON sequence >= block * {blocks.ROWS} AND sequence < min(?, (block + 1) * {blocks.ROWS}) WHERE block <= ?"""
 """One upper bound, so that SQLite takes no other one and reads to the end of the log for every block."""
+_OF_TRACE, _OF_REQUEST = (
+    f"""FROM parts CROSS JOIN events INDEXED BY {index}
+    ON sequence / {blocks.PART_ROWS} = +part AND {id_} = ? WHERE {id_} <> {none}"""
+    for index, id_, none in (("by_trace", "trace_id", "x''"), ("by_request", "request_id", "''"))
+)
+"""So that the indexes are used: with what they are partial by, and a part without affinity, as their expression is."""
 _OLDEST_OF_TENANT = f"""SELECT min(sequence) FROM events WHERE tenant = ? AND sequence >= {blocks.ROWS} * (
     SELECT min(block) FROM held WHERE field = {blocks.FIELDS.index("tenant")} AND value = ?)"""  # noqa: S608 - our own names
 _CHUNKS = (512, 64, 8, 1)
@@ -75,7 +83,9 @@ class Index:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")  # a power failure may cost the newest rows, never the file
             db.execute("PRAGMA cache_size=-32768")  # KiB; ids of traces are random: their index must not be read again
-            db.execute("PRAGMA wal_autocheckpoint=16384")  # pages; each checkpoint waits for the disk
+            db.execute(
+                "PRAGMA wal_autocheckpoint=1000"
+            )  # pages; while one is written the log itself waits for the disk
             _make_schema(db)
             db.execute("SELECT max(sequence), max(event_id) FROM events").fetchone()
         except BaseException:
@@ -102,35 +112,26 @@ class Index:
         """Forget records that have expired."""
         with contextlib.closing(self._connect()) as db:
             db.execute("DELETE FROM events WHERE sequence < ?", (sequence,))
+            db.execute("DELETE FROM parts WHERE part < ?", (sequence // blocks.PART_ROWS,))
             db.execute("DELETE FROM blocks WHERE block < ?", (sequence // blocks.ROWS,))
             db.execute("DELETE FROM held WHERE block < ?", (sequence // blocks.ROWS,))
 
-    def add(self, batch: Sequence[Committed]) -> None:
+    def add(self, rows: Sequence[Row]) -> None:
         """Index records: all or none."""
         self._db.execute("BEGIN")
         try:
             start = 0
             for size in _CHUNKS:
-                while len(batch) - start >= size:
-                    self._insert(batch[start : start + size])
+                while len(rows) - start >= size:
+                    values = list(itertools.chain.from_iterable(rows[start : start + size]))
+                    self._db.execute(_INSERT + ",".join([_MARKS] * size), values)
                     start += size
-            self._blocks.add(batch)
+            self._blocks.add(rows)
         except BaseException:
             self._blocks.forget()
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
-
-    def _insert(self, batch: Sequence[Committed]) -> None:
-        row = f"({','.join('?' * _WIDTH)})"
-        values: list[object] = []
-        for (sequence, segment, offset), _, r in batch:
-            values += (
-                sequence, r.event_id, segment, offset, r.time_ns, r.trace_id, r.request_id,
-                r.tenant, r.subject, r.model, r.type, r.outcome, r.ingress, r.object, r.action, r.reason, r.service,
-                r.http_status,
-            )  # fmt: skip
-        self._db.execute(f"INSERT OR IGNORE INTO events VALUES {','.join([row] * len(batch))}", values)  # noqa: S608 - marks and our own names
 
     def places(self, event_ids: Sequence[bytes]) -> dict[bytes, Place]:
         """Places of those events that are indexed."""
@@ -186,7 +187,8 @@ class Index:
             following = found[-1] + 1 if found else 0
             with self._reader_lock:  # others look up between two pages
                 rows = self._reader.execute(
-                    f"{statement} AND sequence >= ? ORDER BY sequence LIMIT ?", (*values, following, _MOST_OF_A_TRACE)
+                    f"{statement} AND sequence >= ? ORDER BY part, sequence LIMIT ?",
+                    (*values, following, _MOST_OF_A_TRACE),
                 ).fetchall()
             found.extend(row[0] for row in rows)
             if len(rows) < _MOST_OF_A_TRACE:
@@ -195,11 +197,12 @@ class Index:
     def oldest_of(self, tenant: str, trace_id: bytes) -> int | None:
         """The first record of a trace or, without one, of a tenant; None if there is none."""
         if trace_id:
-            statement, values = "SELECT min(sequence) FROM events WHERE trace_id = ? AND trace_id <> x''", (trace_id,)
+            statement, values = f"SELECT sequence {_OF_TRACE} ORDER BY part, sequence LIMIT 1", (trace_id,)
         else:
             statement, values = _OLDEST_OF_TENANT, (tenant, tenant)
         with self._reader_lock:
-            return self._reader.execute(statement, values).fetchone()[0]
+            row = self._reader.execute(statement, values).fetchone()
+        return row[0] if row else None
 
     def query(self, wanted: Filter, before: int, limit: int) -> list[Place]:
         """Places of matching events, newest first, with a sequence below `before`.
@@ -242,7 +245,7 @@ def _make_schema(db: sqlite3.Connection) -> None:
 
 def _of_trace(select: str, trace_id: bytes, tenant: str) -> tuple[str, list[object]]:
     """A statement for the events of a trace, and the values of its marks."""
-    statement = f"{select} FROM events WHERE trace_id = ? AND trace_id <> x''"
+    statement = f"{select} {_OF_TRACE}"
     return (f"{statement} AND tenant = ?", [trace_id, tenant]) if tenant else (statement, [trace_id])
 
 
@@ -253,7 +256,7 @@ def _search(wanted: Filter, before: int) -> tuple[str, list[object]]:
     """
     clauses: list[str] = []
     values: list[object] = []
-    for column in (*blocks.FIELDS, "request_id", "trace_id"):
+    for column in blocks.FIELDS:
         if value := getattr(wanted, column):
             clauses.append(f"{column} = ?")
             values.append(value)
@@ -266,9 +269,13 @@ def _search(wanted: Filter, before: int) -> tuple[str, list[object]]:
     if wanted.end_ns:
         clauses.append("time_ns < ?")
         values.append(wanted.end_ns)
-    if wanted.request_id or wanted.trace_id:  # what follows is so that the partial index is used
-        clauses += ["sequence < ?", "trace_id <> x''" if wanted.trace_id else "request_id <> ''"]
-        return f"{_PLACES} FROM events WHERE {' AND '.join(clauses)} ORDER BY sequence DESC", [*values, before]
+    if wanted.request_id or wanted.trace_id:
+        source, value = (_OF_TRACE, wanted.trace_id) if wanted.trace_id else (_OF_REQUEST, wanted.request_id)
+        if wanted.trace_id and wanted.request_id:
+            clauses.append("request_id = ?")
+            values.append(wanted.request_id)
+        where = " AND ".join([f"{_PLACES} {source}", "sequence < ?", *clauses])
+        return f"{where} ORDER BY part DESC, sequence DESC", [value, before, *values]
     promising, of_blocks = blocks.conditions(wanted)
     where = " AND ".join([_BY_BLOCK, *promising, *clauses])
     return f"{where} ORDER BY block DESC, sequence DESC", [before, before // blocks.ROWS, *of_blocks, *values]

@@ -16,6 +16,7 @@ from moltbot_audit.checkpoint import Checkpoint, Signer, parse, verify
 from moltbot_audit.commit import Committer
 from moltbot_audit.expiry import expire, expiring, read_horizon
 from moltbot_audit.index import Index
+from moltbot_audit.indexer import Indexer
 from moltbot_audit.integrate import Integrator
 from moltbot_audit.records import Filter, Logged, Place, Record
 from moltbot_audit.seen import Seen
@@ -97,7 +98,6 @@ class Ledger:
             replace_durably(directory / KEY_FILE, f"{signer.verifier_key}\n".encode())
             self._integrator = Integrator(
                 self._tree,
-                self._index,
                 signer,
                 directory / CHECKPOINT_FILE,
                 note=note,
@@ -110,7 +110,9 @@ class Ledger:
                 raise Unavailable(f"{directory}: the audit log cannot be opened: {error}") from error
             raise
         self.attestations = Attestations(directory)
-        self._committer = Committer(self._writer, Seen(self._index), self._integrator)
+        self._indexer = Indexer(self._index, self._writer.next_sequence)
+        behind = (self._integrator.backlog, self._indexer.backlog)
+        self._committer = Committer(self._writer, Seen(self._index, self._indexer.backlog), behind)
 
     def _read_checkpoint(self) -> tuple[str, int]:
         path = self.directory / CHECKPOINT_FILE
@@ -154,7 +156,7 @@ class Ledger:
     @property
     def problem(self) -> str:
         """What is wrong with it now; empty when all is well."""
-        return self._committer.problem or self._integrator.problem
+        return self._committer.problem or self._integrator.problem or self._indexer.problem
 
     @property
     def size(self) -> int:
@@ -207,7 +209,7 @@ class Ledger:
             NotFound: The log does not have it, or not any more.
             Unavailable: The index does not have it yet.
         """
-        if sequence >= self._integrator.indexed:
+        if sequence >= self._indexer.backlog.reached:
             raise Unavailable("the audit index is behind; try again", retry_after_s=1.0)
         found: list[Logged] = []
         for place in self._index.following(sequence, limit):
@@ -244,7 +246,7 @@ class Ledger:
 
     def _settle(self) -> None:
         """Wait for the index, so that whatever was acknowledged is found."""
-        if not self._integrator.wait_indexed(self._writer.next_sequence, _INDEX_WAIT_S):
+        if not self._indexer.backlog.wait(self._writer.next_sequence, _INDEX_WAIT_S):
             raise Unavailable("the audit index is behind; try again", retry_after_s=1.0)
 
     def _all(self, places: Iterable[Place]) -> list[Logged]:
@@ -338,6 +340,7 @@ class Ledger:
         """Write what waits, sign, and close."""
         self._committer.close()
         self._integrator.close()
+        self._indexer.close()
         self._opened.close()
 
 

@@ -166,12 +166,11 @@ class SegmentWriter:
         self._close_file()
         self._file, self._first, self._offset, self._size = file, first, _HEADER.size, self._segment_bytes
 
-    def append(self, payloads: Sequence[bytes]) -> list[tuple[int, int]]:
+    def append(self, payloads: Sequence[bytes]) -> list[tuple[int, int, int]]:
         """Write records and sync them: all or none. None is empty or larger than `max_payload_bytes`.
 
         Returns:
-            For each its segment (named by the first sequence) and offset. Their sequences begin at what `next_sequence`
-            was before.
+            Their places, each as the values of a `Place`.
 
         Raises:
             ResourceExhausted: The disk is full; nothing was taken.
@@ -189,14 +188,14 @@ class SegmentWriter:
         self.next_sequence += len(payloads)
         return places
 
-    def _write_all(self, encoded: list[bytes]) -> list[tuple[int, int]]:
-        places: list[tuple[int, int]] = []
+    def _write_all(self, encoded: list[bytes]) -> list[tuple[int, int, int]]:
+        places: list[tuple[int, int, int]] = []
         start = 0
         while start < len(encoded):
             segment, base, room = self._first, self._offset, self._size - HEADER_BYTES
             end, offset = start, base
             while end < len(encoded) and offset + len(encoded[end]) <= room:
-                places.append((segment, offset))
+                places.append((self.next_sequence + end, segment, offset))
                 offset += len(encoded[end])
                 end += 1
             if end == start:

@@ -11,7 +11,7 @@ import pytest
 
 from moltbot_audit import blocks
 from moltbot_audit.index import Index, _search
-from moltbot_audit.records import Committed, Filter, Place, Record
+from moltbot_audit.records import Filter, Place, Record, row
 
 END = 1 << 62
 ROWS = 3 * blocks.ROWS + 100
@@ -22,9 +22,8 @@ def rows(count, first=0, seed=1):
     draw = random.Random(seed)
     for n in range(first, first + count):
         run = n // 3000
-        yield Committed(
+        yield (
             Place(n, 0, n),
-            b"",
             Record(
                 n.to_bytes(16, "big"), b"", 10_000 + n * 10 + draw.randrange(500),
                 (n // 5).to_bytes(16, "big"), f"r{n // 3}",
@@ -41,11 +40,15 @@ def everything():
     return list(rows(ROWS))
 
 
+def add(index, batch):
+    index.add([row(place, record) for place, record in batch])
+
+
 @pytest.fixture(scope="module")
 def index(tmp_path_factory, everything):
     found = Index(tmp_path_factory.mktemp("index") / "index.sqlite")
     for start in range(0, ROWS, 1000):
-        found.add(everything[start : start + 1000])
+        add(found, everything[start : start + 1000])
     yield found
     found.close()
 
@@ -82,9 +85,7 @@ def matches(wanted, record):
 )
 @pytest.mark.parametrize("before", [END, blocks.ROWS + 7])
 def test_a_query_finds_what_a_look_at_every_row_finds(index, everything, wanted, before):
-    expected = [
-        one.place for one in reversed(everything) if one.place.sequence < before and matches(wanted, one.record)
-    ]
+    expected = [place for place, record in reversed(everything) if place.sequence < before and matches(wanted, record)]
     assert index.query(wanted, before, ROWS) == expected
     assert index.query(wanted, before, 3) == expected[:3]
 
@@ -97,8 +98,54 @@ def test_no_query_sorts_more_than_what_one_request_or_trace_has(index):
         assert "SEARCH events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)" in plan, plan
     for wanted, name in ((Filter(request_id="r"), "by_request"), (Filter(trace_id=b"t" * 16, type=1), "by_trace")):
         statement, values = _search(wanted, END)
-        plan = " ".join(row[-1] for row in index._db.execute(f"EXPLAIN QUERY PLAN {statement}", values))
-        assert name in plan
+        plan = [row[-1] for row in index._db.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+        assert not any("TEMP B-TREE" in step for step in plan), plan
+        assert any(step.startswith(f"SEARCH events USING INDEX {name} (<expr>=? AND ") for step in plan), plan
+
+
+def test_a_trace_is_found_in_every_part_of_the_log(tmp_path):
+    index = Index(tmp_path / "index.sqlite")
+    one = Record(b"", b"", 5, b"t" * 16, "r", "t", type=1, outcome=1)
+    places = [Place(n * blocks.PART_ROWS // 2, 0, n) for n in range(9)]
+    for place in places:
+        index.add([row(place, one._replace(event_id=place.offset.to_bytes(16, "big")))])
+    wanted = [
+        Filter(trace_id=b"t" * 16),
+        Filter(request_id="r"),
+        Filter(trace_id=b"t" * 16, request_id="r", tenant="t"),
+    ]
+    assert [index.query(one, END, 99) for one in wanted] == [places[::-1]] * 3
+    assert index.query(wanted[0], places[5].sequence, 2) == [places[4], places[3]]
+    assert index.trace(b"t" * 16, "t") == places
+    assert index.oldest_of("", b"t" * 16) == 0
+    index.clear_below(places[3].sequence)
+    assert list(index.sequences_of_trace(b"t" * 16)) == [place.sequence for place in places[3:]]
+    assert index.oldest_of("", b"t" * 16) == places[3].sequence
+    assert [part for (part,) in index._db.execute("SELECT part FROM parts")] == [1, 2, 3, 4]
+    index.close()
+
+
+def test_a_batch_of_new_traces_changes_few_pages_however_long_the_log_is(tmp_path):
+    index = Index(tmp_path / "index.sqlite")
+    draw = random.Random(1)
+
+    def add_batch(first):
+        plain = Record(b"", b"", 1, tenant="t", type=1, outcome=1)
+        index.add(
+            [
+                row(Place(n, 0, 0), plain._replace(event_id=n.to_bytes(16, "big"), trace_id=draw.randbytes(16)))
+                for n in range(first, first + 1000)
+            ]
+        )
+
+    for part in range(20):
+        for batch in range(8):
+            add_batch(part * blocks.PART_ROWS + 1000 * batch)
+    index._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    add_batch(19 * blocks.PART_ROWS + 8000)
+    _, changed, _ = index._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    assert 0 < changed < 250  # with one tree for all traces more than 700, and ever more
+    index.close()
 
 
 def test_a_rare_value_is_found_without_a_look_at_other_blocks(tmp_path):
@@ -107,9 +154,8 @@ def test_a_rare_value_is_found_without_a_look_at_other_blocks(tmp_path):
     for start in range(0, 40 * blocks.ROWS, blocks.ROWS):
         index.add(
             [
-                Committed(
+                row(
                     Place(n, 0, 0),
-                    b"",
                     plain._replace(event_id=n.to_bytes(16, "big"), subject="one" * (n == 99_999) or "many"),
                 )
                 for n in range(start, start + blocks.ROWS)
@@ -131,10 +177,7 @@ def test_a_rare_value_is_found_without_a_look_at_other_blocks(tmp_path):
 def test_a_block_of_values_that_hardly_repeat_still_answers_for_each(tmp_path):
     index = Index(tmp_path / "index.sqlite")
     one = Record(b"", b"", 1, tenant="t", type=1, outcome=1)
-    rows = [
-        Committed(Place(n, 0, 0), b"", one._replace(event_id=n.to_bytes(16, "big"), subject=f"s{n}"))
-        for n in range(2000)
-    ]
+    rows = [row(Place(n, 0, 0), one._replace(event_id=n.to_bytes(16, "big"), subject=f"s{n}")) for n in range(2000)]
     index.add(rows)
     assert [place.sequence for place in index.query(Filter(subject="s1234"), END, 9)] == [1234]
     (noted,) = index._db.execute("SELECT count(*) FROM held").fetchone()
@@ -143,8 +186,8 @@ def test_a_block_of_values_that_hardly_repeat_still_answers_for_each(tmp_path):
 
 
 def test_the_oldest_record_of_a_tenant_and_of_a_trace_are_found(index, everything):
-    first = next(one for one in everything if one.record.tenant == "run-3")
-    assert index.oldest_of("run-3", b"") == first.place.sequence
+    first = next(place for place, record in everything if record.tenant == "run-3")
+    assert index.oldest_of("run-3", b"") == first.sequence
     assert index.oldest_of("", (77).to_bytes(16, "big")) == 385
     assert index.oldest_of("nobody", b"") is None
 
@@ -162,10 +205,10 @@ def test_what_was_taken_back_is_noted_again(tmp_path, everything, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(blocks.Blocks, "_add", failing)
         with pytest.raises(sqlite3.Error):
-            index.add(batch)
+            add(index, batch)
     assert index.query(Filter(), END, 99) == []
-    index.add(batch)
-    expected = [one.place for one in reversed(batch) if one.record.service == "gateway"]
+    add(index, batch)
+    expected = [place for place, record in reversed(batch) if record.service == "gateway"]
     assert index.query(Filter(service="gateway"), END, ROWS) == expected
     index.close()
 
@@ -173,7 +216,7 @@ def test_what_was_taken_back_is_noted_again(tmp_path, everything, monkeypatch):
 def test_expired_rows_and_their_blocks_go_and_the_others_are_found(tmp_path, everything):
     index = Index(tmp_path / "index.sqlite")
     for start in range(0, ROWS, 1000):
-        index.add(everything[start : start + 1000])
+        add(index, everything[start : start + 1000])
     index.clear_below(2 * blocks.ROWS + 1)
     assert index.query(Filter(tenant="run-0"), END, 9) == []
     assert index.oldest_of("a", b"") > 2 * blocks.ROWS
@@ -184,10 +227,10 @@ def test_expired_rows_and_their_blocks_go_and_the_others_are_found(tmp_path, eve
 
 def test_rows_that_the_log_does_not_have_are_forgotten_and_come_again(tmp_path, everything):
     index = Index(tmp_path / "index.sqlite")
-    index.add(everything[:3000])
+    add(index, everything[:3000])
     index.clear_from(1000)
     assert index.next_sequence() == 1000
-    index.add(everything[1000:2000])
+    add(index, everything[1000:2000])
     assert len(index.query(Filter(), END, ROWS)) == 2000
     index.close()
 
@@ -224,7 +267,7 @@ def test_queries_go_on_while_rows_are_added(tmp_path, everything):
     asking = threading.Thread(target=ask)
     asking.start()
     for start in range(0, 8000, 500):
-        index.add(everything[start : start + 500])
+        add(index, everything[start : start + 500])
     done.set()
     asking.join()
     index.close()

@@ -276,7 +276,7 @@ def test_a_checkpoint_that_cannot_be_written_comes_when_it_can(open_ledger, reco
 
 
 def test_an_index_that_cannot_be_written_is_filled_when_it_can(open_ledger, record, monkeypatch):
-    monkeypatch.setattr("moltbot_audit.integrate._RETRY_S", 0.01)
+    monkeypatch.setattr("moltbot_audit.indexer._RETRY_S", 0.01)
     ledger = open_ledger()
     one = record()
 
@@ -284,7 +284,7 @@ def test_an_index_that_cannot_be_written_is_filled_when_it_can(open_ledger, reco
         raise sqlite3.OperationalError("database or disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("moltbot_audit.index.Index._insert", failing)
+        patch.setattr("moltbot_audit.blocks.Blocks.add", failing)
         assert ledger.append([one]) == [0]
         deadline_s = time.monotonic() + 5
         while "index" not in ledger.problem:

@@ -58,7 +58,7 @@ def test_a_commit_torn_at_any_byte_is_cut_off_and_the_ones_before_it_stay(tmp_pa
     path.write_bytes(data)
     again = opened(directory, covered=5)
     assert 5 <= again.next_sequence <= 35
-    assert again.append([b"next"])[0][0] == 0
+    assert again.append([b"next"])[0][1] == 0
     again.close()
     found = payloads(directory)
     assert found[:5] == [b"kept"] * 5
