@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from moltbot_models.engine import TextEngine
 from moltbot_models.engine.gumbel import GumbelMark
 from moltbot_models.engine.options import config_of
 from moltbot_models.generation import GenerationRequest, ResponseFormat, Sampling
+from moltbot_testkit.engine import held
 
 MODES = {
     "greedy": ({"temperature": 0.0}, None),
@@ -36,7 +38,6 @@ def main() -> None:
         sampling, hook = MODES[wanted.mode]
         ended = threading.Semaphore(0)
         errors: list[Exception] = []
-        watch = Watch()
 
         def submit(stream: int, prompt: list[int]) -> None:
             def on_delta(delta) -> None:
@@ -57,10 +58,13 @@ def main() -> None:
             )
             engine.submit(request, on_delta, on_error=on_error, hook=hook)
 
-        for stream, prompt in enumerate(wanted.prompts()):
-            submit(stream, prompt)
-            if wanted.interval_s:
-                time.sleep(wanted.interval_s)
+        # Those that come all at once are there when the first step begins, as the baseline's are.
+        with contextlib.nullcontext() if wanted.interval_s else held(engine):
+            watch = Watch()
+            for stream, prompt in enumerate(wanted.prompts()):
+                submit(stream, prompt)
+                if wanted.interval_s:
+                    time.sleep(wanted.interval_s)
         for _ in range(wanted.streams):
             ended.acquire()
         if errors:

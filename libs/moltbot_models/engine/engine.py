@@ -89,7 +89,7 @@ class TextEngine:
         self._ends = frozenset(token for token in directory.end_tokens if token < source.vocabulary)
         self._grammars = Grammars(directory, source.vocabulary)
         self._scheduler = Scheduler(
-            self._pool, config.step_tokens, config.chunk_tokens, fixed_chunks=config.deterministic
+            self._pool, config.step_tokens, config.chunk_tokens or 0, fixed_chunks=config.deterministic
         )
         self._jobs: dict[int, _Job] = {}
         self._wake = threading.Condition()

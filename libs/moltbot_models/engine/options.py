@@ -19,14 +19,14 @@ def config_of(options: Mapping[str, str], base: EngineConfig | None = None) -> E
     """
     base = base or EngineConfig()
     context = int(options.get("context_length", base.context_length or 0))
-    mib = options.get("kv_cache_mib")
+    mib, chunk = options.get("kv_cache_mib"), options.get("chunk_tokens")
     return EngineConfig(
         weights=options.get("weights", base.weights),  # pyright: ignore[reportArgumentType] - checked, see above
         compute=options.get("compute", base.compute),  # pyright: ignore[reportArgumentType]
         kv=options.get("kv", base.kv),  # pyright: ignore[reportArgumentType]
         threads=int(options.get("threads", base.threads)),
         step_tokens=int(options.get("step_tokens", base.step_tokens)),
-        chunk_tokens=int(options.get("chunk_tokens", base.chunk_tokens)),
+        chunk_tokens=base.chunk_tokens if chunk is None else int(chunk),
         kv_cache_bytes=base.kv_cache_bytes if mib is None else int(mib) << 20,
         max_queue=int(options.get("max_queue", base.max_queue)),
         context_length=context or None,

@@ -64,8 +64,9 @@ class Scheduler:
         pool: The blocks.
         step_tokens: Tokens in one step. Running sequences never outnumber it, so each advances at every step or is
             next in line for the prompt budget.
-        chunk_tokens: Prompt tokens in a step in which answers advance, more if prompts queue up; 0 for what the answers
-            leave of `step_tokens`. They share what a step costs whatever it computes, so a small chunk is not dearer.
+        chunk_tokens: Prompt tokens in a step in which answers advance, for each prompt that is not computed yet; 0 for
+            what the answers leave of `step_tokens`. They share what a step costs whatever it computes, so a small
+            chunk is not dearer.
         fixed_chunks: Deterministic mode: prompts are cut at multiples of `step_tokens` alone, cached prefixes end
             there too, and all blocks a request may need are reserved at admission, so nothing is ever recomputed.
     """
@@ -110,10 +111,9 @@ class Scheduler:
                 lengths[sequence.arrival] = 1
                 budget -= 0 if self._fixed else 1
         if lengths and self._chunk_tokens:
-            # One arrival must not stop the answers, many must not wait for a few: those behind the first get a share.
-            behind = max(0, len(self.running) + len(self.waiting) - len(lengths) - 1)
-            share = self._step_tokens * behind // (behind + len(lengths))
-            budget = min(budget, max(self._chunk_tokens, share))
+            # One arrival must not stop the answers, many must not wait for a few: each prompt brings a chunk.
+            prompts = len(self.running) + len(self.waiting) - len(lengths)
+            budget = min(budget, self._chunk_tokens * max(1, prompts))
         for sequence in self.running:
             if sequence.pending > 1:
                 length = min(sequence.pending, self._chunk_limit(sequence, budget))

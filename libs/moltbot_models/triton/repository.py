@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import moltbot_models
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument
+from moltbot_models.engine.config import CHUNK_TOKENS
 from moltbot_models.triton.text_configs import ensemble, text_body, vision_body
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 _TEXT_DEFAULTS = {
-    "chunk_tokens": "96",
+    "chunk_tokens": str(CHUNK_TOKENS["f32"]),
     "compute": "f32",
     "context_length": "0",
     "deterministic": "false",
@@ -244,7 +245,10 @@ def checked_options(model_id: str, task: str, options: Mapping[str, str]) -> dic
             raise InvalidArgument(f"model {model_id}: {key} must be a whole number")
         if key in _LEAST_1 and not 1 <= int(value) <= _MOST:
             raise InvalidArgument(f"model {model_id}: {key} must be 1 to {_MOST}")
-    return {**known, **options}
+    chosen = {**known, **options}
+    if "compute" in chosen and "chunk_tokens" not in options:
+        chosen["chunk_tokens"] = str(CHUNK_TOKENS["bf16" if chosen["compute"] == "bf16" else "f32"])
+    return chosen
 
 
 def _own_library() -> Path:
