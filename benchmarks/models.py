@@ -133,6 +133,10 @@ def text(model: Path, ir: Path, repeats: int) -> None:
                     row(f"{tokens_in}/{tokens_out}, {streams} streams", *in_turns(one, two, wanted, repeats))
             memory = [engine.run(Round(1, 8, 1))["rss_mib"] for engine in (one, two)]
             print(f"memory after the rounds: {memory[0]} / {memory[1]} MiB")
+            with ours(model, compute=compute, chunk_tokens=0) as batch:
+                for streams in (8, 32):
+                    wanted = Round(streams, 256, 64, seed=3000 * streams)
+                    row(f"256/64, {streams} streams, for batches", *in_turns(batch, two, wanted, repeats))
             # Its default ties threads to cores; ours does not, which is worth the more the busier the machine is.
             with genai(ir, compute=compute, step_tokens=256, pinning="no") as free:
                 for streams in (1, 8, 32):

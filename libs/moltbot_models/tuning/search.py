@@ -55,7 +55,7 @@ def space(task: str, cores: int) -> Mapping[str, Sequence[str]]:
             "compute": ("f32", "bf16"),
             "weights": ("u8", "i8", "u4"),
             "step_tokens": ("128", "256", "512"),
-            "chunk_tokens": ("48", "96", "192", "0"),
+            "chunk_tokens": ("56", "120", "184", "0"),
             "threads": threads,
             "kv": ("u8", "f32", "bf16"),
         }
