@@ -36,6 +36,7 @@ class Answer:
             self._thoughts = ThinkTags(inside=prompt.thoughts == "opened")
         self._detokenizer = Detokenizer(directory.vocabulary, shown)
         self._stops = StopStrings(request.sampling.stop)
+        self._plain = self._calls is None and self._thoughts is None and not any(request.sampling.stop)
 
     @property
     def stopped(self) -> bool:
@@ -54,9 +55,12 @@ class Answer:
 
     def push(self, token: int, logprob: TokenLogprob | None) -> Delta | None:
         """Return what this token lets the caller see, None if that is nothing yet."""
-        text = self._parse(self._stops.push(self._detokenizer.push(token)))
-        pieces = self._taken()
+        text = self._detokenizer.push(token)
         logprobs = () if logprob is None else (logprob,)
+        if self._plain:
+            return Delta(text, logprobs=logprobs) if text or logprobs else None
+        text = self._parse(self._stops.push(text))
+        pieces = self._taken()
         reasoning = self._thought()
         if not (text or pieces or logprobs or reasoning):
             return None

@@ -83,11 +83,12 @@ def sample_rows(
     _alter(logits, rows, grammars, results)
     best = logits.argmax(axis=1)
     groups: dict[Hashable, list[int]] = {}
-    for number, (row, token, peak) in enumerate(zip(rows, best.tolist(), _at(logits, best), strict=True)):
+    finite = np.isfinite(_at(logits, best)).tolist()
+    for number, (row, token, drawable) in enumerate(zip(rows, best.tolist(), finite, strict=True)):
         if results[number] is not None:
             continue
         settings = row.sampler.settings
-        if not np.isfinite(peak):
+        if not drawable:
             # Also true of NaN: a damaged checkpoint must not speak nonsense with a straight face.
             results[number] = EngineError("ENGINE_FAILED", "no token is left to draw: logits are not finite")
         elif settings.temperature == 0:
