@@ -90,7 +90,8 @@ def in_process(ledger: Ledger, clients: int, batch: int, prepared: list) -> None
     answers: queue.SimpleQueue = queue.SimpleQueue()
     latencies: list[float] = []
     batches = [prepared[start : start + batch] for start in range(0, len(prepared) - batch + 1, batch)]
-    leave_to_stay()  # the prepared records are the benchmark's, not the log's
+    gc.collect()
+    gc.freeze()  # the prepared records are the benchmark's, not the log's
     started, cpu_s = time.perf_counter(), time.process_time()
     sent = 0
 
@@ -113,12 +114,6 @@ def in_process(ledger: Ledger, clients: int, batch: int, prepared: list) -> None
     settle(ledger)
     row(name, len(batches) * batch, seconds, latencies, time.process_time() - cpu_s)
     gc.unfreeze()
-
-
-def leave_to_stay() -> None:
-    """As a service does when it has started: later garbage collections need not look at what was made by now."""
-    gc.collect()
-    gc.freeze()
 
 
 def settle(ledger: Ledger) -> None:
@@ -176,7 +171,8 @@ async def over_grpc(ledger: Ledger, directory: Path, count: int, *, streams: int
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(ledger, unrecorded), server)
     server.add_insecure_port(f"unix:{directory}/socket")
     await server.start()
-    leave_to_stay()
+    gc.collect()
+    gc.freeze()  # as a service does when it has started
     asked = json.dumps([f"{directory}/socket", count, streams, window, batch])
     cpu_s = time.process_time()
     program = str(Path(__file__).with_name("audit_client.py"))
@@ -189,6 +185,7 @@ async def over_grpc(ledger: Ledger, directory: Path, count: int, *, streams: int
     row(name, len(latencies) * batch, seconds, latencies, time.process_time() - cpu_s)
     print(f"{'':<52}{client_cpu_s / len(latencies) / batch * 1e6:>12.2f} us CPU a record in the clients")
     await server.stop(0)
+    gc.unfreeze()
 
 
 async def producer(ledger: Ledger, directory: Path, count: int) -> None:

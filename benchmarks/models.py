@@ -4,7 +4,7 @@
     python benchmarks/models.py --blocks text,arrivals       some
     python benchmarks/models.py --repeats 9                  medians of more rounds
 
-Text: a Qwen2-like model of 130 M parameters with random weights; openvino-genai's continuous batching has the same
+Text: a Qwen2-like model of 126 M parameters with random weights; openvino-genai's continuous batching has the same
 weights in the same precision, as a stateful OpenVINO IR. The two take turns, so that other work on the machine meets
 both. Encoders: MiniLM-L6 beside ONNX Runtime in FP32. CPU time is what to compare on a shared machine; `×` is ours
 divided by theirs.
@@ -136,7 +136,7 @@ def text(model: Path, ir: Path, repeats: int) -> None:
             with ours(model, compute=compute, chunk_tokens=0) as batch:
                 for streams in (8, 32):
                     wanted = Round(streams, 256, 64, seed=3000 * streams)
-                    row(f"256/64, {streams} streams, for batches", *in_turns(batch, two, wanted, repeats))
+                    row(f"256/64, {streams} streams, no limit", *in_turns(batch, two, wanted, repeats))
             # Its default ties threads to cores; ours does not, which is worth the more the busier the machine is.
             with genai(ir, compute=compute, step_tokens=256, pinning="no") as free:
                 for streams in (1, 8, 32):

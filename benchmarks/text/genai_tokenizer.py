@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] - else an import is told to its maker
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] - else OpenVINO reports home
 
 import openvino as ov
 from openvino_tokenizers import convert_tokenizer

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] - else an import is told to its maker
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] - else OpenVINO reports home
 
 import numpy as np
 import openvino as ov

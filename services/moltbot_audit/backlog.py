@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from moltbot_audit.records import Row
 
 _MOST = 100_000
-_LOOK_S = 1.0
-_TAKEN = 2048
+_BATCH = 2048
 _LINGER_S = 0.005
 """How long records wait for others. Single ones would cost a turn of both threads each, and so hold up those that are
 still to be committed."""
@@ -24,7 +23,7 @@ class Backlog:
     """Records by sequence, from the thread that commits to one that follows.
 
     Args:
-        reached: All records below this sequence have been followed up.
+        reached: Where it begins.
     """
 
     def __init__(self, reached: int) -> None:
@@ -34,18 +33,24 @@ class Backlog:
         self._waiting: deque[Committed] = deque()
         self._came = threading.Condition()
         self._went = threading.Condition()
+        self._bounded = True
         self.closed = False
         """Nothing more will come."""
 
     def put(self, committed: Committed) -> None:
-        """Add records; blocks while more than 100,000 wait."""
+        """Add records; blocks while more than 100,000 wait, unless `release` was called."""
         with self._came:
             self._waiting.append(committed)
             self._fed += len(committed.rows)
             self._came.notify()
         with self._went:
-            while self._fed - self.reached > _MOST and not self.closed:
-                self._went.wait(_LOOK_S)
+            self._went.wait_for(lambda: self._fed - self.reached <= _MOST or not self._bounded)
+
+    def release(self) -> None:
+        """Let nobody wait in `put` any more: what follows may never get on, and the log is to end all the same."""
+        with self._went:
+            self._bounded = False
+            self._went.notify_all()
 
     def take(self, timeout_s: float | None = None) -> Committed | None:
         """Wait for the next records, at least 2,048 if so many come within some milliseconds.
@@ -56,11 +61,11 @@ class Backlog:
         with self._came:
             if not self._came.wait_for(lambda: self._waiting or self.closed, timeout_s):
                 return None
-        if self._fed - self.reached < _TAKEN and not self.closed:
+        if self._fed - self.reached < _BATCH and not self.closed:
             time.sleep(_LINGER_S)
         rows: list[Row] = []
         leaves: list[bytes] = []
-        while self._waiting and len(rows) < _TAKEN:  # nobody else takes
+        while self._waiting and len(rows) < _BATCH:  # nobody else takes
             committed = self._waiting.popleft()
             rows += committed.rows
             leaves += committed.leaves

@@ -33,12 +33,13 @@ _STATUS_CLASS = len(FIELDS)
 _SEQUENCE, _TIME, _STATUS = (COLUMNS.index(name) for name in ("sequence", "time_ns", "http_status"))
 _COLUMN_OF_FIELD = tuple(enumerate(COLUMNS.index(name) for name in FIELDS))
 _MOST_VALUES = 1024
-_ANY = 0
+ANY = 0
 """As a value: the block may hold any. No field has it otherwise: what is empty is not noted."""
 _HOLDS = "block IN (SELECT block FROM held WHERE field = ? AND value IN (?, ?))"
-_ANY_ALONE = frozenset({_ANY})
+_ANY_ALONE = frozenset({ANY})
 _EMPTY = frozenset({"", 0})
 SCHEMA = """
+-- parts: those that have rows
 CREATE TABLE IF NOT EXISTS blocks (
     block INTEGER PRIMARY KEY, oldest_ns INTEGER NOT NULL, newest_ns INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS parts (part INTEGER PRIMARY KEY) STRICT;
@@ -99,7 +100,7 @@ def conditions(wanted: Filter) -> tuple[list[str], list[str | int]]:
     for field, value in [*asked, (_STATUS_CLASS, wanted.http_status_class)]:
         if value:
             clauses.append(_HOLDS)
-            values += (field, value, _ANY)
+            values += (field, value, ANY)
     if wanted.start_ns:
         clauses.append("newest_ns >= ?")
         values.append(wanted.start_ns)

@@ -52,6 +52,7 @@ class CatchUp:
         if oldest > horizon:
             raise DataLoss(f"{self._directory}: records 0 to {oldest - 1} are missing and have not expired")
         self._index.clear_from(self._size)
+        self._index.clear_below(oldest)  # an end within expiry may have left some
         try:
             self._tree.restore(covered)
             if note and self._tree.root() != parse(note).root:

@@ -131,7 +131,7 @@ class Committer:
                 job.done(answer)
             except Exception as error:  # such as a loop that was closed: the others still wait
                 log.warning("nobody took an acknowledgement", exc_info=error)
-        if committed:
+        if committed is not None:
             for backlog in self._behind:
                 backlog.put(committed)
 
@@ -195,6 +195,8 @@ class Committer:
 
     def close(self) -> None:
         """Write what waits, and end."""
+        for backlog in self._behind:
+            backlog.release()
         with self._lock:
             self._closed = True
             self._jobs.put(None)

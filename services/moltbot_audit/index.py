@@ -38,14 +38,15 @@ _PLACES = "SELECT sequence, segment, offset"
 _BY_BLOCK = f"""{_PLACES} FROM blocks CROSS JOIN events NOT INDEXED
     ON sequence >= block * {blocks.ROWS} AND sequence < min(?, (block + 1) * {blocks.ROWS}) WHERE block <= ?"""
 """One upper bound, so that SQLite takes no other one and reads to the end of the log for every block."""
-_OF_TRACE, _OF_REQUEST = (
+_FROM_TRACE, _FROM_REQUEST = (
     f"""FROM parts CROSS JOIN events INDEXED BY {index}
     ON sequence / {blocks.PART_ROWS} = +part AND {id_} = ? WHERE {id_} <> {none}"""
     for index, id_, none in (("by_trace", "trace_id", "x''"), ("by_request", "request_id", "''"))
 )
-"""So that the indexes are used: with what they are partial by, and a part without affinity, as their expression is."""
+"""`+part` has no affinity, like the expression that is indexed, and WHERE says what the index is partial by: without
+either, SQLite reads all of it."""
 _OLDEST_OF_TENANT = f"""SELECT min(sequence) FROM events WHERE tenant = ? AND sequence >= {blocks.ROWS} * (
-    SELECT min(block) FROM held WHERE field = {blocks.FIELDS.index("tenant")} AND value = ?)"""  # noqa: S608 - our own names
+    SELECT min(block) FROM held WHERE field = {blocks.FIELDS.index("tenant")} AND value IN (?, {blocks.ANY}))"""  # noqa: S608 - our own names
 _CHUNKS = (512, 64, 8, 1)
 """Rows of one statement: SQLite inserts them without the interpreter's lock."""
 _QUERY_S = 10.0
@@ -70,9 +71,9 @@ class Index:
             self._db = self._open()
         path.chmod(0o600)
         self._blocks = blocks.Blocks(self._db)
-        self._reader_lock = threading.Lock()
-        self._reader = self._connect()
-        """For look-ups by id and trace, which are quick; a query gets a connection of its own."""
+        self._finder_lock, self._reader_lock = threading.Lock(), threading.Lock()
+        self._finder, self._reader = self._connect(), self._connect()
+        """For look-ups by id, and by sequence and trace; a query gets a connection of its own."""
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self._path, timeout=10.0, isolation_level=None, check_same_thread=False)
@@ -82,10 +83,8 @@ class Index:
         try:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")  # a power failure may cost the newest rows, never the file
-            db.execute("PRAGMA cache_size=-32768")  # KiB; ids of traces are random: their index must not be read again
-            db.execute(
-                "PRAGMA wal_autocheckpoint=1000"
-            )  # pages; while one is written the log itself waits for the disk
+            db.execute("PRAGMA cache_size=-32768")  # KiB; more than the newest part of each index
+            db.execute("PRAGMA wal_autocheckpoint=1000")  # pages; the log's own writes wait for a checkpoint's
             _make_schema(db)
             db.execute("SELECT max(sequence), max(event_id) FROM events").fetchone()
         except BaseException:
@@ -109,9 +108,12 @@ class Index:
         self._blocks.forget()
 
     def clear_below(self, sequence: int) -> None:
-        """Forget records that have expired."""
+        """Forget records that have expired, a part at a time: whoever adds waits for no more."""
         with contextlib.closing(self._connect()) as db:
-            db.execute("DELETE FROM events WHERE sequence < ?", (sequence,))
+            (oldest,) = db.execute("SELECT min(sequence) FROM events").fetchone()
+            for end in range(oldest or 0, sequence, blocks.PART_ROWS):
+                last = min(sequence, end + blocks.PART_ROWS)
+                db.execute("DELETE FROM events WHERE sequence < ?", (last,))
             db.execute("DELETE FROM parts WHERE part < ?", (sequence // blocks.PART_ROWS,))
             db.execute("DELETE FROM blocks WHERE block < ?", (sequence // blocks.ROWS,))
             db.execute("DELETE FROM held WHERE block < ?", (sequence // blocks.ROWS,))
@@ -127,21 +129,22 @@ class Index:
                     self._db.execute(_INSERT + ",".join([_MARKS] * size), values)
                     start += size
             self._blocks.add(rows)
+            self._db.execute("COMMIT")
         except BaseException:
             self._blocks.forget()
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # a COMMIT that fails may have taken it back
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     def places(self, event_ids: Sequence[bytes]) -> dict[bytes, Place]:
-        """Places of those events that are indexed."""
+        """Places of those events that are indexed. The log itself asks: no other look-up holds this one up."""
         found: dict[bytes, Place] = {}
         for start in range(0, len(event_ids), 500):
             ids = event_ids[start : start + 500]
             marks = ",".join("?" * len(ids))
             statement = f"SELECT event_id, sequence, segment, offset FROM events WHERE event_id IN ({marks})"  # noqa: S608 - marks and our own names
-            with self._reader_lock:
-                found |= {row[0]: Place(*row[1:]) for row in self._reader.execute(statement, ids)}
+            with self._finder_lock:
+                found |= {row[0]: Place(*row[1:]) for row in self._finder.execute(statement, ids)}
         return found
 
     def place_at(self, sequence: int) -> Place | None:
@@ -167,17 +170,15 @@ class Index:
         Raises:
             OutOfRange: They are more than 10,000.
         """
-        statement, values = _of_trace(_PLACES, trace_id, tenant)
-        with self._reader_lock:
-            rows = self._reader.execute(
-                f"{statement} ORDER BY time_ns, sequence LIMIT ?", (*values, _MOST_OF_A_TRACE + 1)
-            ).fetchall()
+        statement, values = _of_trace("SELECT time_ns, sequence, segment, offset", trace_id, tenant)
+        with self._bounded() as db:
+            rows = db.execute(f"{statement} LIMIT ?", (*values, _MOST_OF_A_TRACE + 1)).fetchall()
         if len(rows) > _MOST_OF_A_TRACE:
             raise OutOfRange(
                 f"the trace has more than {_MOST_OF_A_TRACE:,} events; page through them with Query and its trace_id,"
                 f" or write them out with `moltbot audit export --trace {trace_id.hex()}`"
             )
-        return [Place(*row) for row in rows]
+        return [Place(*row[1:]) for row in sorted(rows)]
 
     def sequences_of_trace(self, trace_id: bytes, tenant: str = "") -> array[int]:
         """Sequences of all events of a trace, of one tenant or (empty) of all, in order; read a page at a time."""
@@ -197,7 +198,7 @@ class Index:
     def oldest_of(self, tenant: str, trace_id: bytes) -> int | None:
         """The first record of a trace or, without one, of a tenant; None if there is none."""
         if trace_id:
-            statement, values = f"SELECT sequence {_OF_TRACE} ORDER BY part, sequence LIMIT 1", (trace_id,)
+            statement, values = f"SELECT sequence {_FROM_TRACE} ORDER BY part, sequence LIMIT 1", (trace_id,)
         else:
             statement, values = _OLDEST_OF_TENANT, (tenant, tenant)
         with self._reader_lock:
@@ -231,8 +232,9 @@ class Index:
 
     def close(self) -> None:
         """Close the database."""
-        with self._reader_lock:
+        with self._reader_lock, self._finder_lock:
             self._reader.close()
+            self._finder.close()
         self._db.close()
 
 
@@ -245,7 +247,7 @@ def _make_schema(db: sqlite3.Connection) -> None:
 
 def _of_trace(select: str, trace_id: bytes, tenant: str) -> tuple[str, list[object]]:
     """A statement for the events of a trace, and the values of its marks."""
-    statement = f"{select} {_OF_TRACE}"
+    statement = f"{select} {_FROM_TRACE}"
     return (f"{statement} AND tenant = ?", [trace_id, tenant]) if tenant else (statement, [trace_id])
 
 
@@ -270,10 +272,10 @@ def _search(wanted: Filter, before: int) -> tuple[str, list[object]]:
         clauses.append("time_ns < ?")
         values.append(wanted.end_ns)
     if wanted.request_id or wanted.trace_id:
-        source, value = (_OF_TRACE, wanted.trace_id) if wanted.trace_id else (_OF_REQUEST, wanted.request_id)
-        if wanted.trace_id and wanted.request_id:
-            clauses.append("request_id = ?")
-            values.append(wanted.request_id)
+        source, value = (_FROM_REQUEST, wanted.request_id) if wanted.request_id else (_FROM_TRACE, wanted.trace_id)
+        if wanted.request_id and wanted.trace_id:
+            clauses.append("trace_id = ?")
+            values.append(wanted.trace_id)
         where = " AND ".join([f"{_PLACES} {source}", "sequence < ?", *clauses])
         return f"{where} ORDER BY part DESC, sequence DESC", [value, before, *values]
     promising, of_blocks = blocks.conditions(wanted)

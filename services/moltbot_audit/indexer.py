@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -52,9 +51,9 @@ class Indexer:
         while True:
             try:
                 self._index.add(rows)
-            except sqlite3.Error as error:
-                self.problem = f"the index cannot be written: {error}"
-                log.warning("index not written; trying again", error=str(error))
+            except Exception as error:  # noqa: BLE001 - a thread that ends would stop the log some time later
+                self.problem = f"the index cannot be written: {str(error) or type(error).__name__}"
+                log.warning("index not written; trying again", error=self.problem)
                 if self.backlog.closed:
                     return False
                 time.sleep(_RETRY_S)

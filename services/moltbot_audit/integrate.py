@@ -11,7 +11,6 @@ import structlog
 from moltbot_audit.backlog import Backlog
 from moltbot_audit.records import COLUMNS
 from moltbot_mesh.durable import replace_durably
-from moltbot_mesh.errors import MoltbotError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,9 +92,9 @@ class Integrator:
     def _try_sign(self) -> None:
         try:
             self._sign()
-        except (OSError, MoltbotError) as error:
-            self.problem = f"no checkpoint can be written: {error}"
-            log.warning("checkpoint not written; trying again", error=str(error))
+        except Exception as error:  # noqa: BLE001 - a thread that ends would stop the log some time later
+            self.problem = f"no checkpoint can be written: {str(error) or type(error).__name__}"
+            log.warning("checkpoint not written; trying again", error=self.problem)
         else:
             self._sign_now = False
             self.problem = ""

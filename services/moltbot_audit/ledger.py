@@ -334,7 +334,9 @@ class Ledger:
         """Behind the last record that may go."""
         _, head = self.checkpoint()
         kept = (self._index.oldest_of(tenant, trace_id) for tenant, trace_id in held)
-        return min([head.size, *(sequence for sequence in kept if sequence is not None)])
+        self._indexer.backlog.wait(head.size, _INDEX_WAIT_S)
+        known = min(head.size, self._indexer.backlog.reached)  # what is held beyond cannot be seen yet
+        return min([known, *(sequence for sequence in kept if sequence is not None)])
 
     def close(self) -> None:
         """Write what waits, sign, and close."""

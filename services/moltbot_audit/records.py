@@ -42,23 +42,24 @@ class Place(NamedTuple):
 Row = tuple[Any, ...]
 """What the index keeps of a record, in the order of `COLUMNS`: its place, and its keys without the payload.
 
-A plain tuple of plain values, which the garbage collector stops to look at: a busy log holds a hundred thousand at a
-time, and a look at all of them would hold up the answers behind it for tens of milliseconds.
+A plain tuple of plain values, which the garbage collector no longer looks at after the first time: a busy log holds a
+hundred thousand, and a look at all of them would hold up the answers behind it for tens of milliseconds.
 """
+_AFTER_PAYLOAD = Record._fields.index("payload") + 1
 COLUMNS = (*Place._fields, *(name for name in Record._fields if name != "payload"))
 
 
 def row(place: tuple[int, int, int], record: Record) -> Row:
     """A record as the index keeps it."""
-    return (*place, record.event_id, *record[2:])
+    return (*place, record.event_id, *record[_AFTER_PAYLOAD:])
 
 
 class Committed(NamedTuple):
-    """Records that are on disk, by sequence."""
+    """Records that are on disk, in the order of their sequences."""
 
     rows: list[Row]
     leaves: list[bytes]
-    """Their leaf hashes; empty where the tree has them."""
+    """Their leaf hashes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ class Seen:
 
     Args:
         index: Knows the others; nothing in the log is missing in it now.
-        indexing: What is to follow there.
+        indexing: What waits for the index: what is below its `reached` may be forgotten.
     """
 
     def __init__(self, index: Index, indexing: Backlog) -> None:
@@ -36,7 +36,7 @@ class Seen:
         self._forgotten = index.newest_event_id()
         """No id that was forgotten is larger."""
         self._young: dict[bytes, Row] = {}
-        """By id: places as plain tuples; see `Row`."""
+        """By id: the beginnings of rows, which are the values of a `Place`."""
         self._old: dict[bytes, Row] = {}
 
     def find(self, event_ids: Iterable[bytes]) -> dict[bytes, Place]:

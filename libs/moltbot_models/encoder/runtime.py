@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 _RUN_COST_TOKENS = 48
 """What a run costs besides its tokens, in tokens: where padding would cost more, two runs are made of one."""
 _RUN_TOKENS = 256
-"""Of one run, padding counted, at most: with it grow what lies between the layers and the shapes that kernels are kept
-for. 1,024 would give many clients a tenth more texts a second, and take 17 MiB more."""
+"""Of one run of several rows, padding counted, at most: with it grow what lies between the layers and the shapes that
+kernels are kept for. 1,024 would give many clients a seventh more texts a second, and take 17 MiB more."""
 _FINE_STEPS = 8
 """Lengths of so many buckets are told apart one by one, those of up to twice as many in steps of two, and so on."""
 _DEFAULT_MAX_TOKENS = 256

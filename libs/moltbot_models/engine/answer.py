@@ -36,7 +36,8 @@ class Answer:
             self._thoughts = ThinkTags(inside=prompt.thoughts == "opened")
         self._detokenizer = Detokenizer(directory.vocabulary, shown)
         self._stops = StopStrings(request.sampling.stop)
-        self._plain = self._calls is None and self._thoughts is None and not any(request.sampling.stop)
+        # Nothing looks for calls, thoughts or stop strings: the text goes out as it comes.
+        self._unparsed = self._calls is None and self._thoughts is None and not any(request.sampling.stop)
 
     @property
     def stopped(self) -> bool:
@@ -57,7 +58,7 @@ class Answer:
         """Return what this token lets the caller see, None if that is nothing yet."""
         text = self._detokenizer.push(token)
         logprobs = () if logprob is None else (logprob,)
-        if self._plain:
+        if self._unparsed:
             return Delta(text, logprobs=logprobs) if text or logprobs else None
         text = self._parse(self._stops.push(text))
         pieces = self._taken()

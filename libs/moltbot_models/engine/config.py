@@ -24,7 +24,7 @@ ErrorReason = Literal[
 ]
 CHUNK_TOKENS: Mapping[ComputePrecision, int] = MappingProxyType({"f32": 56, "bf16": 120})
 """Prompt tokens beside answers unless somebody sets them: with a few answers, steps of 64 and 128 tokens, which take 30
-and 35 ms of a model of 130 M parameters on two cores. A step in bf16 costs more whatever it computes, and less a
+and 35 ms of a model of 126 M parameters on two cores. A step in bf16 costs more whatever it computes, and less a
 token."""
 
 
@@ -57,8 +57,8 @@ class EngineConfig:
     """Tokens computed in one step, at most."""
     chunk_tokens: int | None = None
     """Prompt tokens in a step beside answers under way, which wait for it, for each prompt that is not computed yet:
-    few keep the time between tokens short, 0 lets prompts have what `step_tokens` leaves, which favours batch work.
-    About so many, for a step has a multiple of 64 tokens. None takes `CHUNK_TOKENS`. Not in deterministic mode."""
+    few keep the time between tokens short, 0 lets prompts have what `step_tokens` leaves, for batch work. About so
+    many, for a step has a multiple of 64 tokens. None takes `CHUNK_TOKENS`. Not in deterministic mode."""
     kv_cache_bytes: int = 256 << 20
     """Memory for keys and values; it is touched as it fills. 0 takes a quarter of what the machine has left."""
     max_queue: int = 256
@@ -102,16 +102,16 @@ class EngineStats:
 
 
 def checked(config: EngineConfig) -> EngineConfig:
-    """Return the configuration with the deterministic mode's demands applied.
+    """Return the configuration with its defaults filled in and the deterministic mode's demands applied.
 
     Raises:
         EngineError: `INVALID_ARGUMENT` for settings that cannot go together.
     """
     if min(config.step_tokens, config.max_queue, config.batch_images) < 1:
         raise EngineError("INVALID_ARGUMENT", "step_tokens, max_queue and batch_images must be at least 1")
-    if config.chunk_tokens is None:
-        config = replace(config, chunk_tokens=CHUNK_TOKENS[config.compute])
-    if min(config.kv_cache_bytes, config.chunk_tokens or 0) < 0:
+    chunk = CHUNK_TOKENS[config.compute] if config.chunk_tokens is None else config.chunk_tokens
+    config = replace(config, chunk_tokens=chunk)
+    if min(config.kv_cache_bytes, chunk) < 0:
         raise EngineError("INVALID_ARGUMENT", "kv_cache_bytes and chunk_tokens must be at least 0")
     if config.context_length is not None and config.context_length < 2:
         raise EngineError("INVALID_ARGUMENT", "context_length must be at least 2 (one token of prompt, one of answer)")

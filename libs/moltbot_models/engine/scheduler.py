@@ -68,8 +68,7 @@ class Scheduler:
         step_tokens: Tokens in one step. Running sequences never outnumber it, so each advances at every step or is
             next in line for the prompt budget.
         chunk_tokens: Prompt tokens in a step in which answers advance, for each prompt that is not computed yet, about:
-            the step has a multiple of 64 tokens. 0 for what the answers leave of `step_tokens`. They share what a step
-            costs whatever it computes, so a small chunk is not dearer.
+            the step has a multiple of 64 tokens, within `step_tokens`. 0 for what the answers leave of `step_tokens`.
         fixed_chunks: Deterministic mode: prompts are cut at multiples of `step_tokens` alone, cached prefixes end
             there too, and all blocks a request may need are reserved at admission, so nothing is ever recomputed.
     """
@@ -116,7 +115,7 @@ class Scheduler:
         if lengths and self._chunk_tokens:
             # One arrival must not stop the answers, many must not wait for a few: each prompt brings a chunk.
             prompts = len(self.running) + len(self.waiting) - len(lengths)
-            budget = min(budget, _whole_tiles(len(lengths), self._chunk_tokens * max(1, prompts)))
+            budget = min(budget, _whole_tiles(len(lengths), self._chunk_tokens * prompts))
         for sequence in self.running:
             if sequence.pending > 1:
                 length = min(sequence.pending, self._chunk_limit(sequence, budget))
@@ -218,9 +217,10 @@ class Scheduler:
 
 
 def _whole_tiles(answers: int, prompt_tokens: int) -> int:
-    """Prompt tokens near those wanted, with which the step is computed in whole tiles of rows; at least 1."""
-    tiles = max(1, round((answers + prompt_tokens) / _TILE_TOKENS), answers // _TILE_TOKENS + 1)
-    return tiles * _TILE_TOKENS - answers
+    """Prompt tokens near those wanted, at least half, with which the step is computed in whole tiles of rows."""
+    nearest = (answers + prompt_tokens + _TILE_TOKENS // 2) // _TILE_TOKENS
+    least = -(-(answers + (prompt_tokens + 1) // 2) // _TILE_TOKENS)
+    return max(nearest, least) * _TILE_TOKENS - answers
 
 
 def _blocks_for(length: int) -> int:

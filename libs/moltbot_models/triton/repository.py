@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import moltbot_models
 from moltbot_mesh.errors import FailedPrecondition, InvalidArgument
@@ -23,9 +23,11 @@ from moltbot_models.triton.text_configs import ensemble, text_body, vision_body
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from moltbot_models.engine.config import ComputePrecision
+
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 _TEXT_DEFAULTS = {
-    "chunk_tokens": str(CHUNK_TOKENS["f32"]),
+    "chunk_tokens": str(CHUNK_TOKENS["f32"]),  # that of bf16 where `compute` says so
     "compute": "f32",
     "context_length": "0",
     "deterministic": "false",
@@ -246,8 +248,8 @@ def checked_options(model_id: str, task: str, options: Mapping[str, str]) -> dic
         if key in _LEAST_1 and not 1 <= int(value) <= _MOST:
             raise InvalidArgument(f"model {model_id}: {key} must be 1 to {_MOST}")
     chosen = {**known, **options}
-    if "compute" in chosen and "chunk_tokens" not in options:
-        chosen["chunk_tokens"] = str(CHUNK_TOKENS["bf16" if chosen["compute"] == "bf16" else "f32"])
+    if task == "text-generation" and "chunk_tokens" not in options:
+        chosen["chunk_tokens"] = str(CHUNK_TOKENS[cast("ComputePrecision", chosen["compute"])])
     return chosen
 
 

@@ -12,10 +12,14 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
+
+from moltbot_models.engine.config import CHUNK_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from moltbot_models.engine.config import ComputePrecision
 
 Goal = Literal["latency", "throughput"]
 Options = dict[str, str]
@@ -62,7 +66,7 @@ def space(task: str, cores: int) -> Mapping[str, Sequence[str]]:
     return {
         "precision": ("bf16", "f32"),
         "threads": threads,
-        "batch_texts": ("8", "16", "32"),
+        "batch_texts": ("4", "8", "16"),
         "bucket_tokens": ("8", "16", "32"),
         "queue_delay_us": ("0", "500", "2000"),
     }
@@ -95,7 +99,7 @@ async def search(
                     continue
                 if not time_left():
                     return Found(best, tuple(trials), complete=False)
-                candidate = {**best, option: value}
+                candidate = _changed(best, option, value)
                 refused = await allowed(candidate)
                 if refused:
                     trial = Trial(option, value, 0.0, taken=False, note=refused)
@@ -109,6 +113,18 @@ async def search(
         if not moved:
             break
     return Found(best, tuple(trials), complete=True)
+
+
+def _changed(options: Options, option: str, value: str) -> dict[str, str]:
+    """Options with another value, and what goes with it unless it was set: a chunk's size is the precision's."""
+    changed = {**options, option: value}
+    if option == "compute" and options.get("chunk_tokens") == str(_chunk_tokens(options)):
+        changed["chunk_tokens"] = str(_chunk_tokens(changed))
+    return changed
+
+
+def _chunk_tokens(options: Options) -> int:
+    return CHUNK_TOKENS[cast("ComputePrecision", options["compute"])]
 
 
 def verdict(turns: Sequence[tuple[float, float]]) -> tuple[float, bool]:

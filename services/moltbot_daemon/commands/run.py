@@ -44,7 +44,7 @@ def _run(work: Coroutine[object, object, int]) -> int:
     return uvloop.run(main())
 
 
-def _leave_to_stay() -> None:
+def _freeze_heap() -> None:
     """What was made by now stays: later garbage collections need not look at it."""
     gc.collect()
     gc.freeze()
@@ -63,7 +63,7 @@ def run_daemon(shell: Shell) -> int:
         found = shell.made()
         async with daemon.serving(shell.settings, found, lambda text: tell(f"moltbot: {text}")) as started:
             key = await first_admin_key(shell)  # not before it serves: a start that fails would not show it
-            _leave_to_stay()
+            _freeze_heap()
             result = {"url": started.url, "data_dir": str(found.data_dir), "admin_key": key}
             lines = [f"moltbot serves {started.url} after {started.seconds:.1f} s, data in {found.data_dir}"]
             if key:
@@ -97,7 +97,7 @@ def run_service(shell: Shell) -> int:
                 await daemon.until_told()
             return OK
         async with serve.serving(shell.settings, found, name) as mesh:
-            _leave_to_stay()
+            _freeze_heap()
             shell.show({"service": name, "port": mesh.ports[0]}, f"{name} serves port {mesh.ports[0]}")
             await daemon.until_told()
         return OK

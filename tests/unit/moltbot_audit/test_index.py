@@ -213,6 +213,45 @@ def test_what_was_taken_back_is_noted_again(tmp_path, everything, monkeypatch):
     index.close()
 
 
+@pytest.mark.parametrize("rolled_back", [True, False])
+def test_what_a_failed_commit_took_back_is_noted_again(tmp_path, everything, rolled_back):
+    index = Index(tmp_path / "index.sqlite")
+    real = index._db
+
+    class Full:
+        def execute(self, statement, *values):
+            if statement == "COMMIT":
+                if rolled_back:  # as SQLite does on its own when the disk is full
+                    real.execute("ROLLBACK")
+                raise sqlite3.OperationalError("database or disk is full")
+            return real.execute(statement, *values)
+
+        @property
+        def in_transaction(self):
+            return real.in_transaction
+
+    index._db = Full()
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        add(index, everything[:500])
+    index._db = real
+    assert index.next_sequence() == 0
+    add(index, everything[:500])
+    expected = [place for place, record in reversed(everything[:500]) if record.tenant == "a"]
+    assert index.query(Filter(tenant="a"), END, ROWS) == expected
+    assert index.trace((3).to_bytes(16, "big")) != []
+    index.close()
+
+
+def test_the_oldest_record_of_a_tenant_is_found_where_a_block_may_hold_any(tmp_path):
+    index = Index(tmp_path / "index.sqlite")
+    one = Record(b"", b"", 1, type=1, outcome=1)
+    index.add([row(Place(n, 0, 0), one._replace(event_id=n.to_bytes(16, "big"), tenant=f"t{n}")) for n in range(2000)])
+    later = Place(2 * blocks.ROWS, 0, 0)
+    index.add([row(later, one._replace(event_id=b"later", tenant="t700"))])
+    assert index.oldest_of("t700", b"") == 700
+    index.close()
+
+
 def test_expired_rows_and_their_blocks_go_and_the_others_are_found(tmp_path, everything):
     index = Index(tmp_path / "index.sqlite")
     for start in range(0, ROWS, 1000):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import queue
 import sqlite3
 import time
 
@@ -275,13 +276,33 @@ def test_a_checkpoint_that_cannot_be_written_comes_when_it_can(open_ledger, reco
     assert ledger.problem == ""
 
 
-def test_an_index_that_cannot_be_written_is_filled_when_it_can(open_ledger, record, monkeypatch):
+def test_a_log_closes_while_too_much_waits_for_an_index_that_cannot_be_written(open_ledger, record, monkeypatch):
+    monkeypatch.setattr("moltbot_audit.indexer._RETRY_S", 0.01)
+    monkeypatch.setattr("moltbot_audit.backlog._MOST", 4)
+    answers = queue.SimpleQueue()
+
+    def failing(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    ledger = open_ledger()
+    with monkeypatch.context() as patch:
+        patch.setattr("moltbot_audit.blocks.Blocks.add", failing)
+        for _ in range(5):
+            ledger.append([record(tenant="acme")])
+        ledger.submit([record(tenant="acme")], answers.put)  # waits: the index is five behind
+        ledger.close()
+    assert answers.get(timeout=10) == [5]
+    assert len(open_ledger().query(Filter(tenant="acme"), 1 << 62, 10)) == 6
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("database or disk is full"), MemoryError()])
+def test_an_index_that_cannot_be_written_is_filled_when_it_can(open_ledger, record, monkeypatch, error):
     monkeypatch.setattr("moltbot_audit.indexer._RETRY_S", 0.01)
     ledger = open_ledger()
     one = record()
 
     def failing(*_):
-        raise sqlite3.OperationalError("database or disk is full")
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr("moltbot_audit.blocks.Blocks.add", failing)

@@ -83,6 +83,6 @@ def test_runs_have_few_row_counts_and_keep_to_their_tokens() -> None:
         begin = 0
         for end in partition(widths):
             assert 1 <= end - begin <= 16
-            assert end - begin == 1 or row_class(end - begin, 16) * widths[end - 1] <= 1024
+            assert end - begin == 1 or row_class(end - begin, 16) * widths[end - 1] <= 256
             begin = end
         assert begin == 40

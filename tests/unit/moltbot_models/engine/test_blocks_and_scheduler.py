@@ -167,7 +167,17 @@ def test_prompts_take_small_steps_beside_answers_and_whole_ones_alone():
 
 @pytest.mark.parametrize(
     ("answers", "chunk", "computed"),
-    [(1, 56, 64), (8, 56, 64), (30, 56, 64), (40, 56, 128), (64, 5, 128), (70, 1, 128), (8, 120, 128), (8, 300, 256)],
+    [
+        (1, 56, 64),
+        (8, 56, 64),
+        (30, 56, 64),
+        (40, 56, 128),
+        (64, 5, 128),
+        (63, 32, 128),
+        (47, 48, 128),
+        (8, 120, 128),
+        (8, 300, 256),
+    ],
 )
 def test_a_step_with_answers_has_whole_tiles_of_rows(answers, chunk, computed):
     scheduler = Scheduler(BlockPool(200), 256, chunk)
