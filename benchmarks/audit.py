@@ -275,10 +275,11 @@ def main() -> None:
         ledger = Ledger(directory / "log", signer, decode)
         most = given.records
         for clients, batch, count in (
-            (1, 1, 2000), (64, 1, 50_000), (256, 1, 100_000), (8, 64, most), (16, 64, most), (8, 512, most)
+            (1, 1, 2000), (64, 1, 50_000), (256, 1, 100_000),
+            (4, 96, most), (8, 64, most), (16, 64, most), (8, 512, most),
         ):  # fmt: skip
             in_process(ledger, clients, batch, [decode(event().SerializeToString()) for _ in range(count)])
-        for streams, window, batch in ((4, 1, 64), (2, 2, 128), (4, 8, 32), (2, 4, 256)):
+        for streams, window, batch in ((4, 1, 64), (1, 2, 192), (2, 2, 128), (4, 8, 32), (2, 4, 256)):
             count = given.records // 2
             asyncio.run(over_grpc(ledger, directory, count, streams=streams, window=window, batch=batch))
         asyncio.run(producer(ledger, directory, 50_000))
