@@ -333,9 +333,9 @@ class Ledger:
     def _until(self, held: Sequence[tuple[str, bytes]]) -> int:
         """Behind the last record that may go."""
         _, head = self.checkpoint()
-        kept = (self._index.oldest_of(tenant, trace_id) for tenant, trace_id in held)
         self._indexer.backlog.wait(head.size, _INDEX_WAIT_S)
         known = min(head.size, self._indexer.backlog.reached)  # what is held beyond cannot be seen yet
+        kept = [self._index.oldest_of(tenant, trace_id) for tenant, trace_id in held]
         return min([known, *(sequence for sequence in kept if sequence is not None)])
 
     def close(self) -> None:

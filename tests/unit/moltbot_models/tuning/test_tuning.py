@@ -159,6 +159,22 @@ def test_a_search_finds_what_is_best_and_allowed_under_noise(seed):
     assert start == {"a": "1", "b": "1", "c": "x"}
 
 
+@pytest.mark.parametrize(("chunk", "then"), [("56", "120"), ("0", "0"), ("96", "96")])
+def test_another_precision_takes_its_own_chunk_unless_one_was_set(chunk, then):
+    tried = []
+
+    async def compare(_, candidate):
+        tried.append(candidate)
+        return [(1.0, 2.0)] * 3
+
+    async def allowed(_):
+        return ""
+
+    start = {"compute": "f32", "chunk_tokens": chunk}
+    asyncio.run(search(start, {"compute": ("f32", "bf16")}, compare, allowed, lambda: not tried, lambda _: None))
+    assert tried == [{"compute": "bf16", "chunk_tokens": then}]
+
+
 def test_a_search_ends_when_its_time_is_over():
     async def compare(first, second):
         return [(1.0, 2.0)] * 3
