@@ -37,7 +37,12 @@ class Answer:
         self._detokenizer = Detokenizer(directory.vocabulary, shown)
         self._stops = StopStrings(request.sampling.stop)
         # Nothing looks for calls, thoughts or stop strings: the text goes out as it comes.
-        self._unparsed = self._calls is None and self._thoughts is None and not any(request.sampling.stop)
+        self._unparsed = self._calls is None and self._thoughts is None and not self._stops.any
+
+    @property
+    def stoppable(self) -> bool:
+        """Whether its text may end it."""
+        return self._stops.any
 
     @property
     def stopped(self) -> bool:

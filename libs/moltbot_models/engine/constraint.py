@@ -47,10 +47,12 @@ class Constraint:
 
     Attributes:
         waiting: Thoughts come first: nothing is forbidden until `begin`.
+        allowed: A bit for each token that may come next, in words of 32; None if that was not found out yet.
     """
 
     def __init__(self, matcher: Any, *, waiting: bool = False) -> None:
         self.matcher, self.waiting = matcher, waiting
+        self.allowed: NDArray[np.int32] | None = None
 
     @property
     def complete(self) -> bool:
@@ -73,6 +75,7 @@ class Constraint:
         Raises:
             EngineError: `ENGINE_FAILED` if the grammar does not allow it, or has become too complex to go on.
         """
+        self.allowed = None
         if not self.matcher.consume_token(token):
             raise EngineError("ENGINE_FAILED", f"the answer left the form it must have: {_said(self.matcher)}")
 
@@ -115,7 +118,24 @@ class Grammars:
                 self._compiled[wanted] = matcher
                 while len(self._compiled) > _CACHED:
                     self._compiled.popitem(last=False)
-        return Constraint(matcher.deep_copy(), waiting=waiting)
+        constraint = Constraint(matcher.deep_copy(), waiting=waiting)
+        if not waiting:
+            self.look_ahead(constraint)
+        return constraint
+
+    def look_ahead(self, constraint: Constraint) -> None:
+        """Find out which tokens may come next, before `mask` needs it: tens of microseconds, some milliseconds at most.
+
+        Raises:
+            EngineError: As `mask`.
+        """
+        from llguidance.numpy import fill_next_token_bitmask  # noqa: PLC0415 - with the first constraint
+
+        words = -(-self._vocabulary // _WORD_BITS)
+        bits = np.zeros((1, words), np.int32)
+        # One by one: threads that share these microseconds of work wait, spinning, for more than they take.
+        fill_next_token_bitmask(constraint.matcher, bits)
+        constraint.allowed = bits[0]
 
     def mask(self, logits: Sequence[NDArray[np.float32]], constraints: Sequence[Constraint]) -> None:
         """Forbid in each row [vocabulary] what its constraint does not allow, in place: minus infinity.
@@ -123,15 +143,15 @@ class Grammars:
         Raises:
             EngineError: `ENGINE_FAILED` if a grammar has become too complex.
         """
-        from llguidance.numpy import fill_next_token_bitmask  # noqa: PLC0415 - with the first constraint
-
-        words = -(-self._vocabulary // _WORD_BITS)
-        bits = np.zeros((1, words), np.int32)
-        added = np.empty((words * _WORD_BITS // 8, 8), np.float32)
+        added: NDArray[np.float32] | None = None
         for row, constraint in zip(logits, constraints, strict=True):
-            # One by one: threads that share these microseconds of work wait, spinning, for more than they take.
-            fill_next_token_bitmask(constraint.matcher, bits)
-            np.take(_ADDED, bits[0].view(np.uint8), axis=0, out=added, mode="clip")
+            if constraint.allowed is None:
+                self.look_ahead(constraint)
+            allowed = constraint.allowed
+            assert allowed is not None
+            if added is None:
+                added = np.empty((len(allowed) * _WORD_BITS // 8, 8), np.float32)
+            np.take(_ADDED, allowed.view(np.uint8), axis=0, out=added, mode="clip")
             np.add(row, added.reshape(-1)[: row.size], out=row)
 
     def _compile(self, wanted: ResponseFormat, field: str) -> Any:

@@ -120,6 +120,11 @@ class StopStrings:
         """Whether a stop string has been found."""
 
     @property
+    def any(self) -> bool:
+        """Whether there is a string to look for."""
+        return bool(self._stops)
+
+    @property
     def held(self) -> str:
         """What is held back."""
         return self._held

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from moltbot_models.engine.answer import Answer
@@ -15,6 +15,7 @@ from moltbot_models.engine.config import EngineConfig, EngineError, EngineStats,
 from moltbot_models.engine.constraint import Grammars
 from moltbot_models.engine.images import MAX_ROWS_BYTES, insets_of
 from moltbot_models.engine.insets import rows_between
+from moltbot_models.engine.job import Job, Outbox
 from moltbot_models.engine.model_directory import read_model_directory
 from moltbot_models.engine.paged_attention import BLOCK_TOKENS
 from moltbot_models.engine.paged_model import PagedModel, Slice
@@ -23,7 +24,7 @@ from moltbot_models.engine.sampler import Sampler, SamplingContext, draw_setting
 from moltbot_models.engine.sampling_step import Row, sample_rows
 from moltbot_models.engine.scheduler import Scheduler, Sequence
 from moltbot_models.engine.source import read_source
-from moltbot_models.generation import Delta, Timing, Usage
+from moltbot_models.generation import Delta
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,37 +33,13 @@ if TYPE_CHECKING:
 
     from moltbot_models.engine.model_directory import ModelDirectory
     from moltbot_models.engine.sampler import SamplerHook
+    from moltbot_models.engine.sampling_step import Drawn
     from moltbot_models.engine.scheduler import Chunk
     from moltbot_models.engine.source import Source
     from moltbot_models.generation import FinishReason, GenerationRequest
     from moltbot_models.vision.picture import Picture
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    request: GenerationRequest
-    sequence: Sequence
-    answer: Answer
-    row: Row
-    on_delta: Callable[[Delta], None]
-    on_error: Callable[[EngineError], None]
-    done: bool = False
-    queued_s: float = field(default_factory=time.monotonic)
-    began_s: float = 0.0
-    first_s: float = 0.0
-    """When it was queued, first computed, and its first token drawn; 0 as long as it was not."""
-
-    def timing(self) -> Timing:
-        now_s = time.monotonic()
-        began_s, first_s = self.began_s or now_s, self.first_s or now_s
-        return Timing(began_s - self.queued_s, first_s - began_s, now_s - first_s)
-
-    def usage(self) -> Usage:
-        sequence = self.sequence
-        answered = len(sequence.tokens) - sequence.prompt_length
-        return Usage(sequence.prompt_length, answered, sequence.cached_prompt)
 
 
 class GenerationHandle:
@@ -91,11 +68,12 @@ class TextEngine:
         self._scheduler = Scheduler(
             self._pool, config.step_tokens, config.chunk_tokens or 0, fixed_chunks=config.deterministic
         )
-        self._jobs: dict[int, _Job] = {}
+        self._jobs: dict[int, Job] = {}
+        self._outbox = Outbox(self._grammars)
         self._wake = threading.Condition()
         # Under the condition's lock: what other threads hand over.
-        self._incoming: list[_Job] = []
-        self._cancelled: list[_Job] = []
+        self._incoming: list[Job] = []
+        self._cancelled: list[Job] = []
         self._closing = False
         self._rows_bytes = 0
         self._steps = self._prompt_tokens = self._completion_tokens = self._cached_tokens = self._failures = 0
@@ -145,8 +123,8 @@ class TextEngine:
 
         Args:
             request: What is asked. `max_tokens` is cut to what the context and the cache can hold.
-            on_delta: Called from the engine's thread, at most once a step; must not block. The last delta has
-                `finish_reason` and `usage`.
+            on_delta: Called from the engine's thread, at most once a step, while the next step is computed; must not
+                block. The last delta has `finish_reason` and `usage`. If it raises, the request is ended.
             on_error: Called from the engine's thread instead of a last delta if the request fails on its way.
             hook: Takes part in sampling.
             pictures: The request's images, encoded elsewhere (`EngineConfig.encodes_images`).
@@ -185,7 +163,7 @@ class TextEngine:
         ends = own_ends.union(request.sampling.stop_token_ids)
         context = SamplingContext(request, sequence.tokens, length, settings)
         row = Row(context, Sampler(settings), hook, constraint, ends)
-        job = _Job(request, sequence, answer, row, on_delta, on_error)
+        job = Job(request, sequence, answer, row, on_delta, on_error)
         with self._wake:
             self._require_room(rows_bytes)
             self._rows_bytes += rows_bytes
@@ -243,7 +221,7 @@ class TextEngine:
         if self._seeing is not None:
             self._seeing.shutdown(wait=False)  # what waits there is refused: the engine is closed
 
-    def _cancel(self, job: _Job) -> None:
+    def _cancel(self, job: Job) -> None:
         with self._wake:
             if not job.done and not self._closing:
                 self._cancelled.append(job)
@@ -253,6 +231,7 @@ class TextEngine:
         while self._take_orders():
             chunks = self._scheduler.plan()
             if not chunks:
+                self._outbox.hand_over()
                 continue
             try:
                 self._step(chunks)
@@ -295,10 +274,11 @@ class TextEngine:
                     rows_between(chunk.sequence.insets, chunk.begin, chunk.end),
                 )
                 for chunk in chunks
-            ]
+            ],
+            self._outbox.hand_over,
         )
         self._steps += 1
-        jobs: list[_Job] = []
+        jobs: list[Job] = []
         for chunk in chunks:
             sequence = chunk.sequence
             job = self._jobs[id(sequence)]
@@ -308,61 +288,71 @@ class TextEngine:
             if chunk.samples:
                 jobs.append(job)
             self._scheduler.complete(chunk)
+        self._drop_broken()
         tokens = sample_rows(logits, [job.row for job in jobs], self._directory.vocabulary, self._grammars)
         drawn_s = time.monotonic()
         for job, drawn in zip(jobs, tokens, strict=True):
+            if job.done:
+                continue
             if isinstance(drawn, EngineError):
                 self._fail(job, drawn)
                 continue
             job.first_s = job.first_s or drawn_s
             job.sequence.tokens.append(drawn.token)
             self._completion_tokens += 1
-            ended = drawn.token in job.row.ends
-            # The end token is counted and has a probability, but is never text, special or not.
-            shown = None if drawn.logprob is None else Delta(logprobs=(drawn.logprob,))
-            last = shown if ended else job.answer.push(drawn.token, drawn.logprob)
-            constraint = job.row.constraint
-            if constraint is not None and constraint.waiting and not job.answer.thinking:
-                begun = self._directory.tokenizer.encode(job.answer.begun, add_special_tokens=False).ids
-                if (left := constraint.begin(begun)) is not None:
-                    self._fail(job, left)
-                    continue
-            whole = constraint is not None and constraint.complete
-            if ended or whole or job.answer.stopped:
-                self._finish(job, last, "stop")
-            elif len(job.sequence.tokens) >= job.sequence.max_length:
-                self._finish(job, last, "length")
-            elif last is not None:
-                self._deliver(job, last)
+            self._advance(job, drawn)
+        self._drop_broken()
 
-    def _finish(self, job: _Job, last: Delta | None, reason: FinishReason) -> None:
+    def _advance(self, job: Job, drawn: Drawn) -> None:
+        """End the request if this token is its last; what it shows of one that goes on can wait for the next step."""
+        constraint = job.row.constraint
+        ended = drawn.token in job.row.ends
+        whole = ended or (constraint is not None and constraint.complete)
+        full = len(job.sequence.tokens) >= job.sequence.max_length
+        reads = job.answer.stoppable or (constraint is not None and constraint.waiting)
+        if not (whole or full or reads):
+            self._outbox.put(job, drawn)
+            return
+        # The end token is counted and has a probability, but is never text, special or not.
+        shown = None if drawn.logprob is None else Delta(logprobs=(drawn.logprob,))
+        last = shown if ended else job.answer.push(drawn.token, drawn.logprob)
+        if constraint is not None and constraint.waiting and not job.answer.thinking:
+            begun = self._directory.tokenizer.encode(job.answer.begun, add_special_tokens=False).ids
+            if (left := constraint.begin(begun)) is not None:
+                self._fail(job, left)
+                return
+            whole = whole or constraint.complete
+        if whole or job.answer.stopped:
+            self._finish(job, last, "stop")
+        elif full:
+            self._finish(job, last, "length")
+        elif last is not None:
+            self._outbox.put(job, last)
+
+    def _finish(self, job: Job, last: Delta | None, reason: FinishReason) -> None:
+        self._outbox.hand_over_of(job)
         self._leave(job)
         self._cached_tokens += job.sequence.cached_prompt
-        self._deliver(job, replace(job.answer.finish(last, reason, job.usage()), timing=job.timing()))
+        job.tell(replace(job.answer.finish(last, reason, job.usage()), timing=job.timing()))
 
-    def _fail(self, job: _Job, error: EngineError) -> None:
+    def _fail(self, job: Job, error: EngineError) -> None:
+        self._outbox.hand_over_of(job)
         self._leave(job)
         self._failures += 1
-        try:
-            job.on_error(error)
-        except Exception:  # noqa: BLE001 - a caller's mistake ends its own request alone
-            _log.exception("on_error raised")
+        job.tell_error(error)
 
     def _fail_all(self, error: EngineError) -> None:
         for job in list(self._jobs.values()):
             self._fail(job, error)
 
-    def _leave(self, job: _Job) -> None:
+    def _drop_broken(self) -> None:
+        for job, error in self._outbox.broken():
+            if not job.done:
+                self._fail(job, error)
+
+    def _leave(self, job: Job) -> None:
         job.done = True
         with self._wake:
             self._rows_bytes -= sum(inset.rows.nbytes for inset in job.sequence.insets)
         self._jobs.pop(id(job.sequence), None)
         self._scheduler.remove(job.sequence)
-
-    def _deliver(self, job: _Job, delta: Delta) -> None:
-        try:
-            job.on_delta(delta)
-        except Exception:  # noqa: BLE001 - as above
-            _log.exception("on_delta raised; its request is ended")
-            if not job.done:
-                self._leave(job)

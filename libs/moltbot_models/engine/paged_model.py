@@ -13,7 +13,7 @@ from moltbot_models.engine.memory import available_bytes, cache_blocks
 from moltbot_models.engine.paged_attention import BLOCK_TOKENS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -102,10 +102,14 @@ class PagedModel:
             self._no_rows = np.zeros((0, hidden), np.float32)
         self._inputs: list[NDArray[Any] | None] = [None] * len(self._places)
 
-    def forward(self, batch: Sequence[Slice]) -> NDArray[np.float32]:
+    def forward(self, batch: Sequence[Slice], meanwhile: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """Compute all slices at once and return logits, a row for each slice that samples, in order.
 
         The rows [sampled, vocabulary] may be written to, and live until the next call.
+
+        Args:
+            batch: The slices.
+            meanwhile: Called while they are computed; must leave the slices' blocks alone.
         """
         if self._companion is not None:
             batch = [*batch, self._companion]
@@ -151,6 +155,11 @@ class PagedModel:
             else:
                 self._inputs[number] = value
                 self._request.set_input_tensor(self._places[number], ov.Tensor(value, shared_memory=True))
-        self._request.infer(share_outputs=True)  # else the logits are copied, into fresh pages
+        self._request.start_async()
+        try:
+            if meanwhile is not None:
+                meanwhile()
+        finally:
+            self._request.wait()
         logits = self._request.get_output_tensor(0).data
         return logits if self._companion is None else logits[:-1]

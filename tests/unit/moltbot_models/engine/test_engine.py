@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import threading
 import time
 from dataclasses import replace
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 
 from moltbot_models.engine import EngineConfig, EngineError, TextEngine
-from moltbot_models.generation import GenerationRequest, Message, Sampling, ToolSpec
+from moltbot_models.engine.answer import Answer as AnswerText
+from moltbot_models.generation import GenerationRequest, Message, ResponseFormat, Sampling, ToolSpec
+from moltbot_testkit.engine import held
 
 TOOLS = (ToolSpec("add", "Adds.", '{"type": "object"}'),)
 
@@ -199,9 +202,11 @@ def test_a_callback_that_raises_ends_its_own_request(engine, ask):
         raise RuntimeError("consumer is gone")
 
     request = GenerationRequest("m", prompt="go", sampling=Sampling(max_tokens=400, ignore_eos=True))
-    engine.submit(request, broken, on_error=lambda _error: None)
+    told = []
+    engine.submit(request, broken, on_error=told.append)
     assert ask(engine, "go", max_tokens=3, ignore_eos=True).wait().last.finish_reason == "length"
     assert engine.stats().running == 0
+    assert [error.reason for error in told] == ["ENGINE_FAILED"]
 
 
 @pytest.mark.parametrize(
@@ -278,7 +283,7 @@ def test_a_failed_step_ends_its_requests_and_the_engine_goes_on(llama_directory,
     try:
         forward = engine._model.forward
 
-        def fail(_batch):
+        def fail(_batch, _meanwhile):
             monkeypatch.setattr(engine._model, "forward", forward)
             raise RuntimeError("out of memory")
 
@@ -288,6 +293,105 @@ def test_a_failed_step_ends_its_requests_and_the_engine_goes_on(llama_directory,
         assert engine.stats().failures == 1
     finally:
         engine.close()
+
+
+class Steps:
+    """Stands between an engine and its model: notes what callers are told while a step is computed."""
+
+    def __init__(self, engine, monkeypatch, *, fail_at=None):
+        self.forward, self.fail_at = engine._model.forward, fail_at
+        self.within = False
+        self.count = 0
+        monkeypatch.setattr(engine._model, "forward", self)
+
+    def __call__(self, batch, meanwhile):
+        self.count += 1
+
+        def noted():
+            self.within = True
+            meanwhile()
+            self.within = False
+            if self.count == self.fail_at:
+                raise RuntimeError("out of memory")
+
+        return self.forward(batch, noted)
+
+
+def test_tokens_are_told_while_the_next_step_is_computed(llama_directory, exact, monkeypatch, new_answer):
+    engine = TextEngine.load(llama_directory, exact)
+    try:
+        steps, answer, told = Steps(engine, monkeypatch), new_answer(), []
+
+        def put(delta):
+            told.append((steps.within, steps.count, delta.finish_reason))
+            answer.put(delta)
+
+        sampling = Sampling(max_tokens=4, ignore_eos=True, temperature=0.0, logprobs=True)
+        engine.submit(GenerationRequest("m", prompt="go", sampling=sampling), put, on_error=answer.fail)
+        answer.wait()
+    finally:
+        engine.close()
+    # The prompt's step gives the first token; the last one is told at once.
+    assert told == [(True, 2, None), (True, 3, None), (True, 4, None), (False, 4, "length")]
+
+
+def test_what_was_drawn_before_a_step_failed_is_told_before_the_error(
+    llama_directory, exact, monkeypatch, ask, new_answer
+):
+    engine = TextEngine.load(llama_directory, exact)
+    try:
+        whole = ask(engine, "go", max_tokens=6, ignore_eos=True, temperature=0.0, logprobs=True).wait()
+        Steps(engine, monkeypatch, fail_at=4)
+        cut = ask(engine, "go", max_tokens=6, ignore_eos=True, temperature=0.0, logprobs=True).wait()
+    finally:
+        engine.close()
+    assert cut.error.reason == "ENGINE_FAILED"
+    tokens = [one.token for delta in whole.deltas for one in delta.logprobs]
+    assert [one.token for delta in cut.deltas for one in delta.logprobs] == tokens[:3]
+
+
+def test_an_answer_that_cannot_be_read_ends_alone(engine, ask, monkeypatch, new_answer):
+    push, broken = AnswerText.push, []
+
+    def fail(self, token, logprob):
+        if self is broken[0]:
+            raise ValueError("no text")
+        return push(self, token, logprob)
+
+    with held(engine):
+        bad = ask(engine, "a", max_tokens=8, ignore_eos=True)
+        good = ask(engine, "b", max_tokens=8, ignore_eos=True)
+        broken.append(engine._incoming[-2].answer)
+        monkeypatch.setattr(AnswerText, "push", fail)
+    assert bad.wait().error.reason == "ENGINE_FAILED"
+    assert good.wait().last.finish_reason == "length"
+    stats = engine.stats()
+    assert stats.running == 0
+    assert stats.blocks_free + stats.blocks_cached == stats.blocks_total
+
+
+def test_what_a_grammar_allows_is_found_out_while_the_next_step_is_computed(
+    llama_directory, exact, monkeypatch, new_answer
+):
+    engine = TextEngine.load(llama_directory, exact)
+    try:
+        steps, answer, looked = Steps(engine, monkeypatch), new_answer(), []
+        look_ahead = engine._grammars.look_ahead
+
+        def noted(constraint):
+            looked.append(steps.within)
+            look_ahead(constraint)
+
+        monkeypatch.setattr(engine._grammars, "look_ahead", noted)
+        request = GenerationRequest(
+            "m", prompt="go", sampling=Sampling(max_tokens=5), response_format=ResponseFormat("regex", "[a-z]{30}")
+        )
+        engine.submit(request, answer.put, on_error=answer.fail)
+        answer.wait()
+    finally:
+        engine.close()
+    assert looked == [False, *[True] * 4]  # the first while the request was queued
+    assert re.fullmatch("[a-z]+", answer.text)
 
 
 def test_a_cache_in_bf16_is_there_or_what_to_set_instead_is_told(llama_directory):
