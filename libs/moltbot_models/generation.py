@@ -38,6 +38,14 @@ class ToolSpec:
     strict: bool = False
     """Whether a call must keep to the schema where the model is free to call. A call that `tool_choice` demands keeps
     to it in any case. Upstreams of the OpenAI protocol are told, and do what they do."""
+    mesh: bool = False
+    """Whether the mesh runs it. Our engine keeps calls to its schema as if it were `strict`, as far as a grammar can
+    say it; upstreams are not told, for some refuse a strict schema that says more than they know."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether our engine keeps calls to the schema."""
+        return self.strict or self.mesh
 
 
 @dataclass(frozen=True, slots=True)

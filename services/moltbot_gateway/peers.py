@@ -121,7 +121,7 @@ class Peers:
             page = await self._tool.ListTools(
                 tool_pb2.ListToolsRequest(tenant=tenant, page_size=1000, page_token=token)
             )
-            found.extend(ToolSpec(tool.name, tool.description, tool.parameters) for tool in page.tools)
+            found.extend(ToolSpec(tool.name, tool.description, tool.parameters, mesh=True) for tool in page.tools)
             token = page.next_page_token
             if not token:
                 return tuple(found)

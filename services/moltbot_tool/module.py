@@ -38,7 +38,9 @@ def builtin_tools(settings: ToolSettings) -> list[Tool]:
     if settings.sql_database is not None:
         if not settings.sql_database.is_file():
             raise InvalidArgument(f"tool.sql_database: {settings.sql_database} is not a file")
-        tools.append(sql_lookup(settings.sql_database, settings.sql_tables, settings.sql_max_rows))
+        tables = {table: columns for table, columns in settings.sql_tables.items() if columns}
+        if tables:
+            tools.append(sql_lookup(settings.sql_database, tables, settings.sql_max_rows))
     return [tool for tool in tools if tool.name not in settings.disabled]
 
 

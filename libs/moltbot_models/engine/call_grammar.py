@@ -20,23 +20,24 @@ from moltbot_models.engine.deepseek_calls import (
 )
 from moltbot_models.engine.json_calls import ARGUMENTS, CALL_ID, PYTHON_TAG, TOOL_CALLS
 from moltbot_models.engine.tool_dialects import DEEPSEEK, DEEPSEEK_FENCED, HERMES, LLAMA, MISTRAL
-from moltbot_models.generation import ResponseFormat
+from moltbot_models.generation import ResponseFormat, ToolSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from moltbot_models.engine.model_directory import ModelDirectory
     from moltbot_models.engine.tool_dialects import ToolDialect
-    from moltbot_models.generation import GenerationRequest, ToolSpec
+    from moltbot_models.generation import GenerationRequest
 
 _ANY = "/(?s:.*)/"
+_FREE_TOOL = ToolSpec("")
 
 
 def call_grammar(request: GenerationRequest, directory: ModelDirectory, dialect: ToolDialect) -> ResponseFormat:
     """What follows `prompting`'s opening of a demanded call: the arguments after the tool's schema, and the end."""
     end = " ".join(_literal(text, directory) for text in dialect.tail)
     named = [tool for tool in request.tools if request.tool_choice in {"required", tool.name}]
-    rules = [f"%json {_schema(tool.parameters)}" for tool in named]
+    rules = [f"%json {_schema(tool)}" for tool in named]
     required = request.tool_choice == "required"
     heads = [_named(tool, directory, dialect) if required else '""' for tool in named]
     calls = " | ".join(f'{head} " "? arguments_{place}' for place, head in enumerate(heads))
@@ -47,7 +48,7 @@ def call_grammar(request: GenerationRequest, directory: ModelDirectory, dialect:
 def free_grammar(tools: Sequence[ToolSpec], directory: ModelDirectory, dialect: ToolDialect) -> ResponseFormat:
     """An answer that is free until it begins a call: what begins one must be a call of one of the tools.
 
-    Arguments of tools that are `strict` keep to the schema, those of others are any object. The opening is recognised
+    Arguments of tools that are `kept` are after the schema, those of others are any object. The opening is recognised
     as the tokenizer's own token and spelled out alike, for the parser reads both.
     """
     lines, before, end = _FREE[dialect.name](directory)
@@ -57,7 +58,7 @@ def free_grammar(tools: Sequence[ToolSpec], directory: ModelDirectory, dialect: 
         named = [f"{json.dumps(tool.name)} between arguments_{place}" for place, tool in enumerate(tools)]
         lines.append(f"named: {' | '.join(named)}")
     for place, tool in enumerate(tools):
-        lines.append(f"arguments_{place}: %json {_schema(tool.parameters if tool.strict else '{}')}")
+        lines.append(f"arguments_{place}: %json {_schema(tool if tool.kept else _FREE_TOOL)}")
     return ResponseFormat("grammar", "\n".join(lines))
 
 
@@ -147,12 +148,16 @@ def _literal(text: str, directory: ModelDirectory) -> str:
     return json.dumps(text) + ("?" if text.isspace() else "")
 
 
-def _schema(parameters: str) -> str:
-    """A tool's schema, as an object's: what is no schema of an object lets any object through."""
+def _schema(tool: ToolSpec) -> str:
+    """A tool's schema, as an object's: what is no schema of an object lets any object through.
+
+    What a grammar cannot say of a schema is an error where the request asks for it, and is left out where it does not.
+    """
     try:
-        schema = json.loads(parameters)
+        schema = json.loads(tool.parameters)
     except ValueError:
         schema = None
     if not isinstance(schema, dict):
         schema = {}
-    return json.dumps({"type": "object", **schema, "x-guidance": JSON_OPTIONS}, ensure_ascii=False)
+    options = JSON_OPTIONS | {"lenient": tool.mesh and not tool.strict}
+    return json.dumps({"type": "object", **schema, "x-guidance": options}, ensure_ascii=False)

@@ -33,7 +33,7 @@ class Prompt:
     dialect: ToolDialect | None = None
     """How calls are written, if there may be some."""
     grammar: ResponseFormat | None = None
-    """What the rest of a demanded tool call must look like, or calls of strict tools in an answer that is free."""
+    """What the rest of a demanded tool call must look like, or calls of kept tools in an answer that is free."""
     thoughts: Thoughts = "none"
     """Whether the answer may begin with thoughts, or the prompt has opened them."""
     images: tuple[tuple[str, bytes], ...] = ()
@@ -117,7 +117,7 @@ def _conversation(directory: ModelDirectory, request: GenerationRequest, most_to
             raise EngineError("INVALID_ARGUMENT", "response_format cannot go with a tool_choice that demands a call")
         opening = _opening(request, dialect)
         grammar = call_grammar(request, directory, dialect)
-    elif dialect is not None and any(tool.strict for tool in tools):
+    elif dialect is not None and any(tool.kept for tool in tools):
         grammar = free_grammar(tools, directory, dialect)
     fence = directory.controls
     text = template.render(

@@ -75,13 +75,14 @@ def sql_lookup(database: Path, tables: Mapping[str, Sequence[str]], max_rows: in
 
     Args:
         database: A SQLite file.
-        tables: Allowed tables, each with its allowed columns.
+        tables: Allowed tables, each with its allowed columns; at least one of both.
         max_rows: Most rows of an answer.
     """
 
     def run(arguments: Mapping[str, Any]) -> str:
         return lookup(database, tables, arguments["table"], arguments["column"], arguments["value"], max_rows)
 
+    columns = sorted({column for named in tables.values() for column in named})
     there = "; ".join(f"{table}({', '.join(columns)})" for table, columns in sorted(tables.items()))
     return Tool(
         name="sql_lookup",
@@ -89,8 +90,8 @@ def sql_lookup(database: Path, tables: Mapping[str, Sequence[str]], max_rows: in
         parameters={
             "type": "object",
             "properties": {
-                "table": {"type": "string", "maxLength": 128},
-                "column": {"type": "string", "maxLength": 128},
+                "table": {"type": "string", "enum": sorted(tables)},
+                "column": {"type": "string", "enum": columns},
                 "value": {"type": "string", "maxLength": 1024},
             },
             "required": ["table", "column", "value"],

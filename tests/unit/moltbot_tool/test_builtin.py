@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from moltbot_tool.builtin.calculator import calculate
 from moltbot_tool.builtin.clock import time_in
-from moltbot_tool.builtin.sql_lookup import lookup
+from moltbot_tool.builtin.sql_lookup import lookup, sql_lookup
 from moltbot_tool.builtin.units import _UNITS, convert
+from moltbot_tool.module import builtin_tools
+from moltbot_tool.settings import ToolSettings
 from moltbot_tool.tools import ToolFailure
 
 NUMBERS = st.integers(0, 10**6).map(str) | st.decimals(0, 1000, places=3, allow_nan=False).map(lambda d: format(d, "f"))
@@ -173,6 +175,16 @@ class TestSqlLookup:
         with pytest.raises(ToolFailure) as raised:
             self.find(database, table, column, "nope")
         assert "s1" not in str(raised.value)
+
+    def test_its_schema_names_the_tables_and_columns_that_are_there(self, database):
+        properties = sql_lookup(database, self.TABLES, 10).parameters["properties"]
+        assert properties["table"]["enum"] == ["empty", "people", "view", "wrong"]
+        assert properties["column"]["enum"] == ["id", "name", "nope"]
+
+    @pytest.mark.parametrize(("tables", "offered"), [({}, False), ({"people": []}, False), ({"people": ["id"]}, True)])
+    def test_without_a_table_to_read_it_is_not_offered(self, database, tables, offered):
+        tools = builtin_tools(ToolSettings(sql_database=database, sql_tables=tables))
+        assert ("sql_lookup" in [tool.name for tool in tools]) is offered
 
     def test_a_database_that_is_not_there_is_not_made(self, tmp_path):
         with pytest.raises(ToolFailure, match="cannot be read"):

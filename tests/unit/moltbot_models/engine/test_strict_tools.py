@@ -156,6 +156,34 @@ def test_tags_spelled_out_bind_like_the_tokens_themselves(tmp_path):
     assert matcher.validate_tokens([directory.tokenizer.token_to_id("{")]) == 1
 
 
+OF_THE_MESH = {
+    "type": "object",
+    "properties": {"table": {"enum": ["people", "orders"]}, "tags": {"type": "array", "uniqueItems": True}},
+    "required": ["table"],
+    "additionalProperties": False,
+}
+
+
+def test_a_tool_of_the_mesh_is_called_after_its_schema_unasked(tmp_path):
+    directory = read_model_directory(with_tags(tmp_path, TAGS["hermes"], special=True))
+    tool = ToolSpec("find", "", json.dumps(OF_THE_MESH), mesh=True)
+    grammar = free_grammar((tool,), directory, HERMES)
+    matcher = Grammars(directory, len(directory.tokenizer.get_vocab())).constraint(grammar).matcher
+    good, bad = (call("find", json.dumps({"table": table, "tags": [1]})) for table in ("people", "peoples"))
+    ids = directory.tokenizer.encode(f"<tool_call>{bad}", add_special_tokens=False).ids
+    assert directory.tokenizer.decode(ids[: matcher.validate_tokens(ids)]).endswith('{"table": "people')
+    ids = directory.tokenizer.encode(f"<tool_call>{good}</tool_call>", add_special_tokens=False).ids
+    assert matcher.validate_tokens(ids) == len(ids)
+
+
+def test_what_a_grammar_cannot_say_of_a_schema_is_an_error_only_where_it_is_asked_for(tmp_path):
+    directory = read_model_directory(with_tags(tmp_path, TAGS["hermes"], special=True))
+    grammars = Grammars(directory, len(directory.tokenizer.get_vocab()))
+    asked = ToolSpec("find", "", json.dumps(OF_THE_MESH), strict=True, mesh=True)
+    with pytest.raises(EngineError, match="uniqueItems"):
+        grammars.constraint(free_grammar((asked,), directory, HERMES), field="tools")
+
+
 class Eager:
     """Wants calls: raises the next byte of an opening at the places that `at` names, and all letters else."""
 
