@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import shutil
+import sqlite3
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,12 +106,20 @@ def world(request) -> Iterator[World]:
             {"task_type": "breaks", "priority_models": ["brittle", "standby"], "fallback_strategy": "round_robin"},
         ]
         (directory / "routing.json").write_text(json.dumps({"routing_rules": rules}))
+        with contextlib.closing(sqlite3.connect(directory / "ledger.sqlite")) as db:
+            db.executescript(
+                "CREATE TABLE XQ_77_ledger (acct_no TEXT, state TEXT); INSERT INTO XQ_77_ledger VALUES (7, 'open');"
+            )
         settings = {
             "inference": {"threads": 1, "kv_cache_mib": 32},
             "router": {"models": [str(directory / "models.yaml")], "rules": str(directory / "routing.json")},
             "gateway": {"tenants": {name: {"requests_per_minute": REQUESTS_PER_MINUTE} for name in LIMITED}},
             "envoy": {"drain_s": 5},
             "audit": {"bodies": "encrypted"},
+            "tool": {
+                "sql_database": str(directory / "ledger.sqlite"),
+                "sql_tables": {"XQ_77_ledger": ["acct_no", "state"]},
+            },
         }
         mesh = SHAPES[request.param](directory, settings)
         try:

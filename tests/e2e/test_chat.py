@@ -119,6 +119,23 @@ def test_the_mesh_runs_the_calculator_for_the_model(world):
     assert kinds.count("EVENT_TYPE_MODEL_CALL") == 2, kinds
 
 
+def test_a_tool_of_the_mesh_is_called_as_its_schema_says_unasked(world):
+    # The model takes the word of the question, which is no table: its service's schema lets the table alone through.
+    raw = world.client().chat.completions.with_raw_response.create(
+        model=TEXT,
+        messages=user("Look up state open in the ledger"),
+        max_tokens=64,
+        temperature=0,
+        extra_body={"moltbot": {"tools": ["sql_lookup"]}},
+    )
+    query = {"requestId": raw.headers["x-request-id"], "type": "EVENT_TYPE_TOOL_CALL"}
+    limit, calls = time.monotonic() + 10, []
+    while not calls and time.monotonic() < limit:
+        found = world.http("e2e").post("/moltbot/v1/audit/events:query", json=query).json()
+        calls = [event["event"] for event in found.get("events", [])]
+    assert [(call["object"], call["outcome"]) for call in calls] == [("sql_lookup", "OUTCOME_SUCCESS")]
+
+
 def test_tools_of_the_client_come_back_to_the_client(world):
     tool = {
         "type": "function",
