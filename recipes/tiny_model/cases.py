@@ -96,7 +96,9 @@ SERVICE = [
     offers.offer("clock", "Tell the current date and time in a time zone."),
     offers.offer("convert_units", "Convert a value from one unit to another."),
     offers.offer(
-        "sql_lookup", "Look up rows of a table by the value of one column. Tables: employees(name, department)."
+        "sql_lookup",
+        "Look up rows of a table by the value of one column. Tables: employees(name, department).",
+        {"employees": ["name", "department"]},
     ),
 ]
 

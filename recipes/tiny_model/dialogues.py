@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import random
 
 # Tables are the hardest: three names to find, none of them known beforehand.
-_SHARES = {"calculator": 1.0, "clock": 1.1, "convert_units": 1.0, "sql_lookup": 2.5}
+_SHARES = {"calculator": 1.0, "clock": 1.1, "convert_units": 1.0, "sql_lookup": 3.5}
 _UNANSWERED = 0.5
 """Conversations with calls that end with the call: the answer is learnt sooner, and its rows are long."""
 

@@ -1,7 +1,8 @@
 """Evaluates a model of this recipe on the text engine: `python recipes/tiny_model/evaluate.py DIR --count 100`.
 
-It asks as a client does, with messages and tools, so template, engine and parser of calls are part of the table. Runs in
-the project's environment, needs no torch.
+It asks as the gateway does, with messages and tools of the mesh, so template, engine, parser of calls and the grammar that
+keeps them to their schemas are part of the table; with `--free` calls are what the model writes. Runs in the project's
+environment, needs no torch.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ _STORY, _STORIES, _STORY_TOKENS = "Tell me a story about the sea.", 5, 200
 class Model:
     """A model on the text engine, as the daemon runs it."""
 
-    def __init__(self, directory: Path, threads: int, weights: str) -> None:
+    def __init__(self, directory: Path, threads: int, weights: str, *, free: bool = False) -> None:
+        self._free = free
         self._engine = TextEngine.load(directory, EngineConfig(threads=threads, weights=weights))  # type: ignore[arg-type]
 
     def answers(self, asked: Iterable[tuple[Setting, list[Said]]], sampling: Sampling) -> list[Delta]:
@@ -61,7 +63,7 @@ class Model:
                     room.release()
 
             room.acquire()
-            self._engine.submit(request(setting, said, sampling), on_delta, on_error=on_error)
+            self._engine.submit(request(setting, said, sampling, mesh=not self._free), on_delta, on_error=on_error)
 
         for setting, said in asked:
             ask(setting, said)
@@ -76,7 +78,7 @@ class Model:
         self._engine.close()
 
 
-def request(setting: Setting, said: list[Said], sampling: Sampling) -> GenerationRequest:
+def request(setting: Setting, said: list[Said], sampling: Sampling, *, mesh: bool = True) -> GenerationRequest:
     """A conversation as the gateway hands it to the engine."""
     messages = [Message("system", setting.system)] if setting.system else []
     for one in said:
@@ -85,8 +87,8 @@ def request(setting: Setting, said: list[Said], sampling: Sampling) -> Generatio
             calls = (ToolCall("call_0", one.call[0], json.dumps(one.call[1], ensure_ascii=False)),)
         messages.append(Message(one.role, one.text, tool_calls=calls))  # type: ignore[arg-type]
     tools = tuple(
-        ToolSpec(tool["function"]["name"], tool["function"]["description"], json.dumps(tool["function"]["parameters"]))
-        for tool in setting.tools
+        ToolSpec(function["name"], function["description"], json.dumps(function["parameters"]), mesh=mesh)
+        for function in (tool["function"] for tool in setting.tools)
     )
     return GenerationRequest("tiny", messages=tuple(messages), tools=tools, sampling=sampling)
 
@@ -118,10 +120,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--weights", default="u8", choices=["u8", "i8", "f32", "bf16"])
     parser.add_argument("--failures", type=int, default=0, help="failures to print for each skill and split")
+    parser.add_argument("--free", action="store_true", help="do not keep calls to the tools' schemas")
     parser.add_argument("--demo", action="store_true", help="only the prompts of the documentation")
     parser.add_argument("--validation", action="store_true", help="only the cases by which a checkpoint is chosen")
     arguments = parser.parse_args()
-    model = Model(arguments.directory, arguments.threads, arguments.weights)
+    model = Model(arguments.directory, arguments.threads, arguments.weights, free=arguments.free)
     rng = random.Random(arguments.seed)
     todo = list(validation.cases(rng, arguments.count) if arguments.validation else cases.demo())
     if not arguments.demo and not arguments.validation:

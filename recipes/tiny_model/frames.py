@@ -44,6 +44,11 @@ BEFORE = [
     "{N}: ",
     "{V} it: ",
     "{D}, ",
+    "{S}[:|,] ",
+    "{S} {s}[:|,|.] ",
+    "{S} {s} {s}[:|,|.] ",
+    "{S} {s} {s} {s}[:|,|.] ",
+    "{S} the {s} {n}[:|,|.] ",
 ]
 AFTER = [
     " [if it helps|if nobody minds|if time allows|when you find the time|as quickly as possible|before lunch|by tonight|at last]",
@@ -68,10 +73,20 @@ AFTER = [
     " and be {j}",
     ", it is {j}",
     " [today|tonight|at once|again|this time|once more]",
+    " {s}",
+    " {s} {s}",
+    " {s} {s} {s}",
+    ", {s}",
+    ", {s} {s}",
+    ", {s} {s} {s}",
 ]
-BEFORE_SHARE, AFTER_SHARE, VERB_SHARE, INSERT_SHARE, LOOSE_SHARE = 0.3, 0.25, 0.2, 0.15, 0.12
+BEFORE_SHARE, AFTER_SHARE, VERB_SHARE, INSERT_SHARE, LOOSE_SHARE = 0.35, 0.35, 0.25, 0.2, 0.16
+OTHER_SHARE = 0.25
+"""Questions in which some words between the parts are other ones, where the parts are known whatever stands there."""
 _LINKS = """a an the this that my our your in of for with where whose as is are was under on by from at about to has have had
 holds into within which who what some any all there it and or if so one against per called said""".split()
+# Words that are a unit, or part of a sum, do not stray beside numbers.
+_STRAYING = [word for word in lexicon.FUNCTION_WORDS if word not in {"in", "plus", "per", "over", "by", "to"}]
 # A first word that another verb may stand for: the rest of the sentence says what is wanted.
 OPEN_VERBS = frozenset(
     """Calculate Compute Evaluate Solve Find Convert Change Turn Express Get Search Query Check Show List Fetch Retrieve
@@ -80,10 +95,10 @@ Look Select Simplify Run Try Do Make Give""".split()
 
 
 def noise(rng: random.Random, phrasing: str, expand: Callable[..., str]) -> str:
-    """A frame with words drawn for its slots."""
+    """A frame with words drawn for its slots, for each `{s}` another."""
     return expand(
         rng,
-        phrasing,
+        re.sub(r"\{s\}", lambda _: stray(rng), phrasing),
         {
             "n": rng.choice(lexicon.NOUNS),
             "N": rng.choice(lexicon.NOUNS).capitalize(),
@@ -94,8 +109,14 @@ def noise(rng: random.Random, phrasing: str, expand: Callable[..., str]) -> str:
             "D": rng.choice(lexicon.ADVERBS).capitalize(),
             "made": words.made_up(rng),
             "name": words.name(rng, held_out=False),
+            "S": stray(rng).capitalize(),
         },
     )
+
+
+def stray(rng: random.Random) -> str:
+    """A word that may stand anywhere and means nothing there."""
+    return rng.choice(_STRAYING if rng.random() < 0.6 else lexicon.OTHER_WORDS)
 
 
 def loose(rng: random.Random, parts: list[str], ends: tuple[str, ...] = ("", "?", "?", ".", ".", " please")) -> str:
@@ -103,16 +124,25 @@ def loose(rng: random.Random, parts: list[str], ends: tuple[str, ...] = ("", "?"
     words: list[str] = []
     for place in range(len(parts) + 1):
         most = 4 if place == 0 else 3
-        for _ in range(rng.randint(0 if place in (0, len(parts)) else 1, most)):
-            stock = _LINKS if rng.random() < 0.6 else rng.choice((lexicon.FRAMES, lexicon.ADVERBS, lexicon.VERBS))
-            words.append(rng.choice(stock))
+        count = rng.randint(0 if place in (0, len(parts)) else 1, most)
+        words += [rng.choice(_LINKS) if rng.random() < 0.4 else stray(rng) for _ in range(count)]
         words += parts[place : place + 1]
     text = " ".join(words) + rng.choice(ends)
     return text if words[0] in parts else text[0].upper() + text[1:]
 
 
-def other_words(rng: random.Random, phrasing: str) -> str:
-    """The phrasing with another verb at its beginning or a word more inside, now and then; slots stay where they are."""
+def other_words(rng: random.Random, phrasing: str, *, free: bool = False) -> str:
+    """The phrasing with another verb at its beginning or a word more inside, now and then; slots stay where they are.
+
+    Where it is `free`, any of the words between the slots may be others too.
+    """
+    if free and rng.random() < OTHER_SHARE:
+        own = re.split(r"(\{\w+\}|\w+)", phrasing)
+        places = [place for place in range(1, len(own), 2) if own[place][0] != "{"]
+        for place in rng.sample(places, min(len(places), rng.randint(1, 3))):
+            own[place] = stray(rng)
+        phrasing = "".join(own)
+        return phrasing if phrasing[0] == "{" else phrasing[0].upper() + phrasing[1:]
     first, space, rest = phrasing.partition(" ")
     if first in OPEN_VERBS and "{" in rest and rng.random() < VERB_SHARE:
         other = rng.choice(lexicon.VERBS) if rng.random() < 0.7 else words.made_up(rng)

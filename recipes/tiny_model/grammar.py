@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING
 
@@ -101,11 +102,23 @@ def skeletons(phrasing: str) -> list[str]:
 
 
 def question(
-    rng: random.Random, known: Sequence[str], unknown: Sequence[str], slots: Mapping[str, str], held_out: bool
+    rng: random.Random,
+    known: Sequence[str],
+    unknown: Sequence[str],
+    slots: Mapping[str, str],
+    held_out: bool,
+    *,
+    free: bool = False,
 ) -> str:
-    """A user's sentence: opener, phrasing, closer, end mark; of the held-out kind where asked for."""
+    """A user's sentence: opener, phrasing, closer, end mark; of the held-out kind where asked for.
+
+    Where it is `free`, values are known by themselves and the words between them may be any others.
+    """
     skeleton = tidy(expand(rng, rng.choice(unknown if held_out else known), KEEP))
-    core = expand(rng, skeleton if held_out else frames.other_words(rng, skeleton), slots)
+    if not held_out:
+        other = frames.other_words(rng, skeleton, free=free)
+        skeleton = skeleton if _bare(other) in _bare_skeletons(tuple(unknown)) else other
+    core = expand(rng, skeleton, slots)
     if held_out:
         opener, closer = rng.choice(HELD_OUT_OPENERS), rng.choice(HELD_OUT_CLOSERS)
     else:
@@ -126,6 +139,15 @@ def question(
     elif style < 0.10 and (opener or own):
         text = text[0].lower() + text[1:]
     return text
+
+
+def _bare(phrasing: str) -> str:
+    return phrasing.rstrip(".?!").lower()
+
+
+@functools.cache
+def _bare_skeletons(phrasings: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(_bare(skeleton) for phrasing in phrasings for skeleton in skeletons(phrasing))
 
 
 class _Keep(dict[str, str]):

@@ -42,3 +42,47 @@ clarify answer respond reply advise inform explore examine discover establish ob
 grateful obliged delighted happy glad favour hurry rush moment minute second today tonight tomorrow morning evening kindly simply
 just quickly briefly exactly precisely honestly maybe perhaps possibly anyway meanwhile besides furthermore however therefore
 friend mate buddy colleague boss dear folks everyone homework exam lesson report meeting client customer""".split()
+# The closed classes of English: what may stand anywhere and is never a name, a value or a unit.
+FUNCTION_WORDS = """a about above according across after afterwards again against ago ahead albeit all almost alone along already also
+although altogether always am amid among amongst an and another any anybody anyhow anyone anything anyway anywhere apart are
+around as aside at away back be because been before beforehand behind being below beneath beside besides between beyond both but by
+can cannot certain concerning considering could despite did do does doing done down during each either else elsewhere enough
+entirely even ever every everybody everyone everything everywhere except few fewer following for forth forward from further had
+hardly has have having he hence her here hers herself him himself his how however if in including indeed inside instead into is
+it its itself just lately latter least less lest like likewise many may me meanwhile might mine more moreover most mostly much
+must my myself namely near nearby nearly neither never nevertheless next no nobody none nor not nothing notwithstanding now
+nowhere of off often on once one ones oneself only onto opposite or other others otherwise ought our ours ourselves out outside
+over own past per perhaps plus previously quite rather regarding respectively same several shall she should since so some
+somebody somehow someone something sometime sometimes somewhat somewhere soon still such than that the their theirs them
+themselves then thence there thereby therefore these they this those though through throughout thus till to together too toward
+towards under underneath unless unlike until unto up upon us using various versus very via was we well were what whatever when
+whence whenever where whereas whereby wherever whether which whichever while who whoever whole whom whose why will with within
+without would yes yet you your yours yourself yourselves""".split()
+MORE_VERBS = """accept achieve admit adopt agree aim allow announce appear apply approach argue arrive assess assign assume assure attempt
+attend avoid await become begin behave belong bet bind bite blame blow boast bother bow breathe care cause cease chat cheer claim
+come command comment commit compare compete conclude conduct consist consult contact contain continue contribute control cost
+cry cure damage dare deal declare define delay demand deny depend describe deserve destroy detect determine develop differ
+disagree disappear doubt earn employ enable encourage end enjoy ensure escape exist expand expect extend face fail fall favour
+feel fight fit fix float flow focus forget form gain get give go grab grant handle happen hate hit hope identify ignore imply
+include increase indicate influence insist intend introduce involve issue judge justify lack last let lie like listen live
+look lose love maintain make manage mark matter mean mention mind miss name need note notice obey occur offend operate
+organise owe own participate perform permit persuade phone point possess prefer pretend prevent proceed produce promise
+promote prove pull pursue put quit quote react realise recall receive recognise recommend recover refer reflect refuse regret reject
+relate relax rely remain remember remind rent repair repeat represent resist respect rest result retire return reveal reward rise
+ruin satisfy say search seek seem select settle shape shift shine shrink shut sink sleep smile speak specify split stay
+stick strike struggle submit succeed suffer suggest suit surprise surround survive suspect suspend take talk tend thank tolerate
+touch transfer travel treat try turn twist understand use vary view vote wander want waste wear whisper wonder worry yell
+yield""".split()
+MORE_ADJECTIVES = """able absent acceptable accurate active actual additional adequate afraid alive ancient annual anxious apparent
+available average aware awful basic blank brave brief bright broad calm capable central chief civil clear close complete complex
+constant correct crazy crucial curious current daily dead decent definite delicate dependent different difficult distant double dull
+eager eastern economic elder entire equal essential exact extra faint false familiar final firm fixed formal former fortunate
+frequent front general generous genuine global grand guilty handy harsh helpful honest honoured ideal inner internal known latest
+legal likely listed lower loyal main major mental mere mild minor missing mixed mutual native natural neat necessary noted
+normal northern obvious odd official opposite ordinary original outer parallel particular past permanent personal possible
+precise present previous primary private probable proper public pure random raw real recent related relevant reliable remote
+respective rough royal secure senior separate set severe silent similar single slight smooth solid sorted spare specific
+stable steady stiff strict sudden sufficient suitable sure suspicious temporary total true typical unable unique unknown unusual urgent usual
+valid valuable vast vital vivid welcome western whole willing worth""".split()
+OTHER_WORDS = tuple(dict.fromkeys((*ADVERBS, *FRAMES, *VERBS, *MORE_VERBS, *ADJECTIVES, *MORE_ADJECTIVES)))
+"""Words that may stand in a question and mean nothing there."""

@@ -70,14 +70,25 @@ SYSTEMS = [
 ]
 
 
-def offer(name: str, description: str) -> dict[str, Any]:
-    """A tool in the form of the chat completions API."""
-    properties = {key: {"type": kind} for key, kind in PARAMETERS[name].items()}
-    parameters = {"type": "object", "properties": properties, "required": list(properties)}
+def offer(name: str, description: str, tables: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
+    """A tool in the form of the chat completions API.
+
+    The model sees a parameter's type alone; what `tables` adds to the schema binds the engine, as the service's does.
+    """
+    properties: dict[str, Any] = {key: {"type": kind} for key, kind in PARAMETERS[name].items()}
+    if tables:
+        properties["table"]["enum"] = sorted(tables)
+        properties["column"]["enum"] = sorted({column for columns in tables.values() for column in columns})
+    required = list(properties)
+    parameters = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
     return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
 
 
 def offers(rng: random.Random, names: Sequence[str], tables: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     """These tools, described in some words."""
     there = "; ".join(f"{table}({', '.join(columns)})" for table, columns in sorted(tables.items()))
-    return [offer(name, rng.choice(DESCRIPTIONS[name]).replace("{tables}", there)) for name in names]
+    described = {name: rng.choice(DESCRIPTIONS[name]) for name in names}
+    return [
+        offer(name, text.replace("{tables}", there), tables if "{tables}" in text else None)
+        for name, text in described.items()
+    ]

@@ -156,7 +156,7 @@ def exchange(rng: random.Random, held_out_phrasing: bool, held_out_values: bool)
     if kind is KINDS[-1] and rng.random() < 0.4:
         asked["f"] = "degrees " + source
     if held_out_phrasing or held_out_values or rng.random() >= frames.LOOSE_SHARE:
-        user = question(rng, CALLS, HELD_OUT_CALLS, asked, held_out_phrasing)
+        user = question(rng, CALLS, HELD_OUT_CALLS, asked, held_out_phrasing, free=not held_out_values)
     else:
         # Which is the source is known by the number before it.
         user = frames.loose(rng, rng.sample([f"{asked['v']} {asked['f']}", asked["t"]], 2))
