@@ -35,7 +35,18 @@ from workload import Round, line
 from moltbot_testkit.random_model import model_config, random_weights, write_model
 from moltbot_testkit.stateful_ir import write_stateful_ir
 
-TEXT_BLOCKS = ("text", "features", "prefix", "arrivals", "load", "triton", "weights", "deterministic", "identity")
+TEXT_BLOCKS = (
+    "text",
+    "served",
+    "features",
+    "prefix",
+    "arrivals",
+    "load",
+    "triton",
+    "weights",
+    "deterministic",
+    "identity",
+)
 BLOCKS = (*TEXT_BLOCKS, "encoder", "encoder_triton")
 TEXT = ROOT / "benchmarks" / "text"
 TINY = ROOT / "libs/moltbot_models/shipped/tiny"
@@ -154,6 +165,15 @@ def features(model: Path, ir: Path, repeats: int) -> None:
                 wanted = Round(streams, 32, 32, mode=mode, seed=100_000 * (place + 1) + 100 * streams)
                 plain = Round(streams, 32, 32, mode="sampled" if mode == "sampled" else "greedy")
                 row(f"{mode}, {streams} streams", *in_turns(one, two, wanted, repeats, plain))
+
+
+def served(model: Path, ir: Path, repeats: int) -> None:
+    """What a server gets of an engine: ours gives pieces to an event loop, the baseline's are fetched after a step."""
+    with ours(model) as one, genai(ir, step_tokens=256) as two:
+        head("each piece is worked on for 60 us in the interpreter, as a server does that sends it on; 32/64")
+        for streams in (1, 8, 32):
+            wanted = Round(streams, 32, 64, work_us=60.0, seed=700_000 + 100 * streams)
+            row(f"{streams} streams", *in_turns(one, two, wanted, repeats))
 
 
 def prefix(model: Path, ir: Path, repeats: int) -> None:

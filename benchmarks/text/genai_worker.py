@@ -12,7 +12,7 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] - else Open
 import numpy as np
 import openvino as ov
 import openvino_genai as genai
-from workload import Round, Watch, serve
+from workload import Round, Watch, serve, work
 
 
 def main() -> None:
@@ -57,6 +57,7 @@ def main() -> None:
                 if handle.can_read():
                     for output in handle.read().values():
                         watch.token(stream, len(output.generated_ids))
+                        work(wanted.work_us)
         return watch.figures()
 
     run(Round(1, 8, 1))

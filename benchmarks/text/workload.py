@@ -29,6 +29,8 @@ class Round:
     """Tokens at the beginning of all prompts that are the same."""
     interval_s: float = 0.0
     """0: all at once; else an open loop, an arrival each so many seconds."""
+    work_us: float = 0.0
+    """What the receiver of a piece works on it, in the interpreter, as a server does that sends it on."""
     mode: str = "greedy"
     seed: int = 0
 
@@ -37,6 +39,13 @@ class Round:
         draw = np.random.default_rng(self.seed)
         head = np.random.default_rng(self.shared).integers(32, 127, self.shared).tolist()
         return [head + draw.integers(32, 127, self.tokens_in - self.shared).tolist() for _ in range(self.streams)]
+
+
+def work(us: float) -> None:
+    """Keep the interpreter busy."""
+    until = time.perf_counter() + us / 1e6
+    while time.perf_counter() < until:
+        pass
 
 
 @dataclass(slots=True)
@@ -60,10 +69,14 @@ class Watch:
     def token(self, stream: int, count: int = 1) -> None:
         self.tokens[stream] += [time.perf_counter()] * count
 
-    def figures(self) -> dict[str, float]:
-        """Tokens a CPU-second and a second; first token and gaps between deliveries in ms."""
+    def figures(self, count: int | None = None) -> dict[str, float]:
+        """Tokens a CPU-second and a second; first token and gaps between deliveries in ms.
+
+        Args:
+            count: Tokens, where they were not noted one by one.
+        """
         cpu, wall = self.cpu_of() - self.cpu, time.perf_counter() - self.began
-        count = sum(map(len, self.tokens.values()))
+        count = count or sum(map(len, self.tokens.values()))
         rss = int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
         firsts = [1e3 * (times[0] - self.arrived[stream]) for stream, times in self.tokens.items()]
         gaps = [1e3 * gap for times in self.tokens.values() for gap in np.diff(times) if gap > 0]
