@@ -119,14 +119,15 @@ def test_the_mesh_runs_the_calculator_for_the_model(world):
     assert kinds.count("EVENT_TYPE_MODEL_CALL") == 2, kinds
 
 
-def test_a_tool_of_the_mesh_is_called_as_its_schema_says_unasked(world):
+@pytest.mark.parametrize("offered", ["sql_lookup", "*"])
+def test_a_tool_of_the_mesh_is_called_as_its_schema_says_unasked(world, offered):
     # The model takes the word of the question, which is no table: its service's schema lets the table alone through.
     raw = world.client().chat.completions.with_raw_response.create(
         model=TEXT,
         messages=user("Look up state open in the ledger"),
         max_tokens=64,
         temperature=0,
-        extra_body={"moltbot": {"tools": ["sql_lookup"]}},
+        extra_body={"moltbot": {"tools": [offered]}},
     )
     query = {"requestId": raw.headers["x-request-id"], "type": "EVENT_TYPE_TOOL_CALL"}
     limit, calls = time.monotonic() + 10, []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from typing import TYPE_CHECKING
 
 from moltbot_models.engine.constraint import JSON_OPTIONS
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from moltbot_models.engine.model_directory import ModelDirectory
     from moltbot_models.engine.tool_dialects import ToolDialect
     from moltbot_models.generation import GenerationRequest
+
+_log = logging.getLogger(__name__)
 
 _ANY = "/(?s:.*)/"
 _FREE_TOOL = ToolSpec("")
@@ -153,11 +156,29 @@ def _schema(tool: ToolSpec) -> str:
 
     What a grammar cannot say of a schema is an error where the request asks for it, and is left out where it does not.
     """
+    lenient = tool.mesh and not tool.strict
     try:
-        schema = json.loads(tool.parameters)
+        schema = json.loads(_sayable(tool.name, tool.parameters) if lenient else tool.parameters)
     except ValueError:
         schema = None
     if not isinstance(schema, dict):
         schema = {}
-    options = JSON_OPTIONS | {"lenient": tool.mesh and not tool.strict}
+    options = JSON_OPTIONS | {"lenient": lenient}
     return json.dumps({"type": "object", **schema, "x-guidance": options}, ensure_ascii=False)
+
+
+@functools.lru_cache(maxsize=256)
+def _sayable(name: str, parameters: str) -> str:
+    """The schema, or one of any object where no grammar can be made of it."""
+    from llguidance import LLMatcher  # noqa: PLC0415 - most answers are free
+
+    try:
+        failure = LLMatcher.validate_grammar(
+            LLMatcher.grammar_from_json_schema(parameters, overrides={"lenient": True})
+        )
+    except ValueError as error:
+        failure = str(error)
+    if not failure:
+        return parameters
+    _log.warning("calls of the tool %s are not kept to its schema: %s", name, failure[:300])
+    return "{}"

@@ -134,7 +134,7 @@ CONVERT_UNITS = Tool(
     parameters={
         "type": "object",
         "properties": {
-            "value": {"type": "number", "minimum": -1e30, "maximum": 1e30},
+            "value": {"type": "number", "minimum": -1e18, "maximum": 1e18},
             "from_unit": {"type": "string", "minLength": 1, "maxLength": 32, "description": "e.g. miles"},
             "to_unit": {"type": "string", "minLength": 1, "maxLength": 32, "description": "e.g. kilometers"},
         },

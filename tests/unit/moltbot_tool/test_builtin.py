@@ -9,6 +9,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from llguidance import LLMatcher
 
 from moltbot_tool.builtin.calculator import calculate
 from moltbot_tool.builtin.clock import time_in
@@ -130,6 +131,13 @@ class TestUnits:
         there = Decimal(convert(value, source, target).split()[0])
         back = Decimal(convert(there, target, source).split()[0])
         assert float(back) == pytest.approx(float(value), rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("tool", builtin_tools(ToolSettings()), ids=lambda tool: tool.name)
+def test_a_grammar_can_be_made_of_every_schema(tool):
+    # Else the engine lets any object through: only numbers below 1e19 can be bounded, for example.
+    text = json.dumps(tool.parameters)
+    assert LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(text)) == ""
 
 
 class TestSqlLookup:

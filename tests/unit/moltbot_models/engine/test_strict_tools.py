@@ -184,6 +184,15 @@ def test_what_a_grammar_cannot_say_of_a_schema_is_an_error_only_where_it_is_aske
         grammars.constraint(free_grammar((asked,), directory, HERMES), field="tools")
 
 
+@pytest.mark.parametrize("wide", [{"type": "number", "minimum": -1e30, "maximum": 1e30}, {"type": "no such type"}, 7])
+def test_a_schema_of_the_mesh_of_which_no_grammar_can_be_made_binds_nothing(tmp_path, wide):
+    directory = read_model_directory(with_tags(tmp_path, TAGS["hermes"], special=True))
+    tools = (ToolSpec("wide", "", json.dumps({"properties": {"n": wide}}), mesh=True), PICK)
+    matcher = Grammars(directory, 261).constraint(free_grammar(tools, directory, HERMES), field="tools").matcher
+    ids = directory.tokenizer.encode(f"<tool_call>{call('wide', '{}')}</tool_call>", add_special_tokens=False).ids
+    assert matcher.validate_tokens(ids) == len(ids)
+
+
 class Eager:
     """Wants calls: raises the next byte of an opening at the places that `at` names, and all letters else."""
 
