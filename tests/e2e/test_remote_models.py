@@ -65,3 +65,13 @@ def test_one_daemon_serves_models_to_the_gateway_of_another(directory: Path) -> 
         # What the other machine's Triton counts stands in this one's metrics.
         assert 'moltbot_model_batches_total{model="far-vectors"} ' in page
         assert 'moltbot_model_completion_tokens_total{model="far-text"} ' in page
+        # The same in one command, with files named from where it is typed.
+        files = ("--tls-ca", tls["ca_file"], "--tls-cert", tls["cert_file"], "--tls-key", tls["key_file"])
+        upstream = ("model", "add", there["endpoint"], "--id", "added", "--upstream-model", "moltbot-tiny")
+        refused = near.command(*upstream, *files[:4], "--tls-server-name", "node.example", expect=64)
+        assert "belong together" in refused.stderr
+        assert "added" in near.command(*upstream, *files, expect=69).stderr  # the certificate is another name's
+        assert near.json(*upstream, *files, "--tls-server-name", "node.example")["state"] == "serving"
+        with httpx.Client(base_url=near.url, headers=headers, trust_env=False, timeout=30) as client:
+            answer = client.post("/v1/chat/completions", json=asked | {"model": "added"})
+            assert answer.status_code == 200, answer.text

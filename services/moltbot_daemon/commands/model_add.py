@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import re
@@ -11,18 +12,20 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from moltbot_daemon.commands.ask import served_models
 from moltbot_daemon.commands.model_arguments import id_of, pairs
 from moltbot_daemon.commands.model_gate import calibrated, judged
 from moltbot_daemon.commands.progress import told_while_hashing
 from moltbot_daemon.commands.shell import FAILED, OK, Shell, tell
 from moltbot_daemon.node_models import STATES, followed, read_states
 from moltbot_mesh.audit.administration import SPILL, administration_event
-from moltbot_mesh.errors import InvalidArgument, Unavailable
+from moltbot_mesh.errors import InvalidArgument, MoltbotError, Unavailable
 from moltbot_models.gate.report import GateFailed
 from moltbot_models.manifest import Auth, Manifest, Task, problems_of, taken
 from moltbot_models.store.catalogue import WEIGHTS, Entry, ModelStore
 from moltbot_models.store.lock import hash_file, hash_files
 from moltbot_models.store.source import inspect
+from moltbot_models.tls import Tls
 from moltbot_models.triton.repository import checked_options
 
 if TYPE_CHECKING:
@@ -30,8 +33,16 @@ if TYPE_CHECKING:
 
     from moltbot_models.formats.gguf_import import Imported
 
-_URL = re.compile(r"^(https?|wss?|grpc|unix):")
-_PROVIDERS = {"http": "openai", "https": "openai", "unix": "openai", "ws": "websocket", "wss": "websocket"}
+_URL = re.compile(r"^(https?|wss?|grpcs?|unix):")
+_PROVIDERS = {
+    "http": "openai",
+    "https": "openai",
+    "unix": "openai",
+    "ws": "websocket",
+    "wss": "websocket",
+    "grpc": "triton",
+    "grpcs": "triton",
+}
 _SERVED_S, _PROBE_S = 600.0, 10.0
 _TENANT = "default"
 
@@ -139,7 +150,7 @@ def _refuse_second(args: argparse.Namespace, store: ModelStore, model_id: str) -
 def _upstream(args: argparse.Namespace, url: str) -> Manifest:
     """A manifest for a server that runs elsewhere."""
     scheme = url.partition(":")[0]
-    provider = args.provider or ("triton" if scheme == "grpc" else _PROVIDERS[scheme])
+    provider = args.provider or _PROVIDERS[scheme]
     if not args.id:
         raise InvalidArgument("an upstream needs --id, the name that clients ask for")
     if args.set:
@@ -154,9 +165,17 @@ def _upstream(args: argparse.Namespace, url: str) -> Manifest:
         endpoint=endpoint,
         upstream_model=args.upstream_model or "",
         auth=auth,
+        tls=_tls(args),
         context_length=args.context_length or 0,
     )
     return dataclasses.replace(manifest, **_common(args))
+
+
+def _tls(args: argparse.Namespace) -> Tls:
+    """The files by which an upstream and the mesh know each other; found from any directory."""
+    given: tuple[Path | None, ...] = (args.tls_ca, args.tls_cert, args.tls_key)
+    ca, cert, key = ("" if file is None else str(file.expanduser().absolute()) for file in given)
+    return Tls(ca, cert, key, args.tls_server_name or "")
 
 
 async def _answers(manifest: Manifest, cache_dir: Path) -> None:
@@ -203,12 +222,24 @@ def _await_served(shell: Shell, entry: Entry, began_s: float) -> Any:
         except OSError:
             fresh = False
         if fresh and state is not None and state.revision == entry.manifest.revision and state.state != "loading":
+            if state.state == "serving":
+                _await_routed(shell, model_id)
             return state
         if state is not None and state.state == "loading" and not told:
             told = True
             tell(f"moltbot: the daemon loads {model_id}")
         time.sleep(0.1)
     return None
+
+
+def _await_routed(shell: Shell, model_id: str) -> None:
+    """Wait until requests find the model, too: the router looks at its files now and then."""
+    until_s = time.monotonic() + _PROBE_S
+    with contextlib.suppress(MoltbotError):  # a node that only serves models has no router
+        while time.monotonic() < until_s:
+            if any(one["id"] == model_id for one in asyncio.run(served_models(shell))):
+                return
+            time.sleep(0.1)
 
 
 def _tell_added(shell: Shell, entry: Entry, state: Any) -> int:

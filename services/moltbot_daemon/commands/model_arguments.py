@@ -64,6 +64,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     there.add_argument("--upstream-model", metavar="NAME", help="what it is called there; the id without")
     there.add_argument("--key-env", metavar="NAME", help="environment variable that holds its API key")
     there.add_argument("--key-file", metavar="FILE", help="file that holds its API key")
+    there.add_argument("--tls-ca", type=Path, metavar="FILE", help="authorities of its certificate; else the system's")
+    there.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate of the mesh, where it asks for one")
+    there.add_argument("--tls-key", type=Path, metavar="FILE", help="the key of that certificate")
+    there.add_argument("--tls-server-name", metavar="NAME", help="in its certificate, where that is not the host")
 
 
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
