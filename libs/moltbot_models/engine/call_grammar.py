@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 from typing import TYPE_CHECKING
 
 from moltbot_models.engine.constraint import JSON_OPTIONS
@@ -21,26 +20,23 @@ from moltbot_models.engine.deepseek_calls import (
 )
 from moltbot_models.engine.json_calls import ARGUMENTS, CALL_ID, PYTHON_TAG, TOOL_CALLS
 from moltbot_models.engine.tool_dialects import DEEPSEEK, DEEPSEEK_FENCED, HERMES, LLAMA, MISTRAL
-from moltbot_models.generation import ResponseFormat, ToolSpec
+from moltbot_models.generation import ResponseFormat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from moltbot_models.engine.model_directory import ModelDirectory
     from moltbot_models.engine.tool_dialects import ToolDialect
-    from moltbot_models.generation import GenerationRequest
-
-_log = logging.getLogger(__name__)
+    from moltbot_models.generation import GenerationRequest, ToolSpec
 
 _ANY = "/(?s:.*)/"
-_FREE_TOOL = ToolSpec("")
 
 
 def call_grammar(request: GenerationRequest, directory: ModelDirectory, dialect: ToolDialect) -> ResponseFormat:
     """What follows `prompting`'s opening of a demanded call: the arguments after the tool's schema, and the end."""
     end = " ".join(_literal(text, directory) for text in dialect.tail)
     named = [tool for tool in request.tools if request.tool_choice in {"required", tool.name}]
-    rules = [f"%json {_schema(tool)}" for tool in named]
+    rules = [f"%json {_schema(tool.parameters)}" for tool in named]
     required = request.tool_choice == "required"
     heads = [_named(tool, directory, dialect) if required else '""' for tool in named]
     calls = " | ".join(f'{head} " "? arguments_{place}' for place, head in enumerate(heads))
@@ -61,7 +57,8 @@ def free_grammar(tools: Sequence[ToolSpec], directory: ModelDirectory, dialect: 
         named = [f"{json.dumps(tool.name)} between arguments_{place}" for place, tool in enumerate(tools)]
         lines.append(f"named: {' | '.join(named)}")
     for place, tool in enumerate(tools):
-        lines.append(f"arguments_{place}: %json {_schema(tool if tool.kept else _FREE_TOOL)}")
+        schema = _schema(tool.parameters if tool.kept else "{}", lenient=not tool.strict)
+        lines.append(f"arguments_{place}: %json {schema}")
     return ResponseFormat("grammar", "\n".join(lines))
 
 
@@ -151,34 +148,16 @@ def _literal(text: str, directory: ModelDirectory) -> str:
     return json.dumps(text) + ("?" if text.isspace() else "")
 
 
-def _schema(tool: ToolSpec) -> str:
+def _schema(parameters: str, *, lenient: bool = False) -> str:
     """A tool's schema, as an object's: what is no schema of an object lets any object through.
 
-    What a grammar cannot say of a schema is an error where the request asks for it, and is left out where it does not.
+    What a grammar cannot say of it is an error; where it is `lenient`, it is left out as far as that is known.
     """
-    lenient = tool.mesh and not tool.strict
     try:
-        schema = json.loads(_sayable(tool.name, tool.parameters) if lenient else tool.parameters)
-    except ValueError:
+        schema = json.loads(parameters)
+    except (ValueError, RecursionError):
         schema = None
     if not isinstance(schema, dict):
         schema = {}
     options = JSON_OPTIONS | {"lenient": lenient}
     return json.dumps({"type": "object", **schema, "x-guidance": options}, ensure_ascii=False)
-
-
-@functools.lru_cache(maxsize=256)
-def _sayable(name: str, parameters: str) -> str:
-    """The schema, or one of any object where no grammar can be made of it."""
-    from llguidance import LLMatcher  # noqa: PLC0415 - most answers are free
-
-    try:
-        failure = LLMatcher.validate_grammar(
-            LLMatcher.grammar_from_json_schema(parameters, overrides={"lenient": True})
-        )
-    except ValueError as error:
-        failure = str(error)
-    if not failure:
-        return parameters
-    _log.warning("calls of the tool %s are not kept to its schema: %s", name, failure[:300])
-    return "{}"

@@ -168,7 +168,7 @@ def _json(text: str) -> Any:
     # Templates walk through arguments and schemas; what is not JSON is shown as the model wrote it.
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

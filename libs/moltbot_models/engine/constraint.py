@@ -7,6 +7,7 @@ Willard and Louf, "Efficient Guided Generation for Large Language Models" (arXiv
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moltbot_models.engine.config import EngineError
+from moltbot_models.engine.deep_stack import in_deep_stack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +25,11 @@ if TYPE_CHECKING:
     from moltbot_models.engine.model_directory import ModelDirectory
     from moltbot_models.generation import ResponseFormat
 
+_log = logging.getLogger(__name__)
+
 MAX_GRAMMAR_BYTES = 128 << 10
+_MOST_STEPS = 2000
+"""Lines or references: as deep as these the compiler recurses, in less than half of a deep stack."""
 _CACHED = 64
 _WORD_BITS = 32
 _ADDED = np.where(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), 0, -np.inf).astype(
@@ -43,7 +49,7 @@ _LIMITS = {
 
 
 class Constraint:
-    """Where one answer stands in its grammar. Used in the engine's thread alone.
+    """Where one answer stands in its grammar. Used by one thread at a time: the submitter's, then the engine's.
 
     Attributes:
         waiting: Thoughts come first: nothing is forbidden until `begin`.
@@ -93,7 +99,9 @@ class Grammars:
         self._directory, self._vocabulary = directory, vocabulary
         self._lock = threading.Lock()
         self._tokenizer: Any = None
-        self._compiled: OrderedDict[ResponseFormat, Any] = OrderedDict()
+        self._compiled: OrderedDict[tuple[str, ResponseFormat], Any] = OrderedDict()
+        """Matchers at the beginning, and the errors of what cannot be compiled; by field and form."""
+        self._given_up: set[ResponseFormat | None] = set()
 
     def constraint(
         self, wanted: ResponseFormat, *, field: str = "response_format", waiting: bool = False
@@ -108,26 +116,51 @@ class Grammars:
         Raises:
             EngineError: `INVALID_ARGUMENT` saying what is wrong with the schema, expression or grammar.
         """
+        key = field, wanted
         with self._lock:
-            matcher = self._compiled.get(wanted)
+            matcher = self._compiled.get(key)
             if matcher is not None:
-                self._compiled.move_to_end(wanted)
+                self._compiled.move_to_end(key)
         if matcher is None:
-            matcher = self._compile(wanted, field)
+            matcher = in_deep_stack(lambda: self._compile(wanted, field))
             with self._lock:
-                self._compiled[wanted] = matcher
+                self._compiled[key] = matcher
                 while len(self._compiled) > _CACHED:
                     self._compiled.popitem(last=False)
+        if isinstance(matcher, EngineError):
+            raise EngineError(matcher.reason, str(matcher))
         constraint = Constraint(matcher.deep_copy(), waiting=waiting)
         if not waiting:
             self.look_ahead(constraint)
         return constraint
 
+    def first_of(
+        self, wanted: Sequence[ResponseFormat | None], *, field: str, waiting: bool = False
+    ) -> Constraint | None:
+        """Return a constraint for the first form of which there can be one, `None` if nothing is wanted by then.
+
+        Args:
+            wanted: Forms, best first. `None`: no form.
+            field: As for `constraint`.
+            waiting: As for `constraint`.
+
+        Raises:
+            EngineError: As `constraint`, for the last of them.
+        """
+        for form in wanted[:-1]:
+            try:
+                return None if form is None else self.constraint(form, field=field, waiting=waiting)
+            except EngineError as error:
+                if form not in self._given_up and len(self._given_up) < _CACHED:
+                    self._given_up.add(form)
+                    _log.warning("calls are not kept to the schemas of the mesh's tools: %s", error)
+        last = wanted[-1] if wanted else None
+        return None if last is None else self.constraint(last, field=field, waiting=waiting)
+
     def look_ahead(self, constraint: Constraint) -> None:
         """Find out which tokens may come next, before `mask` needs it: tens of microseconds, some milliseconds at most.
 
-        Raises:
-            EngineError: As `mask`.
+        Of a grammar that has become too complex the end alone may come, which `accept` refuses.
         """
         from llguidance.numpy import fill_next_token_bitmask  # noqa: PLC0415 - with the first constraint
 
@@ -138,11 +171,7 @@ class Grammars:
         constraint.allowed = bits[0]
 
     def mask(self, logits: Sequence[NDArray[np.float32]], constraints: Sequence[Constraint]) -> None:
-        """Forbid in each row [vocabulary] what its constraint does not allow, in place: minus infinity.
-
-        Raises:
-            EngineError: `ENGINE_FAILED` if a grammar has become too complex.
-        """
+        """Forbid in each row [vocabulary] what its constraint does not allow, in place: minus infinity."""
         added: NDArray[np.float32] | None = None
         for row, constraint in zip(logits, constraints, strict=True):
             if constraint.allowed is None:
@@ -155,26 +184,46 @@ class Grammars:
             np.add(row, added.reshape(-1)[: row.size], out=row)
 
     def _compile(self, wanted: ResponseFormat, field: str) -> Any:
+        """A matcher, or the error that says why there is none: both are remembered."""
         import llguidance  # noqa: PLC0415 - most answers are free
 
-        if len(wanted.text) > MAX_GRAMMAR_BYTES:
-            raise EngineError("INVALID_ARGUMENT", f"{field}: more than {MAX_GRAMMAR_BYTES >> 10} KiB; make it smaller")
+        try:
+            _check_size(wanted)
+            matcher = llguidance.LLMatcher(
+                self._vocabulary_of_grammars(),
+                _grammar(wanted),
+                log_level=0,
+                limits=llguidance.LLParserLimits(**_LIMITS),  # pyright: ignore[reportArgumentType]
+            )
+        except EngineError as error:
+            return EngineError(error.reason, f"{field}: {error}")
+        if matcher.is_error():
+            return EngineError("INVALID_ARGUMENT", f"{field}: {wanted.kind} cannot be used: {_said(matcher)}")
+        return matcher
+
+    def _vocabulary_of_grammars(self) -> Any:
+        from llguidance import LLTokenizer  # noqa: PLC0415 - see above
+
         with self._lock:
             if self._tokenizer is None:
                 if not self._directory.end_tokens:
-                    raise EngineError("INVALID_ARGUMENT", f"{field}: this model has no end token")
+                    raise EngineError("INVALID_ARGUMENT", "this model has no end token")
                 source = self._directory.tokenizer.to_str()
                 ends = sorted(self._directory.end_tokens)
-                self._tokenizer = llguidance.LLTokenizer(source, n_vocab=self._vocabulary, eos_token=ends)
-        matcher = llguidance.LLMatcher(
-            self._tokenizer,
-            _grammar(wanted),
-            log_level=0,
-            limits=llguidance.LLParserLimits(**_LIMITS),  # pyright: ignore[reportArgumentType]
-        )
-        if matcher.is_error():
-            raise EngineError("INVALID_ARGUMENT", f"{field}: {wanted.kind} cannot be used: {_said(matcher)}")
-        return matcher
+                try:
+                    self._tokenizer = LLTokenizer(source, n_vocab=self._vocabulary, eos_token=ends)
+                except ValueError as error:
+                    said = str(error).partition("\n")[0][:300]
+                    raise EngineError("INVALID_ARGUMENT", f"no grammar fits this model's tokenizer: {said}") from error
+        return self._tokenizer
+
+
+def _check_size(wanted: ResponseFormat) -> None:
+    if len(wanted.text) > MAX_GRAMMAR_BYTES:
+        raise EngineError("INVALID_ARGUMENT", f"more than {MAX_GRAMMAR_BYTES >> 10} KiB; make it smaller")
+    for mark, kind in (("\n", "lines"), ("$ref", "references")):
+        if wanted.kind != "regex" and wanted.text.count(mark) > _MOST_STEPS:
+            raise EngineError("INVALID_ARGUMENT", f"more than {_MOST_STEPS} {kind}; make it smaller")
 
 
 def _grammar(wanted: ResponseFormat) -> str:
@@ -187,14 +236,14 @@ def _grammar(wanted: ResponseFormat) -> str:
             case "json_schema":
                 schema = json.loads(wanted.text)
                 if not isinstance(schema, dict):
-                    raise EngineError("INVALID_ARGUMENT", "response_format: the schema must be a JSON object")
+                    raise EngineError("INVALID_ARGUMENT", "the schema must be a JSON object")
                 return LLMatcher.grammar_from_json_schema(wanted.text, overrides=JSON_OPTIONS)
             case "regex":
                 return LLMatcher.grammar_from_regex(wanted.text)
             case _:
                 return LLMatcher.grammar_from_lark(wanted.text)
     except (ValueError, RecursionError) as error:
-        raise EngineError("INVALID_ARGUMENT", f"response_format: not JSON: {error}") from error
+        raise EngineError("INVALID_ARGUMENT", f"not JSON: {error}") from error
 
 
 def _said(matcher: Any) -> str:

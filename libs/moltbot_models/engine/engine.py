@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from moltbot_models.engine.answer import Answer
@@ -123,8 +122,9 @@ class TextEngine:
 
         Args:
             request: What is asked. `max_tokens` is cut to what the context and the cache can hold.
-            on_delta: Called from the engine's thread, at most once a step, while the next step is computed; must not
-                block. The last delta has `finish_reason` and `usage`. If it raises, the request is ended.
+            on_delta: Called from the engine's thread; must not block. What a step gives comes at most once, while the
+                next one is computed. The last delta has `finish_reason` and `usage`, and comes at once. If it raises,
+                the request is ended.
             on_error: Called from the engine's thread instead of a last delta if the request fails on its way.
             hook: Takes part in sampling.
             pictures: The request's images, encoded elsewhere (`EngineConfig.encodes_images`).
@@ -154,11 +154,10 @@ class TextEngine:
         )
         settings = draw_settings(request.sampling, self._directory.generation)
         answer = Answer(self._directory, request, prompt)
-        constraint = None
-        if prompt.grammar is not None:
-            constraint = self._grammars.constraint(prompt.grammar, field="tools", waiting=answer.thinking)
-        elif request.response_format is not None:
+        if request.response_format is not None:
             constraint = self._grammars.constraint(request.response_format)
+        else:
+            constraint = self._grammars.first_of(prompt.grammars, field="tools", waiting=answer.thinking)
         own_ends = frozenset[int]() if request.sampling.ignore_eos else self._ends
         ends = own_ends.union(request.sampling.stop_token_ids)
         context = SamplingContext(request, sequence.tokens, length, settings)
@@ -228,13 +227,12 @@ class TextEngine:
                 self._wake.notify()
 
     def _run(self) -> None:
-        while self._take_orders():
-            chunks = self._scheduler.plan()
-            if not chunks:
-                self._outbox.hand_over()
-                continue
+        while True:
             try:
-                self._step(chunks)
+                if not self._take_orders():
+                    break
+                if chunks := self._scheduler.plan():
+                    self._step(chunks)
             except Exception as error:  # noqa: BLE001 - the thread outlives a bad step
                 # The cache may hold half a step: nobody under way can be trusted to go on, later requests can.
                 _log.exception("a step failed; its requests are ended")
@@ -288,7 +286,8 @@ class TextEngine:
             if chunk.samples:
                 jobs.append(job)
             self._scheduler.complete(chunk)
-        self._drop_broken()
+        for job, error in self._outbox.broken():
+            self._fail(job, error)
         tokens = sample_rows(logits, [job.row for job in jobs], self._directory.vocabulary, self._grammars)
         drawn_s = time.monotonic()
         for job, drawn in zip(jobs, tokens, strict=True):
@@ -301,7 +300,6 @@ class TextEngine:
             job.sequence.tokens.append(drawn.token)
             self._completion_tokens += 1
             self._advance(job, drawn)
-        self._drop_broken()
 
     def _advance(self, job: Job, drawn: Drawn) -> None:
         """End the request if this token is its last; what it shows of one that goes on can wait for the next step."""
@@ -315,7 +313,10 @@ class TextEngine:
             return
         # The end token is counted and has a probability, but is never text, special or not.
         shown = None if drawn.logprob is None else Delta(logprobs=(drawn.logprob,))
-        last = shown if ended else job.answer.push(drawn.token, drawn.logprob)
+        last = shown if ended else job.read(drawn)
+        if isinstance(last, EngineError):
+            self._fail(job, last)
+            return
         if constraint is not None and constraint.waiting and not job.answer.thinking:
             begun = self._directory.tokenizer.encode(job.answer.begun, add_special_tokens=False).ids
             if (left := constraint.begin(begun)) is not None:
@@ -330,10 +331,13 @@ class TextEngine:
             self._outbox.put(job, last)
 
     def _finish(self, job: Job, last: Delta | None, reason: FinishReason) -> None:
-        self._outbox.hand_over_of(job)
+        closing = self._outbox.hand_over_of(job) or job.closing(last, reason)
+        if isinstance(closing, EngineError):
+            self._fail(job, closing)
+            return
         self._leave(job)
         self._cached_tokens += job.sequence.cached_prompt
-        job.tell(replace(job.answer.finish(last, reason, job.usage()), timing=job.timing()))
+        job.tell(closing)
 
     def _fail(self, job: Job, error: EngineError) -> None:
         self._outbox.hand_over_of(job)
@@ -344,11 +348,6 @@ class TextEngine:
     def _fail_all(self, error: EngineError) -> None:
         for job in list(self._jobs.values()):
             self._fail(job, error)
-
-    def _drop_broken(self) -> None:
-        for job, error in self._outbox.broken():
-            if not job.done:
-                self._fail(job, error)
 
     def _leave(self, job: Job) -> None:
         job.done = True

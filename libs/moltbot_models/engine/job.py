@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from moltbot_models.engine.config import EngineError
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from moltbot_models.engine.constraint import Grammars
     from moltbot_models.engine.sampling_step import Drawn, Row
     from moltbot_models.engine.scheduler import Sequence
-    from moltbot_models.generation import GenerationRequest
+    from moltbot_models.generation import FinishReason, GenerationRequest
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ class Job:
     on_delta: Callable[[Delta], None]
     on_error: Callable[[EngineError], None]
     done: bool = False
-    """Nothing more is told."""
+    """It has left the engine; its last delta or its error is all that may still be told."""
     queued_s: float = field(default_factory=time.monotonic)
     began_s: float = 0.0
     first_s: float = 0.0
@@ -51,6 +50,20 @@ class Job:
         sequence = self.sequence
         answered = len(sequence.tokens) - sequence.prompt_length
         return Usage(sequence.prompt_length, answered, sequence.cached_prompt)
+
+    def read(self, drawn: Drawn) -> Delta | EngineError | None:
+        """What a token lets the caller see, if anything; an error if the answer cannot be read."""
+        try:
+            return self.answer.push(drawn.token, drawn.logprob)
+        except Exception as error:  # noqa: BLE001 - what an answer's text does to its parser is the answer's alone
+            return _unreadable(error)
+
+    def closing(self, last: Delta | None, reason: FinishReason) -> Delta | EngineError:
+        """The last delta, with what `read` gave for the last token; an error if the answer cannot be read."""
+        try:
+            return replace(self.answer.finish(last, reason, self.usage()), timing=self.timing())
+        except Exception as error:  # noqa: BLE001 - as above
+            return _unreadable(error)
 
     def tell(self, delta: Delta) -> EngineError | None:
         """Give the caller a delta. Return why the request cannot go on, if the caller raises."""
@@ -69,6 +82,11 @@ class Job:
             _log.exception("on_error raised")
 
 
+def _unreadable(error: Exception) -> EngineError:
+    _log.exception("an answer cannot be read; its request is ended")
+    return EngineError("ENGINE_FAILED", f"the answer cannot be read: {type(error).__name__}")
+
+
 class Outbox:
     """Work that the next step does not wait for, done while it is computed.
 
@@ -79,40 +97,36 @@ class Outbox:
 
     def __init__(self, grammars: Grammars) -> None:
         self._grammars = grammars
-        self._drawn: dict[Job, Drawn | Delta] = {}
+        self._kept: dict[Job, Drawn | Delta] = {}
         self._broken: list[tuple[Job, EngineError]] = []
 
     def put(self, job: Job, drawn: Drawn | Delta) -> None:
         """Keep a token, or what it lets the caller see, of a request that goes on."""
-        self._drawn[job] = drawn
+        self._kept[job] = drawn
 
     def hand_over(self) -> None:
-        """Tell all that is kept, then prepare what may follow. Raises nothing."""
-        waiting, self._drawn = self._drawn, {}
-        for job, drawn in waiting.items():
-            self._tell(job, drawn)
-        for job in waiting:
-            if (constraint := job.row.bound) is not None and not job.done:
-                with contextlib.suppress(Exception):  # comes again when the answer's next token is drawn
-                    self._grammars.look_ahead(constraint)
+        """Tell all that is kept, then find out what may follow. Raises nothing."""
+        kept, self._kept = self._kept, {}
+        for job, drawn in kept.items():
+            if (failure := _told(job, drawn)) is not None:
+                self._broken.append((job, failure))
+        for job in kept:
+            if (constraint := job.row.bound) is not None:
+                self._grammars.look_ahead(constraint)
 
-    def hand_over_of(self, job: Job) -> None:
-        """Tell what is kept of one request, before its end is told. Raises nothing."""
-        drawn = self._drawn.pop(job, None)
-        if drawn is not None:
-            self._tell(job, drawn)
+    def hand_over_of(self, job: Job) -> EngineError | None:
+        """Tell what is kept of one request, before its end is told. Return why it cannot go on, if so."""
+        drawn = self._kept.pop(job, None)
+        return None if drawn is None else _told(job, drawn)
 
     def broken(self) -> list[tuple[Job, EngineError]]:
         """Take the requests that cannot go on: a step that computes them must be over before they leave."""
         broken, self._broken = self._broken, []
         return broken
 
-    def _tell(self, job: Job, drawn: Drawn | Delta) -> None:
-        try:
-            delta = drawn if isinstance(drawn, Delta) else job.answer.push(drawn.token, drawn.logprob)
-        except Exception as error:  # noqa: BLE001 - what an answer's text does to its parser is the answer's alone
-            _log.exception("an answer cannot be read; its request is ended")
-            self._broken.append((job, EngineError("ENGINE_FAILED", f"reading the answer: {type(error).__name__}")))
-            return
-        if delta is not None and (failure := job.tell(delta)) is not None:
-            self._broken.append((job, failure))
+
+def _told(job: Job, drawn: Drawn | Delta) -> EngineError | None:
+    shown = drawn if isinstance(drawn, Delta) else job.read(drawn)
+    if isinstance(shown, EngineError):
+        return shown
+    return None if shown is None else job.tell(shown)

@@ -10,7 +10,7 @@ from moltbot_models.engine.config import EngineError
 from moltbot_models.engine.control_tokens import pieces
 from moltbot_models.engine.images import images_of, spread
 from moltbot_models.engine.reasoning import CLOSED, opened, thinks
-from moltbot_models.engine.tool_dialects import dialect_of
+from moltbot_models.engine.tool_dialects import LLAMA, dialect_of
 
 if TYPE_CHECKING:
     from moltbot_models.engine.model_directory import ModelDirectory
@@ -32,8 +32,9 @@ class Prompt:
     """The end of the prompt that belongs to the answer: a tool call that the request demands has been begun for it."""
     dialect: ToolDialect | None = None
     """How calls are written, if there may be some."""
-    grammar: ResponseFormat | None = None
-    """What the rest of a demanded tool call must look like, or calls of kept tools in an answer that is free."""
+    grammars: tuple[ResponseFormat | None, ...] = ()
+    """What the rest of a demanded tool call must look like, or calls of kept tools in an answer that is free. The first
+    that can be held to is; `None`: nothing has to be."""
     thoughts: Thoughts = "none"
     """Whether the answer may begin with thoughts, or the prompt has opened them."""
     images: tuple[tuple[str, bytes], ...] = ()
@@ -109,16 +110,17 @@ def _conversation(directory: ModelDirectory, request: GenerationRequest, most_to
         raise EngineError(
             "INVALID_ARGUMENT", 'response_format leaves no room for calls: send no tools, or choice "none"'
         )
-    opening, grammar = "", None
+    opening = ""
+    grammars: tuple[ResponseFormat | None, ...] = ()
     if tools and request.tool_choice != "auto":
         if dialect is None:
             raise EngineError("INVALID_ARGUMENT", "tool_choice cannot be enforced: the model's template knows no calls")
         if request.response_format is not None:
             raise EngineError("INVALID_ARGUMENT", "response_format cannot go with a tool_choice that demands a call")
         opening = _opening(request, dialect)
-        grammar = call_grammar(request, directory, dialect)
-    elif dialect is not None and any(tool.kept for tool in tools):
-        grammar = free_grammar(tools, directory, dialect)
+        grammars = (call_grammar(request, directory, dialect),)
+    elif dialect is not None:
+        grammars = _of_free_calls(request, directory, dialect)
     fence = directory.controls
     text = template.render(
         [fence.message(message) for message in request.messages],
@@ -133,7 +135,23 @@ def _conversation(directory: ModelDirectory, request: GenerationRequest, most_to
             text, thoughts = text.rstrip() + CLOSED, "none"
     # The template writes the special tokens itself.
     tokens = _tokens(directory, pieces(text + opening), most_tokens, special=False)
-    return Prompt(tokens, opening, dialect, grammar, "none" if opening else thoughts)
+    return Prompt(tokens, opening, dialect, grammars, "none" if opening else thoughts)
+
+
+def _of_free_calls(
+    request: GenerationRequest, directory: ModelDirectory, dialect: ToolDialect
+) -> tuple[ResponseFormat | None, ...]:
+    """Grammars that keep calls to the schemas of strict tools, as asked, and to those of the mesh where that can be.
+
+    Nobody asked for the latter: they must not refuse a request, end an answer that is to be longer (`min_tokens`), or
+    turn one that is JSON into a call, as with Llama's dialect, whose calls begin with a bracket.
+    """
+    asked = [replace(tool, mesh=False) for tool in request.tools]
+    strict = free_grammar(asked, directory, dialect) if any(tool.strict for tool in asked) else None
+    unasked = dialect is not LLAMA and not request.sampling.min_tokens and any(tool.mesh for tool in request.tools)
+    if unasked:
+        return free_grammar(request.tools, directory, dialect), strict
+    return () if strict is None else (strict,)
 
 
 def _opening(request: GenerationRequest, dialect: ToolDialect) -> str:

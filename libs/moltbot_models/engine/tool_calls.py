@@ -66,9 +66,10 @@ class HermesToolCalls:
         return False
 
     def _inside_step(self, plain: list[str], pieces: list[ToolCallDelta]) -> bool:
-        if self._arguments is None and (header := _HEADER.match(self._text)):
+        header = _HEADER.match(self._text) if self._arguments is None else None
+        if header is not None and (name := _string(header.group(1))) is not None:
             self._arguments = _JsonObject()
-            pieces.append(ToolCallDelta(self.calls, new_call_id(), cast("str", json.loads(header.group(1)))))
+            pieces.append(ToolCallDelta(self.calls, new_call_id(), name))
             self.calls += 1
             self._text = self._text[header.end() :]
         if self._arguments is not None and not self._arguments.complete:
@@ -94,13 +95,20 @@ class HermesToolCalls:
         try:
             call = cast("Mapping[str, Any]", json.loads(text))
             name, arguments = call["name"], call.get("arguments", call.get("parameters", {}))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return []
         if not isinstance(name, str):
             return []
         self.calls += 1
         written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
         return [ToolCallDelta(self.calls - 1, new_call_id(), name, written)]
+
+
+def _string(written: str) -> str | None:
+    try:
+        return cast("str", json.loads(written))
+    except ValueError:  # a backslash before what JSON does not know
+        return None
 
 
 class _JsonObject:

@@ -171,6 +171,30 @@ def test_what_cannot_be_compiled_is_refused_at_once(engine, new_answer, wanted, 
 
 
 @pytest.mark.timeout(60)
+def chained_schema(count):
+    defs = {f"d{i}": {"properties": {"a": {"$ref": f"#/$defs/d{i + 1}"}}} for i in range(count)}
+    schema = {"$ref": "#/$defs/d0", "$defs": defs | {f"d{count}": {"type": "null"}}}
+    return ResponseFormat("json_schema", json.dumps(schema, separators=(",", ":")))
+
+
+def chained_rules(count):
+    rules = (f'r{i}: "a" r{i + 1} | "b"' for i in range(count))
+    return ResponseFormat("grammar", "\n".join(["start: r0", *rules, f'r{count}: "c"']))
+
+
+@pytest.mark.parametrize("wanted", [chained_schema(1900), chained_rules(1900)], ids=["references", "rules"])
+def test_a_form_that_leads_from_one_to_the_next_and_so_on_harms_nobody(engine, new_answer, wanted):
+    # In a thread's usual stack the compiler's recursion ended the process.
+    assert submit(engine, new_answer(), wanted, max_tokens=4).wait().error is None
+
+
+@pytest.mark.parametrize("wanted", [chained_schema(2100), chained_rules(2100)], ids=["references", "rules"])
+def test_too_long_a_chain_is_refused_and_remembered(engine, new_answer, wanted):
+    for _ in range(2):
+        with pytest.raises(EngineError, match="response_format: more than 2000"):
+            submit(engine, new_answer(), wanted)
+
+
 def test_a_hostile_schema_does_not_hold_the_engine_up(engine, new_answer, ask):
     deep = {"type": "string"}
     for _ in range(7):  # 16,384 leaves: half a megabyte

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -298,7 +299,8 @@ def test_a_failed_step_ends_its_requests_and_the_engine_goes_on(llama_directory,
 class Steps:
     """Stands between an engine and its model: notes what callers are told while a step is computed."""
 
-    def __init__(self, engine, monkeypatch, *, fail_at=None):
+    def __init__(self, engine, monkeypatch, *, fail_at=None, before=None):
+        self.before = before
         self.forward, self.fail_at = engine._model.forward, fail_at
         self.within = False
         self.count = 0
@@ -306,15 +308,68 @@ class Steps:
 
     def __call__(self, batch, meanwhile):
         self.count += 1
+        if self.count == self.fail_at:
+            raise RuntimeError("out of memory")
+        if self.before is not None:
+            self.before(self.count)
 
         def noted():
             self.within = True
             meanwhile()
             self.within = False
-            if self.count == self.fail_at:
-                raise RuntimeError("out of memory")
 
         return self.forward(batch, noted)
+
+
+def test_a_token_that_was_drawn_is_told_before_its_request_is_cancelled(llama_directory, exact, monkeypatch, ask):
+    engine = TextEngine.load(llama_directory, exact)
+    try:
+        whole = ask(engine, "go", max_tokens=9, ignore_eos=True, temperature=0.0, logprobs=True).wait()
+        cut = []
+
+        def cancel(count):
+            if count == 3 and cut:
+                # Two tokens were drawn, the second is not told yet. The step goes on; what it draws is a third.
+                cut[0].handle.cancel()
+
+        Steps(engine, monkeypatch, before=cancel)
+        with held(engine):
+            cut.append(ask(engine, "go", max_tokens=9, ignore_eos=True, temperature=0.0, logprobs=True))
+            engine._model.forward.count = 0
+        cut[0].wait()
+    finally:
+        engine.close()
+    assert cut[0].last.finish_reason == "cancelled"
+    assert cut[0].tokens == whole.tokens[: cut[0].last.usage.completion_tokens]
+    assert len(cut[0].tokens) == 3
+
+
+def test_a_receiver_that_raises_at_the_last_but_one_piece_hears_of_no_good_end(
+    llama_directory, exact, monkeypatch, ask, new_answer
+):
+    engine = TextEngine.load(llama_directory, exact)
+    try:
+        answer, said = new_answer(), []
+
+        def put(delta):
+            said.append(delta.finish_reason)
+            raise RuntimeError("consumer is gone")
+
+        def cancel(count):
+            if count == 1 and handles:
+                handles[0].cancel()
+
+        handles = []
+        Steps(engine, monkeypatch, before=cancel)
+        with held(engine):
+            request = GenerationRequest("m", prompt="go", sampling=Sampling(max_tokens=9, ignore_eos=True))
+            handles.append(engine.submit(request, put, on_error=answer.fail))
+            engine._model.forward.count = 0
+        assert answer.wait().error.reason == "ENGINE_FAILED"
+        assert ask(engine, "go", max_tokens=3, ignore_eos=True).wait().last.finish_reason == "length"
+    finally:
+        engine.close()
+    assert said == [None]
 
 
 def test_tokens_are_told_while_the_next_step_is_computed(llama_directory, exact, monkeypatch, new_answer):
@@ -335,9 +390,7 @@ def test_tokens_are_told_while_the_next_step_is_computed(llama_directory, exact,
     assert told == [(True, 2, None), (True, 3, None), (True, 4, None), (False, 4, "length")]
 
 
-def test_what_was_drawn_before_a_step_failed_is_told_before_the_error(
-    llama_directory, exact, monkeypatch, ask, new_answer
-):
+def test_what_was_drawn_before_a_step_failed_is_told_before_the_error(llama_directory, exact, monkeypatch, ask):
     engine = TextEngine.load(llama_directory, exact)
     try:
         whole = ask(engine, "go", max_tokens=6, ignore_eos=True, temperature=0.0, logprobs=True).wait()
@@ -346,28 +399,68 @@ def test_what_was_drawn_before_a_step_failed_is_told_before_the_error(
     finally:
         engine.close()
     assert cut.error.reason == "ENGINE_FAILED"
-    tokens = [one.token for delta in whole.deltas for one in delta.logprobs]
-    assert [one.token for delta in cut.deltas for one in delta.logprobs] == tokens[:3]
+    assert cut.tokens == whole.tokens[:3]
 
 
-def test_an_answer_that_cannot_be_read_ends_alone(engine, ask, monkeypatch, new_answer):
-    push, broken = AnswerText.push, []
+@pytest.mark.parametrize("sampling", [{}, {"stop": ("never",)}, {"max_tokens": 1}])
+@pytest.mark.parametrize("method", ["push", "finish"])
+def test_an_answer_that_cannot_be_read_ends_alone(engine, ask, monkeypatch, sampling, method):
+    real, broken = getattr(AnswerText, method), []
 
-    def fail(self, token, logprob):
+    def fail(self, *given):
         if self is broken[0]:
-            raise ValueError("no text")
-        return push(self, token, logprob)
+            raise RecursionError("too deep")
+        return real(self, *given)
 
     with held(engine):
-        bad = ask(engine, "a", max_tokens=8, ignore_eos=True)
+        bad = ask(engine, "a", **({"max_tokens": 8, "ignore_eos": True} | sampling))
         good = ask(engine, "b", max_tokens=8, ignore_eos=True)
         broken.append(engine._incoming[-2].answer)
-        monkeypatch.setattr(AnswerText, "push", fail)
+        monkeypatch.setattr(AnswerText, method, fail)
     assert bad.wait().error.reason == "ENGINE_FAILED"
     assert good.wait().last.finish_reason == "length"
     stats = engine.stats()
     assert stats.running == 0
     assert stats.blocks_free + stats.blocks_cached == stats.blocks_total
+
+
+def test_an_answer_full_of_brackets_harms_nobody_when_it_is_cancelled(engine, ask, new_answer):
+    text = "<tool_call>" + "[" * 300
+    answer = new_answer()
+    limit = sys.getrecursionlimit()
+    go = threading.Event()
+
+    class Deep(Scripted):
+        def alter(self, logits, contexts):
+            super().alter(logits, contexts)
+            if contexts[0].answered == len(text):
+                sys.setrecursionlimit(120)  # instead of a context of thousands of tokens
+                go.set()
+
+    request = GenerationRequest("m", messages=USER, tools=TOOLS, sampling=Sampling(max_tokens=400))
+    try:
+        handle = engine.submit(request, answer.put, on_error=answer.fail, hook=Deep(engine, text + "[" * 90))
+        assert go.wait(30)
+        handle.cancel()
+        answer.wait()
+    finally:
+        sys.setrecursionlimit(limit)
+    assert answer.last.finish_reason == "cancelled"
+    assert ask(engine, "go", max_tokens=3, ignore_eos=True).wait().last.finish_reason == "length"
+
+
+@pytest.mark.parametrize("stop", [(), ("never",)])
+def test_a_mask_is_never_one_of_an_earlier_token(engine, new_answer, stop):
+    answer = new_answer()
+    request = GenerationRequest(
+        "m",
+        prompt="go",
+        sampling=Sampling(max_tokens=40, stop=stop),
+        response_format=ResponseFormat("regex", "(ab){9}c"),
+    )
+    engine.submit(request, answer.put, on_error=answer.fail)
+    assert answer.wait().error is None
+    assert answer.text == "ab" * 9 + "c"
 
 
 def test_what_a_grammar_allows_is_found_out_while_the_next_step_is_computed(
@@ -379,7 +472,7 @@ def test_what_a_grammar_allows_is_found_out_while_the_next_step_is_computed(
         look_ahead = engine._grammars.look_ahead
 
         def noted(constraint):
-            looked.append(steps.within)
+            looked.append((steps.within, steps.count))
             look_ahead(constraint)
 
         monkeypatch.setattr(engine._grammars, "look_ahead", noted)
@@ -390,7 +483,8 @@ def test_what_a_grammar_allows_is_found_out_while_the_next_step_is_computed(
         answer.wait()
     finally:
         engine.close()
-    assert looked == [False, *[True] * 4]  # the first while the request was queued
+    # The first in the thread that submits, before any step.
+    assert looked == [(False, 0), (True, 2), (True, 3), (True, 4), (True, 5)]
     assert re.fullmatch("[a-z]+", answer.text)
 
 

@@ -184,15 +184,6 @@ def test_what_a_grammar_cannot_say_of_a_schema_is_an_error_only_where_it_is_aske
         grammars.constraint(free_grammar((asked,), directory, HERMES), field="tools")
 
 
-@pytest.mark.parametrize("wide", [{"type": "number", "minimum": -1e30, "maximum": 1e30}, {"type": "no such type"}, 7])
-def test_a_schema_of_the_mesh_of_which_no_grammar_can_be_made_binds_nothing(tmp_path, wide):
-    directory = read_model_directory(with_tags(tmp_path, TAGS["hermes"], special=True))
-    tools = (ToolSpec("wide", "", json.dumps({"properties": {"n": wide}}), mesh=True), PICK)
-    matcher = Grammars(directory, 261).constraint(free_grammar(tools, directory, HERMES), field="tools").matcher
-    ids = directory.tokenizer.encode(f"<tool_call>{call('wide', '{}')}</tool_call>", add_special_tokens=False).ids
-    assert matcher.validate_tokens(ids) == len(ids)
-
-
 class Eager:
     """Wants calls: raises the next byte of an opening at the places that `at` names, and all letters else."""
 
@@ -253,6 +244,48 @@ def test_a_random_model_that_begins_a_call_ends_it_as_the_schema_says(speaker, n
     for name, arguments in calls:
         assert name in {"pick", PLACE.name}
         jsonschema.validate(json.loads(arguments), SCHEMA)
+
+
+OF_MESH = tuple(replace(tool, strict=False, mesh=True) for tool in (PICK, PLACE))
+
+
+def test_calls_of_the_meshs_tools_keep_to_their_schemas_but_where_any_json_begins_a_call(speaker, new_answer):
+    engine, opening = speaker
+    answer = asked(engine, new_answer(), OF_MESH, Eager(engine._directory.tokenizer, opening), seed=1)
+    assert answer.error is None
+    calls = found_calls(answer)
+    assert bool(calls) is (opening != "<|python_tag|>")
+    for name, arguments in calls:
+        assert name in {"pick", PLACE.name}
+        jsonschema.validate(json.loads(arguments), SCHEMA)
+
+
+def test_nobody_asked_for_it_so_it_ends_no_answer_that_is_to_be_longer(speaker, new_answer):
+    engine, opening = speaker
+    hook = Eager(engine._directory.tokenizer, opening)
+    answer = asked(engine, new_answer(), OF_MESH, hook, seed=1, min_tokens=200, max_tokens=220)
+    assert answer.last.usage.completion_tokens >= 200
+
+
+@pytest.mark.parametrize("wide", [{"type": "number", "maximum": 1e30}, {"type": "no such type"}, 7])
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_tool_of_the_mesh_of_which_no_grammar_can_be_made_refuses_nothing(tmp_path, exact, new_answer, wide, strict):
+    engine = TextEngine.load(with_tags(tmp_path, TAGS["hermes"], special=False), exact)
+    try:
+        tools = (ToolSpec("wide", "", json.dumps({"properties": {"n": wide}}), mesh=True), PICK)
+        tools = tools if strict else tools[:1]
+        # The first 30 bytes are the model's own wish, and "wide" is bound to nothing.
+        hook = Eager(
+            engine._directory.tokenizer, '<tool_call>{"name": "wide", "arguments": {"z": 0}}</tool_call><|im_end|>'
+        )
+        answer = asked(engine, new_answer(), tools, hook, seed=1)
+        assert found_calls(answer) == [("wide", '{"z": 0}')]
+        if strict:
+            hook = Eager(engine._directory.tokenizer, '<tool_call>{"name": "pick", "arguments": ')
+            calls = found_calls(asked(engine, new_answer(), tools, hook, seed=1))
+            jsonschema.validate(json.loads(calls[0][1]), SCHEMA)
+    finally:
+        engine.close()
 
 
 def test_the_same_model_goes_wrong_where_nothing_is_strict(speaker, new_answer):

@@ -73,3 +73,14 @@ def test_a_missing_closing_tag_does_not_lose_the_call():
 def test_what_is_no_call_stays_text(text):
     for cut in range(len(text)):
         assert parsed(text, [cut]) == (text, [])
+
+
+def test_a_name_that_is_no_json_and_brackets_without_end_are_text():
+    parser = HermesToolCalls()
+    text = '<tool_call>{"name": "a\\q", "arguments": {}}</tool_call>'
+    assert parser.push(text) == (text, [])
+    deep = "[" * 100_000
+    plain, calls = parser.push(f"<tool_call>{deep}</tool_call>")
+    assert (plain, calls) == (f"<tool_call>{deep}</tool_call>", [])
+    parser.push(f"<tool_call>{deep}")
+    assert parser.finish() == (f"<tool_call>{deep}", [])
