@@ -39,8 +39,8 @@ class ToolSpec:
     """Whether a call must keep to the schema where the model is free to call. A call that `tool_choice` demands keeps
     to it in any case. Upstreams of the OpenAI protocol are told, and do what they do."""
     mesh: bool = False
-    """Whether the mesh runs it. Our engine keeps calls to its schema as if it were `strict`, as far as a grammar can
-    say it; upstreams are not told, for some refuse a strict schema that says more than they know."""
+    """Whether the mesh runs it. Our engine keeps calls to its schema where that refuses and ends nothing; upstreams are
+    not told, for some refuse a strict schema that says more than they know."""
 
     @property
     def kept(self) -> bool:

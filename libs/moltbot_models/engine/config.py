@@ -95,7 +95,7 @@ class EngineStats:
     """Prompt tokens found in the prefix cache."""
     preemptions: int
     failures: int
-    """Requests that ended with an error of the engine's."""
+    """Requests that ended with an error: of the engine, of a hook, or of the receiver of the answer."""
     parameters: int
     context_length: int
     load_seconds: float

@@ -327,7 +327,7 @@ class TextEngine:
             self._finish(job, last, "stop")
         elif full:
             self._finish(job, last, "length")
-        elif last is not None:
+        else:
             self._outbox.put(job, last)
 
     def _finish(self, job: Job, last: Delta | None, reason: FinishReason) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from moltbot_models.engine.config import EngineError
+from moltbot_models.engine.sampling_step import Drawn
 from moltbot_models.generation import Delta, Timing, Usage
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from moltbot_models.engine.answer import Answer
     from moltbot_models.engine.constraint import Grammars
-    from moltbot_models.engine.sampling_step import Drawn, Row
+    from moltbot_models.engine.sampling_step import Row
     from moltbot_models.engine.scheduler import Sequence
     from moltbot_models.generation import FinishReason, GenerationRequest
 
@@ -97,11 +98,11 @@ class Outbox:
 
     def __init__(self, grammars: Grammars) -> None:
         self._grammars = grammars
-        self._kept: dict[Job, Drawn | Delta] = {}
+        self._kept: dict[Job, Drawn | Delta | None] = {}
         self._broken: list[tuple[Job, EngineError]] = []
 
-    def put(self, job: Job, drawn: Drawn | Delta) -> None:
-        """Keep a token, or what it lets the caller see, of a request that goes on."""
+    def put(self, job: Job, drawn: Drawn | Delta | None) -> None:
+        """Keep a token of a request that goes on, or what it lets the caller see, which may be nothing."""
         self._kept[job] = drawn
 
     def hand_over(self) -> None:
@@ -116,8 +117,7 @@ class Outbox:
 
     def hand_over_of(self, job: Job) -> EngineError | None:
         """Tell what is kept of one request, before its end is told. Return why it cannot go on, if so."""
-        drawn = self._kept.pop(job, None)
-        return None if drawn is None else _told(job, drawn)
+        return _told(job, self._kept.pop(job, None))
 
     def broken(self) -> list[tuple[Job, EngineError]]:
         """Take the requests that cannot go on: a step that computes them must be over before they leave."""
@@ -125,8 +125,8 @@ class Outbox:
         return broken
 
 
-def _told(job: Job, drawn: Drawn | Delta) -> EngineError | None:
-    shown = drawn if isinstance(drawn, Delta) else job.read(drawn)
+def _told(job: Job, drawn: Drawn | Delta | None) -> EngineError | None:
+    shown = job.read(drawn) if isinstance(drawn, Drawn) else drawn
     if isinstance(shown, EngineError):
         return shown
     return None if shown is None else job.tell(shown)

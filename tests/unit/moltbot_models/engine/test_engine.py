@@ -449,7 +449,7 @@ def test_an_answer_full_of_brackets_harms_nobody_when_it_is_cancelled(engine, as
     assert ask(engine, "go", max_tokens=3, ignore_eos=True).wait().last.finish_reason == "length"
 
 
-@pytest.mark.parametrize("stop", [(), ("never",)])
+@pytest.mark.parametrize("stop", [(), ("never",), ("abx",)])
 def test_a_mask_is_never_one_of_an_earlier_token(engine, new_answer, stop):
     answer = new_answer()
     request = GenerationRequest(
