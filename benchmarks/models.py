@@ -171,8 +171,8 @@ def served(model: Path, ir: Path, repeats: int) -> None:
     """What a server gets of an engine: ours gives pieces to an event loop, the baseline's are fetched after a step."""
     with ours(model) as one, genai(ir, step_tokens=256) as two:
         head(
-            "each piece is worked on for 60 us in the interpreter, as a server does that sends it on; 32/64; ours in an\n"
-            "event loop, which takes pieces that wait as one, the baseline between its steps, each by itself"
+            "each piece is worked on for 60 us in the interpreter, as a server does that sends it on; 32/64;\n"
+            "ours in an event loop, which takes pieces that wait as one, the baseline between its steps, each by itself"
         )
         for streams in (1, 8, 32):
             wanted = Round(streams, 32, 64, work_us=60.0, seed=700_000 + 100 * streams)
