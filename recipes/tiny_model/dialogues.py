@@ -43,7 +43,7 @@ def scene(rng: random.Random, *, all_tools: bool = False, held_out_values: bool 
         rng.shuffle(names)
     system = rng.choice(offers.SYSTEMS) if rng.random() < 0.35 else ""
     remembered: tuple[memory.Fact, ...] = ()
-    if not all_tools and rng.random() < 0.18:
+    if not all_tools and rng.random() < 0.32:
         remembered = tuple(
             {f.key: f for f in (memory.fact(rng, False, held_out_values) for _ in range(rng.randint(1, 4)))}.values()
         )
@@ -95,7 +95,7 @@ def recall(
     ]
     for fact in rng.sample(list(facts.values()), min(len(facts), rng.randint(1, 2))):
         out.append(memory.ask(rng, fact, known=True, held_out_phrasing=held_out_phrasing))
-    if rng.random() < 0.4:
+    if rng.random() < 0.3:
         other = not_told(rng, known, held_out_phrasing, held_out_values)
         out.insert(rng.randint(len(facts), len(out)), other)
     return out
@@ -120,7 +120,7 @@ def conversation(rng: random.Random, there: Scene) -> list[Said]:
     if there.remembered and kind < 0.7:
         known = {fact.key: fact for fact in there.remembered}
         asked = rng.choice(there.remembered)
-        out.append(memory.ask(rng, asked, known=True) if rng.random() < 0.7 else not_told(rng, known))
+        out.append(memory.ask(rng, asked, known=True) if rng.random() < 0.8 else not_told(rng, known))
     elif kind < 0.42 and there.setting.tools:
         out = [call(rng, there) for _ in range(rng.choice((1, 1, 2)))]
         if rng.random() < _UNANSWERED:

@@ -276,7 +276,7 @@ def exchange(
     slots = {"t": table, "c": column, "v": value}
     asked = {**slots, "v": f"{shown}{value}{shown}"}
     if held_out_phrasing or not listed or rng.random() >= frames.LOOSE_SHARE:
-        user = question(rng, CALLS, HELD_OUT_CALLS, asked, held_out_phrasing, free=listed)
+        user = question(rng, CALLS, HELD_OUT_CALLS, asked, held_out_phrasing, free=listed or rng.random() < 0.4)
     else:
         user = frames.loose(rng, rng.sample(list(asked.values()), 3))
     rows = [
