@@ -204,5 +204,6 @@ def _tls_problems(manifest: Manifest) -> list[tuple[str, str]]:
         return [*found, ("endpoint", f"the endpoint of triton is a gRPC target: {forms}")]
     if not (encrypted or is_local(target) or tls.plain_text):
         said = f"{target} is another machine, and prompts would go there as plain text: write grpcs://{target} with "
-        found.append(("endpoint", said + "`tls`, or allow it in a network that you trust: `tls: {plain_text: true}`"))
+        said += "`tls`, or allow it in a network that you trust, in a manifest: `tls: {plain_text: true}`"
+        found.append(("endpoint", said))
     return found

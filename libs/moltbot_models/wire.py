@@ -43,7 +43,11 @@ def encode_request(request: GenerationRequest, *, stream: bool) -> bytes:
         files.append(data)
         return len(data)
 
-    tree = {"request": asdict(request), "stream": stream}
+    fields = asdict(request)
+    for tool in fields["tools"]:
+        if not tool["mesh"]:
+            del tool["mesh"]  # a Triton of an earlier release does not know it
+    tree = {"request": fields, "stream": stream}
     head = json.dumps(tree, separators=(",", ":"), default=length).encode()
     return b"".join((head, b"\n", *files)) if files else head
 

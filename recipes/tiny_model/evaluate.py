@@ -1,7 +1,8 @@
 """Evaluates a model of this recipe on the text engine: `python recipes/tiny_model/evaluate.py DIR --count 100`.
 
-It asks as the gateway does, with messages and tools of the mesh, so template, engine, parser of calls and the grammar that
-keeps them to their schemas are part of the table; with `--free` calls are what the model writes. Runs in the project's
+It asks as the gateway does, with messages and tools as of the mesh, so template, engine, parser of calls and the grammar
+that keeps them to their schemas are part of the table: a third of the settings describe `sql_lookup` without its tables,
+and their schemas do not list them either. With `--free` calls are what the model writes. Runs in the project's
 environment, needs no torch.
 """
 

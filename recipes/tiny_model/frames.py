@@ -85,8 +85,13 @@ OTHER_SHARE = 0.25
 """Questions in which some words between the parts are other ones, where the parts are known whatever stands there."""
 _LINKS = """a an the this that my our your in of for with where whose as is are was under on by from at about to has have had
 holds into within which who what some any all there it and or if so one against per called said""".split()
-# Words that are a unit, or part of a sum, do not stray beside numbers.
-_STRAYING = [word for word in lexicon.FUNCTION_WORDS if word not in {"in", "plus", "per", "over", "by", "to"}]
+# Words that are a unit, a number or part of a sum do not stray beside numbers, nor those that columns are named by.
+_NO_STRAYS = frozenset(
+    """in plus per over by to one less double half minus times minute second add divide multiply subtract share name phone
+    state type customer number product room level year date code owner""".split()
+)
+_STRAYING = [word for word in lexicon.FUNCTION_WORDS if word not in _NO_STRAYS]
+_OTHERS = [word for word in lexicon.OTHER_WORDS if word not in {*_NO_STRAYS, *lexicon.NOUNS}]
 # A first word that another verb may stand for: the rest of the sentence says what is wanted.
 OPEN_VERBS = frozenset(
     """Calculate Compute Evaluate Solve Find Convert Change Turn Express Get Search Query Check Show List Fetch Retrieve
@@ -116,7 +121,7 @@ def noise(rng: random.Random, phrasing: str, expand: Callable[..., str]) -> str:
 
 def stray(rng: random.Random) -> str:
     """A word that may stand anywhere and means nothing there."""
-    return rng.choice(_STRAYING if rng.random() < 0.6 else lexicon.OTHER_WORDS)
+    return rng.choice(_STRAYING if rng.random() < 0.6 else _OTHERS)
 
 
 def loose(rng: random.Random, parts: list[str], ends: tuple[str, ...] = ("", "?", "?", ".", ".", " please")) -> str:

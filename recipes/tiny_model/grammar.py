@@ -123,8 +123,8 @@ def question(
         opener, closer = rng.choice(HELD_OUT_OPENERS), rng.choice(HELD_OUT_CLOSERS)
     else:
         before, after = rng.random() < frames.BEFORE_SHARE, rng.random() < frames.AFTER_SHARE
-        opener = frames.noise(rng, rng.choice(frames.BEFORE), expand) if before else rng.choice(OPENERS)
-        closer = frames.noise(rng, rng.choice(frames.AFTER), expand) if after else rng.choice(CLOSERS)
+        opener = _noise(rng, frames.BEFORE, HELD_OUT_OPENERS) if before else rng.choice(OPENERS)
+        closer = _noise(rng, frames.AFTER, HELD_OUT_CLOSERS) if after else rng.choice(CLOSERS)
     mark = ""
     if core[-1] in ".?!":
         core, mark = core[:-1], core[-1]
@@ -139,6 +139,15 @@ def question(
     elif style < 0.10 and (opener or own):
         text = text[0].lower() + text[1:]
     return text
+
+
+def _noise(rng: random.Random, framed: Sequence[str], held_out: Sequence[str]) -> str:
+    """What stands before or after a question in training: never what the evaluation has there."""
+    kept = {_bare(text.strip(" ,:.")) for text in held_out}
+    while True:
+        text = frames.noise(rng, rng.choice(framed), expand)
+        if _bare(text.strip(" ,:.")) not in kept:
+            return text
 
 
 def _bare(phrasing: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+import structlog
 from moltbot.tool.v1 import tool_pb2_grpc
 
 from moltbot_mesh.errors import InvalidArgument
@@ -21,6 +22,8 @@ from moltbot_tool.tools import Registry, Tool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+
+log = structlog.get_logger("moltbot.tool")
 
 _THREADS = 8
 """A call that timed out keeps its thread until the tool returns."""
@@ -39,7 +42,9 @@ def builtin_tools(settings: ToolSettings) -> list[Tool]:
         if not settings.sql_database.is_file():
             raise InvalidArgument(f"tool.sql_database: {settings.sql_database} is not a file")
         tables = {table: columns for table, columns in settings.sql_tables.items() if columns}
-        if tables:
+        if not tables:
+            log.warning("sql_lookup is not offered: tool.sql_tables names no table with columns")
+        else:
             tools.append(sql_lookup(settings.sql_database, tables, settings.sql_max_rows))
     return [tool for tool in tools if tool.name not in settings.disabled]
 

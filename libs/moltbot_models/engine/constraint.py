@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ MAX_GRAMMAR_BYTES = 128 << 10
 _MOST_STEPS = 2000
 """Lines or references: as deep as these the compiler recurses, in less than half of a deep stack."""
 _CACHED = 64
+_SAY_AGAIN_S = 60.0
 _WORD_BITS = 32
 _ADDED = np.where(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), 0, -np.inf).astype(
     np.float32
@@ -54,16 +56,24 @@ class Constraint:
     Attributes:
         waiting: Thoughts come first: nothing is forbidden until `begin`.
         allowed: A bit for each token that may come next, in words of 32; None if that was not found out yet.
+        optional: Nobody asked for it: where it cannot go on, the answer goes on without.
+        lost: It could not go on.
     """
 
     def __init__(self, matcher: Any, *, waiting: bool = False) -> None:
         self.matcher, self.waiting = matcher, waiting
         self.allowed: NDArray[np.int32] | None = None
+        self.optional = self.lost = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether it forbids anything now."""
+        return not (self.waiting or self.lost)
 
     @property
     def complete(self) -> bool:
         """Whether the answer is whole and nothing can follow."""
-        return bool(self.matcher.is_stopped())
+        return not self.lost and bool(self.matcher.is_stopped())
 
     def begin(self, tokens: Sequence[int]) -> EngineError | None:
         """Hold from here on; `tokens` of the answer have come already. Return the error if they are not allowed."""
@@ -82,7 +92,11 @@ class Constraint:
             EngineError: `ENGINE_FAILED` if the grammar does not allow it, or has become too complex to go on.
         """
         self.allowed = None
-        if not self.matcher.consume_token(token):
+        if self.lost or self.matcher.consume_token(token):
+            return
+        if self.optional:
+            self.lost = True
+        else:
             raise EngineError("ENGINE_FAILED", f"the answer left the form it must have: {_said(self.matcher)}")
 
 
@@ -101,7 +115,7 @@ class Grammars:
         self._tokenizer: Any = None
         self._compiled: OrderedDict[tuple[str, ResponseFormat], Any] = OrderedDict()
         """Matchers at the beginning, and the errors of what cannot be compiled; by field and form."""
-        self._given_up: set[ResponseFormat | None] = set()
+        self._said_s = -_SAY_AGAIN_S
 
     def constraint(
         self, wanted: ResponseFormat, *, field: str = "response_format", waiting: bool = False
@@ -122,7 +136,10 @@ class Grammars:
             if matcher is not None:
                 self._compiled.move_to_end(key)
         if matcher is None:
-            matcher = in_deep_stack(lambda: self._compile(wanted, field))
+            try:
+                matcher = in_deep_stack(lambda: self._compile(wanted, field))
+            except RuntimeError as error:
+                raise EngineError("ENGINE_FAILED", f"{field}: no thread can be had to compile it: {error}") from None
             with self._lock:
                 self._compiled[key] = matcher
                 while len(self._compiled) > _CACHED:
@@ -132,35 +149,42 @@ class Grammars:
         constraint = Constraint(matcher.deep_copy(), waiting=waiting)
         if not waiting:
             self.look_ahead(constraint)
+            if constraint.matcher.is_error():
+                said = _said(constraint.matcher)
+                raise EngineError("INVALID_ARGUMENT", f"{field}: {wanted.kind} cannot be used: {said}")
         return constraint
 
-    def first_of(
-        self, wanted: Sequence[ResponseFormat | None], *, field: str, waiting: bool = False
+    def of_calls(
+        self, asked: ResponseFormat | None, unasked: ResponseFormat | None, *, waiting: bool = False
     ) -> Constraint | None:
-        """Return a constraint for the first form of which there can be one, `None` if nothing is wanted by then.
+        """Return a constraint for calls of tools; `None` if there is to be none.
 
         Args:
-            wanted: Forms, best first. `None`: no form.
-            field: As for `constraint`.
-            waiting: As for `constraint`.
+            asked: The form that they must have.
+            unasked: One that they have instead, if a matcher can be made of it.
+            waiting: Thoughts come first.
 
         Raises:
-            EngineError: As `constraint`, for the last of them.
+            EngineError: As `constraint`, for what was asked.
         """
-        for form in wanted[:-1]:
-            try:
-                return None if form is None else self.constraint(form, field=field, waiting=waiting)
-            except EngineError as error:
-                if form not in self._given_up and len(self._given_up) < _CACHED:
-                    self._given_up.add(form)
-                    _log.warning("calls are not kept to the schemas of the mesh's tools: %s", error)
-        last = wanted[-1] if wanted else None
-        return None if last is None else self.constraint(last, field=field, waiting=waiting)
+        kept = None if asked is None else self.constraint(asked, field="tools", waiting=waiting)
+        if unasked is None:
+            return kept
+        try:
+            better = self.constraint(unasked, field="tools", waiting=waiting)
+        except EngineError as error:
+            if time.monotonic() - self._said_s > _SAY_AGAIN_S:
+                self._said_s = time.monotonic()
+                _log.warning("calls are not kept to the schemas of the mesh's tools: %s", error)
+            return kept
+        better.optional = asked is None
+        return better
 
     def look_ahead(self, constraint: Constraint) -> None:
         """Find out which tokens may come next, before `mask` needs it: tens of microseconds, some milliseconds at most.
 
-        Of a grammar that has become too complex the end alone may come, which `accept` refuses.
+        Of a grammar that has become too complex the end alone may come, which `accept` refuses; an optional one is
+        lost.
         """
         from llguidance.numpy import fill_next_token_bitmask  # noqa: PLC0415 - with the first constraint
 
@@ -168,7 +192,10 @@ class Grammars:
         bits = np.zeros((1, words), np.int32)
         # One by one: threads that share these microseconds of work wait, spinning, for more than they take.
         fill_next_token_bitmask(constraint.matcher, bits)
-        constraint.allowed = bits[0]
+        if constraint.optional and constraint.matcher.is_error():
+            constraint.lost = True
+        else:
+            constraint.allowed = bits[0]
 
     def mask(self, logits: Sequence[NDArray[np.float32]], constraints: Sequence[Constraint]) -> None:
         """Forbid in each row [vocabulary] what its constraint does not allow, in place: minus infinity."""
@@ -177,7 +204,8 @@ class Grammars:
             if constraint.allowed is None:
                 self.look_ahead(constraint)
             allowed = constraint.allowed
-            assert allowed is not None
+            if allowed is None:
+                continue  # lost
             if added is None:
                 added = np.empty((len(allowed) * _WORD_BITS // 8, 8), np.float32)
             np.take(_ADDED, allowed.view(np.uint8), axis=0, out=added, mode="clip")
@@ -219,10 +247,14 @@ class Grammars:
 
 
 def _check_size(wanted: ResponseFormat) -> None:
-    if len(wanted.text) > MAX_GRAMMAR_BYTES:
+    text = wanted.text
+    if len(text) > MAX_GRAMMAR_BYTES:
         raise EngineError("INVALID_ARGUMENT", f"more than {MAX_GRAMMAR_BYTES >> 10} KiB; make it smaller")
-    for mark, kind in (("\n", "lines"), ("$ref", "references")):
-        if wanted.kind != "regex" and wanted.text.count(mark) > _MOST_STEPS:
+    # A reference may be written with escapes.
+    steps = {"references": 0 if wanted.kind == "regex" else text.count("$ref") + text.count("\\u00")}
+    steps["lines"] = text.count("\n") if wanted.kind == "grammar" else 0
+    for kind, count in steps.items():
+        if count > _MOST_STEPS:
             raise EngineError("INVALID_ARGUMENT", f"more than {_MOST_STEPS} {kind}; make it smaller")
 
 

@@ -157,7 +157,7 @@ class TextEngine:
         if request.response_format is not None:
             constraint = self._grammars.constraint(request.response_format)
         else:
-            constraint = self._grammars.first_of(prompt.grammars, field="tools", waiting=answer.thinking)
+            constraint = self._grammars.of_calls(prompt.grammar, prompt.unasked, waiting=answer.thinking)
         own_ends = frozenset[int]() if request.sampling.ignore_eos else self._ends
         ends = own_ends.union(request.sampling.stop_token_ids)
         context = SamplingContext(request, sequence.tokens, length, settings)

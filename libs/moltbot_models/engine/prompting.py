@@ -32,9 +32,10 @@ class Prompt:
     """The end of the prompt that belongs to the answer: a tool call that the request demands has been begun for it."""
     dialect: ToolDialect | None = None
     """How calls are written, if there may be some."""
-    grammars: tuple[ResponseFormat | None, ...] = ()
-    """What the rest of a demanded tool call must look like, or calls of kept tools in an answer that is free. The first
-    that can be held to is; `None`: nothing has to be."""
+    grammar: ResponseFormat | None = None
+    """What the rest of a demanded tool call must look like, or calls of strict tools in an answer that is free."""
+    unasked: ResponseFormat | None = None
+    """The same with the schemas of the mesh's tools, to be kept to instead where that can be."""
     thoughts: Thoughts = "none"
     """Whether the answer may begin with thoughts, or the prompt has opened them."""
     images: tuple[tuple[str, bytes], ...] = ()
@@ -110,17 +111,20 @@ def _conversation(directory: ModelDirectory, request: GenerationRequest, most_to
         raise EngineError(
             "INVALID_ARGUMENT", 'response_format leaves no room for calls: send no tools, or choice "none"'
         )
-    opening = ""
-    grammars: tuple[ResponseFormat | None, ...] = ()
+    opening, grammar, unasked = "", None, None
     if tools and request.tool_choice != "auto":
         if dialect is None:
             raise EngineError("INVALID_ARGUMENT", "tool_choice cannot be enforced: the model's template knows no calls")
         if request.response_format is not None:
             raise EngineError("INVALID_ARGUMENT", "response_format cannot go with a tool_choice that demands a call")
         opening = _opening(request, dialect)
-        grammars = (call_grammar(request, directory, dialect),)
+        grammar = call_grammar(request, directory, dialect)
     elif dialect is not None:
-        grammars = _of_free_calls(request, directory, dialect)
+        asked = [replace(tool, mesh=False) for tool in tools]
+        if any(tool.strict for tool in asked):
+            grammar = free_grammar(asked, directory, dialect)
+        if _may_keep_unasked(request, dialect):
+            unasked = free_grammar(tools, directory, dialect)
     fence = directory.controls
     text = template.render(
         [fence.message(message) for message in request.messages],
@@ -135,23 +139,18 @@ def _conversation(directory: ModelDirectory, request: GenerationRequest, most_to
             text, thoughts = text.rstrip() + CLOSED, "none"
     # The template writes the special tokens itself.
     tokens = _tokens(directory, pieces(text + opening), most_tokens, special=False)
-    return Prompt(tokens, opening, dialect, grammars, "none" if opening else thoughts)
+    return Prompt(tokens, opening, dialect, grammar, unasked, "none" if opening else thoughts)
 
 
-def _of_free_calls(
-    request: GenerationRequest, directory: ModelDirectory, dialect: ToolDialect
-) -> tuple[ResponseFormat | None, ...]:
-    """Grammars that keep calls to the schemas of strict tools, as asked, and to those of the mesh where that can be.
+def _may_keep_unasked(request: GenerationRequest, dialect: ToolDialect) -> bool:
+    """Whether calls of the mesh's tools may be kept to their schemas though nobody asked for it.
 
-    Nobody asked for the latter: they must not refuse a request, end an answer that is to be longer (`min_tokens`), or
-    turn one that is JSON into a call, as with Llama's dialect, whose calls begin with a bracket.
+    It must not end an answer that is to be longer, keep a token away that is to end it, or turn an answer that is JSON
+    into a call, as with Llama's dialect, whose calls begin with a bracket.
     """
-    asked = [replace(tool, mesh=False) for tool in request.tools]
-    strict = free_grammar(asked, directory, dialect) if any(tool.strict for tool in asked) else None
-    unasked = dialect is not LLAMA and not request.sampling.min_tokens and any(tool.mesh for tool in request.tools)
-    if unasked:
-        return free_grammar(request.tools, directory, dialect), strict
-    return () if strict is None else (strict,)
+    sampling = request.sampling
+    free = not (sampling.min_tokens or sampling.stop_token_ids or sampling.ignore_eos)
+    return free and dialect is not LLAMA and any(tool.mesh for tool in request.tools)
 
 
 def _opening(request: GenerationRequest, dialect: ToolDialect) -> str:

@@ -41,7 +41,7 @@ class Row:
     @property
     def bound(self) -> Constraint | None:
         """Its constraint, once that holds."""
-        return None if self.constraint is None or self.constraint.waiting else self.constraint
+        return self.constraint if self.constraint is not None and self.constraint.holds else None
 
     @property
     def cannot_end(self) -> bool:

@@ -184,6 +184,8 @@ HELD_OUT_CALLS = [
     "Which of our {t} show {v} under {c}?",
     "I am after {t} that list {c} as {v}",
 ]
+_FREE_SHARE = 0.4
+"""Questions to tables that the tool does not list, in which some words are others all the same."""
 ANSWERS = ["I found this in {t}: {r}", "I found this in {t}: {r}", "The table {t} says: {r}"]
 
 
@@ -273,10 +275,12 @@ def exchange(
     table = rng.choice(list(there))
     column, value = rng.choice(there[table]), value_of(rng, held_out_values)
     shown = f"{rng.choice(chr(34) + chr(39))}" if rng.random() < 0.1 else ""
+    # Known phrasings stay as they are where the evaluation asks for them.
+    free = not held_out_values and (listed or rng.random() < _FREE_SHARE)
     slots = {"t": table, "c": column, "v": value}
     asked = {**slots, "v": f"{shown}{value}{shown}"}
     if held_out_phrasing or not listed or rng.random() >= frames.LOOSE_SHARE:
-        user = question(rng, CALLS, HELD_OUT_CALLS, asked, held_out_phrasing, free=listed or rng.random() < 0.4)
+        user = question(rng, CALLS, HELD_OUT_CALLS, asked, held_out_phrasing, free=free)
     else:
         user = frames.loose(rng, rng.sample(list(asked.values()), 3))
     rows = [
@@ -293,6 +297,7 @@ def exchange(
         content = result = rng.choice(
             [
                 f"no table is named {table!r}; there are: none",
+                f"arguments of sql_lookup do not match its schema: arguments.table: {table!r} is not one of its tables",
                 f"table {table} has no column {column!r}",
                 "the database cannot be read",
             ]

@@ -70,6 +70,7 @@ async def served_models(shell: Shell) -> list[dict[str, Any]]:
         {
             "id": status.manifest.id,
             "task": TASKS.get(status.manifest.task, ""),
+            "revision": status.manifest.revision,
             "provider": status.manifest.provider,
             "endpoint": status.manifest.endpoint,
             "input_modalities": taken(status.manifest.input_modalities),

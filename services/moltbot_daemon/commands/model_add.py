@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from moltbot_daemon.commands.ask import served_models
+from moltbot_daemon.commands.local import listens
 from moltbot_daemon.commands.model_arguments import id_of, pairs
 from moltbot_daemon.commands.model_gate import calibrated, judged
 from moltbot_daemon.commands.progress import told_while_hashing
@@ -58,7 +59,7 @@ def add(shell: Shell) -> int:
     else:
         manifest = _local(args, Path(source))
     for key, message in problems_of(manifest):
-        raise InvalidArgument(f"--{key.replace('_', '-')}: {message}")
+        raise InvalidArgument(_as_typed(key, message))
     _refuse_second(args, store, manifest.id)
     hashes: dict[str, str] = {}
     report = None
@@ -82,6 +83,15 @@ def add(shell: Shell) -> int:
     return _tell_added(shell, entry, state)
 
 
+def _as_typed(key: str, message: str) -> str:
+    """A problem of a manifest in the words of this command."""
+    if key != "tls":
+        return f"--{key.replace('_', '-')}: {message}"
+    for field, option in (("tls.cert_file", "--tls-cert"), ("tls.key_file", "--tls-key"), ("tls is", "--tls-… is")):
+        message = message.replace(field, option)
+    return message
+
+
 def _forget_ranges(manifest: Manifest, store: ModelStore) -> None:
     """Delete what was calibrated for a version that came to nothing."""
     file = Path(manifest.options.get("ranges", ""))
@@ -92,6 +102,10 @@ def _forget_ranges(manifest: Manifest, store: ModelStore) -> None:
 
 def _local(args: argparse.Namespace, path: Path, model_id: str = "") -> Manifest:
     """A manifest for a directory on this machine."""
+    if _tls(args) != Tls():
+        raise InvalidArgument(
+            "--tls-… is for upstreams; a model that runs here is reached through the node's own Triton"
+        )
     path = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - links stay links
     found = inspect(path, args.context_length)
     task = cast("Task", args.type or found.task)
@@ -223,7 +237,7 @@ def _await_served(shell: Shell, entry: Entry, began_s: float) -> Any:
             fresh = False
         if fresh and state is not None and state.revision == entry.manifest.revision and state.state != "loading":
             if state.state == "serving":
-                _await_routed(shell, model_id)
+                _await_routed(shell, entry.manifest)
             return state
         if state is not None and state.state == "loading" and not told:
             told = True
@@ -232,14 +246,19 @@ def _await_served(shell: Shell, entry: Entry, began_s: float) -> Any:
     return None
 
 
-def _await_routed(shell: Shell, model_id: str) -> None:
-    """Wait until requests find the model, too: the router looks at its files now and then."""
+def _await_routed(shell: Shell, manifest: Manifest) -> None:
+    """Wait until requests find this version of the model: the router looks at its files now and then."""
+    if not (shell.settings.etcd.endpoints or listens(shell.places.mesh_socket)):
+        return  # a node that only serves models has no router
     until_s = time.monotonic() + _PROBE_S
-    with contextlib.suppress(MoltbotError):  # a node that only serves models has no router
-        while time.monotonic() < until_s:
-            if any(one["id"] == model_id for one in asyncio.run(served_models(shell))):
-                return
-            time.sleep(0.1)
+    while time.monotonic() < until_s:
+        found: list[dict[str, Any]] = []
+        with contextlib.suppress(MoltbotError):  # asked again
+            found = asyncio.run(served_models(shell))
+        if any((one["id"], one["revision"]) == (manifest.id, manifest.revision) for one in found):
+            return
+        time.sleep(0.1)
+    tell(f"moltbot: the router does not offer {manifest.id} yet; it looks at its files each router.reload_interval_s")
 
 
 def _tell_added(shell: Shell, entry: Entry, state: Any) -> int:

@@ -13,8 +13,9 @@ from tokenizers import AddedToken, Tokenizer
 import moltbot_models
 from moltbot_models.engine import EngineError, TextEngine
 from moltbot_models.engine.call_grammar import free_grammar
-from moltbot_models.engine.constraint import Grammars
+from moltbot_models.engine.constraint import Constraint, Grammars
 from moltbot_models.engine.model_directory import read_model_directory
+from moltbot_models.engine.prompting import build_prompt
 from moltbot_models.engine.tool_dialects import DEEPSEEK, DEEPSEEK_FENCED, HERMES, LLAMA, MISTRAL
 from moltbot_models.generation import GenerationRequest, Message, Sampling, ToolSpec
 from moltbot_testkit.random_model import CHATML, model_config, random_weights, write_model
@@ -258,6 +259,34 @@ def test_calls_of_the_meshs_tools_keep_to_their_schemas_but_where_any_json_begin
     for name, arguments in calls:
         assert name in {"pick", PLACE.name}
         jsonschema.validate(json.loads(arguments), SCHEMA)
+
+
+@pytest.mark.parametrize("sampling", [{"stop_token_ids": (97,)}, {"ignore_eos": True}, {"min_tokens": 3}])
+def test_nobody_asked_for_it_so_it_keeps_no_token_away(tmp_path, exact, sampling):
+    directory = read_model_directory(with_tags(tmp_path, TAGS["hermes"], special=False))
+    request = GenerationRequest("m", messages=(Message("user", "hi"),), tools=OF_MESH)
+    assert build_prompt(directory, request, 300, 2000).unasked is not None
+    free = replace(request, sampling=Sampling(**sampling))
+    assert build_prompt(directory, free, 300, 2000).unasked is None
+
+
+def test_where_it_cannot_go_on_the_answer_goes_on_without(tmp_path, exact, new_answer, monkeypatch):
+    engine = TextEngine.load(with_tags(tmp_path, TAGS["hermes"], special=False), exact)
+    real = Constraint.accept
+
+    def fails(self, token):
+        # As a grammar does that has become too complex: the matcher takes nothing any more.
+        if not self.lost:
+            self.matcher.consume_token(1 << 20)
+        real(self, token)
+
+    monkeypatch.setattr(Constraint, "accept", fails)
+    try:
+        prose = Eager(engine._directory.tokenizer, "I would rather not.<|im_end|>")
+        assert asked(engine, new_answer(), OF_MESH, prose, temperature=0.0).text == "I would rather not."
+        assert asked(engine, new_answer(), (PICK,), prose, temperature=0.0).error.reason == "ENGINE_FAILED"
+    finally:
+        engine.close()
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from moltbot_models.generation import (
@@ -61,3 +63,10 @@ def test_other_bytes_are_a_value_error(data: bytes) -> None:
 def test_other_answers_are_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         decode_deltas(data)
+
+
+def test_what_an_earlier_release_does_not_know_is_sent_only_where_it_says_something():
+    request = replace(REQUEST, tools=(ToolSpec("a"), ToolSpec("b", mesh=True)))
+    data = encode_request(request, stream=False)
+    assert data.count(b'"mesh"') == 1
+    assert decode_request(data)[0].tools == request.tools
