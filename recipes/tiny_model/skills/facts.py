@@ -34,29 +34,6 @@ def _full_name(rng: random.Random, held_out: bool) -> str:
     return f"{first} {rng.choice(words.SURNAMES)}" if rng.random() < 0.15 else first
 
 
-_INDIRECT = [
-    "[Any|No|Some] [idea|guess|thought] {q}?",
-    "[Look up|Check|See|Find out|Work out|Think about|Consider|Recollect] {q}",
-    "I [am|was] [asking|curious|unsure|not sure|asking myself|told you|have told you] {q}",
-    "[Did|Do|Would|Can|Might] you [ever|by now|by chance|perhaps|maybe|kindly|] [hear|learn|note|notice|write down|find out|explain|reveal|show me|tell us|recollect] {q}?",
-    "{q}[? That is my question|, that is what I ask|? Tell me|: do you know|, please|? Well]",
-    "[The question is|My question|Question|Now a quiz|Here comes a test|Test|Quiz|Query][:|,] {q}[?|]",
-    "[It|That] slipped my mind[:|,] {q}[?|]",
-    "[I|We] [talked|spoke] about {q}[. Well|. So|: what was it|]?",
-    "[I|We] [want|need|wish|have] to [hear|know|read|see|learn|check] {q}",
-    "[Be so kind and|Help me and|Please|Kindly] [say|tell me|write|note|remind me] {q}",
-    "[From|Out of|According to|Going by] [your|the|my] [notes|memory|list|data|file|words][,|:] {q}[?|]",
-    "[Everyone|My friend|Somebody|The form|My mother|This page] [asks|wants to know|wonders|should hear] {q}",
-    "[You|Surely you|I think you] know {q}[, do you not|, right|. Well|. Say it|]",
-    "[Is it|Was it] [noted|written|clear|known|said] {q}?",
-]
-
-
-def _indirect(*questions: str) -> list[str]:
-    """Ways to ask a question within another sentence."""
-    return [phrasing.replace("{q}", f"[{'|'.join(questions)}]") for phrasing in _INDIRECT]
-
-
 KINDS = [
     Kind(
         "name",
@@ -128,13 +105,6 @@ KINDS = [
             "What would you write on my [badge|door|card|letter]?",
             "And I am[ called| named|]?",
             "[To whom|For whom] do you [write|answer|reply|work]?",
-            "My [name|own name|first name][?|, please|: what was it|, what is it|: tell me]",
-            "[Does|Did] my name [ring a bell|come back to you|mean something to you|stick]?",
-            "[What|Which] [word|words] do [people|they|friends|you] [use for me|shout to call me|say when they mean me]?",
-            "[Is|Was] my name [somewhere in|kept in|in] your [notes|memory|list]?",
-            "[Show|Bring|Hand|Offer] me my [name|own name|first name]",
-            "[Who|What person|Which user] [am I|is this|writes here|speaks here|asks here|types here|do you hear|do you serve|do you help]?",
-            *_indirect("who I am", "what my name is", "what I am called", "how people call me", "which name is mine"),
         ],
         "Your name is {v}.",
         ["I go by {v}", "Everyone knows me as {v}", "You are talking to {v}"],
@@ -197,15 +167,6 @@ KINDS = [
             "Name [my town|the town where I live|the city that is my home|the place where I live]",
             "[Write|Print|Repeat|State|Confirm] [where I live|my city|the city I told you|where my home is]",
             "To [which|what] [city|town|place] [did I move|do I go home|do my letters go]?",
-            "My [city|town|home town|home][?|, please|: where was it|, where is it|: tell me]",
-            "[Is|Was] my [city|town|home] [somewhere in|kept in|in] your [notes|memory|list]?",
-            "[What|Which] [spot|corner|point|dot] on the map is [mine|my home|where I live]?",
-            "[Show|Bring|Hand|Offer] me my [city|home town|home]",
-            "Where [do I|did I] [dwell|stay|go home|spend my nights|park my car at night|get my mail|have my roof|keep my bed]?",
-            "[What|Which] [town|city|place] [am I at home in|do I live in|do I return to|has my house|has my bed]?",
-            *_indirect(
-                "where I live", "what city I live in", "where my home is", "which town is mine", "where my house is"
-            ),
         ],
         "You live in {v}.",
         ["I reside in {v}", "I settled down in {v}"],
@@ -268,15 +229,6 @@ KINDS = [
             "Name [my job|my profession|what I do for work|my role at work]",
             "[Write|Print|Repeat|State|Confirm] [my job|my profession|what I work as|what I do]",
             "For what [do they pay me|am I paid|was I hired]?",
-            "My [job|work|profession|trade][?|, please|: what was it|, what is it|: tell me]",
-            "[Is|Was] my [job|profession|trade] [somewhere in|kept in|in] your [notes|memory|list]?",
-            "[Show|Bring|Hand|Offer] me my [job|profession|trade]",
-            "What [work|job|business|trade] [am I busy with|keeps me busy|feeds me|brings me money|is my daily bread|puts food on my table]?",
-            "How do I [pay my bills|feed my family|get by|come by my money|earn a wage|earn my keep]?",
-            "What do I [call myself at work|do from Monday to Friday|do as a job|earn money with|do to earn money]?",
-            *_indirect(
-                "what my job is", "what I work as", "what I do for work", "what my profession is", "how I earn my money"
-            ),
         ],
         "You are a {v}.",
         ["I make my living as a {v}", "I am employed as a {v}"],
@@ -323,12 +275,6 @@ KINDS = [
             "What [number|figure] is my age?",
             "How [old|aged|many years old] would you say I am?",
             "What do I write [under|for] age?",
-            "My age[?|, please|: what was it|, what is it|: tell me|, in years]",
-            "[Is|Was] my age [somewhere in|kept in|in] your [notes|memory|list]?",
-            "[Show|Bring|Hand|Offer] me my age",
-            "How [much time|many years] [have I spent on this earth|have passed since I was born|lie between my birth and today|have I been on earth|have I been around|am I here]?",
-            "[How|Since how] long [ago was I born|have I lived|have I been around|am I on this earth]?",
-            *_indirect("how old I am", "what my age is", "how many years I have lived", "what age I have"),
         ],
         "You are {v} years old.",
         ["I have been alive for {v} years"],
@@ -384,16 +330,6 @@ KINDS = [
             "[What|Who] did I say my {v0} is?",
             "[Say|Write|Repeat|Confirm] the name of the {v0} that I [have|keep|own]",
             "Do I have a {v0}, and what is it called?",
-            "[Is|Was] the name of my {v0} [somewhere in|kept in|in] your [notes|memory|list]?",
-            "[Show|Bring|Hand|Offer] me the name of my {v0}",
-            "The name of my {v0}[?|, please|: what was it|, what is it|: tell me]",
-            "My {v0}, how do I [call|name|shout for] it?",
-            *_indirect(
-                "how my {v0} is called",
-                "what the name of my {v0} is",
-                "what my {v0} is called",
-                "which name my {v0} has got",
-            ),
         ],
         "Your {v0} is called {v1}.",
         ["At home a {v0} named {v1} waits for me", "I take care of a {v0}, {v1}"],
@@ -441,19 +377,6 @@ KINDS = [
             "What am I [crazy about|passionate about|a friend of|always up for]?",
             "Name [my hobby|what I like|what I love|my pastime]",
             "[State|Write|Print|Repeat|Confirm] [my hobby|what I like|what I do for fun]",
-            "My [hobby|pastime|passion][?|, please|: what was it|, what is it|: tell me]",
-            "[Is|Was] my [hobby|pastime|passion] [somewhere in|kept in|in] your [notes|memory|list]?",
-            "[Show|Bring|Hand|Offer] me my [hobby|pastime|passion]",
-            "[What|Which] [hobby|pastime|passion|pleasure] [have I got|do I follow|keeps me busy|makes my day|did I take up|did I choose]?",
-            "What do I [do with my spare time|like best|like most|enjoy most|love most|do at weekends|do in the evening|busy myself with]?",
-            "How do I [relax|unwind|have fun|enjoy myself|fill a day off|use my evenings|pass the time]?",
-            *_indirect(
-                "what my hobby is",
-                "what I like",
-                "what I do for fun",
-                "what I enjoy",
-                "what I love to do in the evening",
-            ),
         ],
         "You like {v}.",
         ["Nothing makes me happier than {v}", "I spend my weekends on {v}"],
@@ -588,7 +511,6 @@ ANY_ASKED = [
     "[Is it easy|Is it hard|Are you able|Would it be possible] to [say|tell me|name|find] my {a}?",
     "[As far as you know|From your notes|From memory|In short|In one word], [what is|tell me|name] my {a}?",
     "The {a} [of mine|that I have|I have|that is mine], [what|which] is it?",
-    *_indirect("what my {a} is", "which {a} is mine", "what I have as my {a}"),
 ]
 ANY_ASKED_HELD_OUT = [
     "Could you recall my {a}?",

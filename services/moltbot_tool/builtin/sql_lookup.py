@@ -82,7 +82,7 @@ def sql_lookup(database: Path, tables: Mapping[str, Sequence[str]], max_rows: in
     def run(arguments: Mapping[str, Any]) -> str:
         return lookup(database, tables, arguments["table"], arguments["column"], arguments["value"], max_rows)
 
-    columns = sorted({column for named in tables.values() for column in named})
+    every_column = sorted({column for columns in tables.values() for column in columns})
     there = "; ".join(f"{table}({', '.join(columns)})" for table, columns in sorted(tables.items()))
     return Tool(
         name="sql_lookup",
@@ -91,7 +91,7 @@ def sql_lookup(database: Path, tables: Mapping[str, Sequence[str]], max_rows: in
             "type": "object",
             "properties": {
                 "table": {"type": "string", "enum": sorted(tables)},
-                "column": {"type": "string", "enum": columns},
+                "column": {"type": "string", "enum": every_column},
                 "value": {"type": "string", "maxLength": 1024},
             },
             "required": ["table", "column", "value"],
