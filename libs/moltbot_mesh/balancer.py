@@ -86,6 +86,10 @@ class BalancedChannel(grpc.aio.Channel):
         """Those that are left out now."""
         return frozenset(peer.instance for peer in self._peers.values() if peer.is_ejected)
 
+    def failing(self) -> frozenset[Instance]:
+        """Those that were left out, now or before, and have not answered since."""
+        return frozenset(peer.instance for peer in self._peers.values() if peer.is_failing)
+
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """See `grpc.aio.Channel.unary_unary`."""
         return self._callable("unary_unary", method, args, kwargs)

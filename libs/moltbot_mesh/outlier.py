@@ -50,6 +50,11 @@ class InstanceHealth:
         """Whether it is to be left out now."""
         return self._ejected_until_s != 0.0 and self._clock() < self._ejected_until_s
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether it was ejected and has not answered since: it is tried again, but nobody knows that it serves."""
+        return self._ejections > 0
+
     def succeeded(self) -> None:
         """A call was answered: failures before it are forgotten, once its ejection, if any, is over.
 

@@ -77,6 +77,11 @@ class Peer:
         """Whether it is left out now."""
         return self._health.is_ejected
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether it was left out, now or before, and has not answered since."""
+        return self._health.is_failing
+
     async def connect(self, timeout_s: float) -> bool:
         """Whether a connection stands, or is made in time."""
         if await is_ready(self.channel, min(timeout_s, CONNECT_TIMEOUT_S)):

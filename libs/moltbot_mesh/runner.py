@@ -177,7 +177,7 @@ class _Process:
         channel = self._remote[service]
         if not channel.instances():
             return f"{service}: no instance is registered"
-        return f"{service}: no instance answers" if channel.ejected() == channel.instances() else ""
+        return f"{service}: no instance answers" if channel.failing() == channel.instances() else ""
 
 
 def advertised(advertise: str, listen: str, port: int) -> str:

@@ -1,8 +1,8 @@
 """Framed records in a file: how both the log and a producer's spill lie on disk.
 
 A frame is `u32 crc | u32 length, its highest bit set where a commit begins | u64 number | payload | zeros to a multiple
-of 8`, little-endian; zeros after the last one end the file. The CRC covers all but itself, so a record that was
-moved is found as one that was changed. A commit begins only after the commit before it was synced: an intact beginning
+of 8`, little-endian; zeros after the last one end the file. The CRC covers all but itself and the zeros, which are
+looked at, too: no bit of a file can change unseen, and a record that was moved is found as one that was changed. A commit begins only after the commit before it was synced: an intact beginning
 behind a damaged place therefore proves that the damage is no torn write.
 
 Source: the layout follows etcd's WAL and Kafka's segments; CRC-32 as in RFC 1952.
@@ -82,9 +82,12 @@ def _at(data: bytes, offset: int) -> Frame | str:
     start = offset + HEADER_BYTES
     if not 0 < length <= MAX_PAYLOAD_BYTES or start + length > len(data):
         return "the record's length is not possible"
-    payload = data[start : start + length]
+    stop = start + length
+    payload = data[start:stop]
     if zlib.crc32(payload, zlib.crc32(data[offset + 4 : start])) != crc:
         return "the record's checksum does not match"
+    if length & 7 and data[stop : stop + (-length & 7)] != _PADDING[-length & 7]:
+        return "the zeros behind the record are not zero"
     return Frame(number, payload, offset, commit)
 
 
@@ -121,6 +124,8 @@ def read(data: bytes, offset: int, number: int) -> Iterator[Frame | Damage]:
         yield found
         number = found.number + 1
         offset = found.end
+    if data.count(0, offset) < len(data) - offset:
+        yield Damage(offset, number, "something stands behind the last record")
 
 
 def _next_intact(data: bytes, offset: int, number: int) -> Frame | None:

@@ -144,3 +144,12 @@ def test_frames_behind_a_damaged_one_are_still_read():
     assert [item.number for item in found] == [7, 8, 9]
     assert isinstance(found[1], frames.Damage)
     assert found[2].payload == b"three"
+
+
+@given(st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=4), st.integers(0, 15), st.data())
+def test_no_bit_of_a_file_changes_unseen(written, behind, choice):
+    data = b"".join(frames.encode(7, written, commit=True)) + bytes(behind)
+    assert [item.payload for item in frames.read(data, 0, 7)] == written
+    changed = bytearray(data)
+    changed[choice.draw(st.integers(0, len(data) - 1))] ^= 1 << choice.draw(st.integers(0, 7))
+    assert any(isinstance(item, frames.Damage) for item in frames.read(bytes(changed), 0, 7))

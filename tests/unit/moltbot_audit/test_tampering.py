@@ -75,7 +75,7 @@ def flipped_bit(log: Path) -> str:
     path, found = any_segment(log)
     frame = random.choice(found)
     data = bytearray(path.read_bytes())
-    data[random.randrange(frame.offset, frame.offset + 16 + len(frame.payload))] ^= 1 << random.randrange(8)
+    data[random.randrange(frame.offset, frame.end)] ^= 1 << random.randrange(8)
     path.write_bytes(data)
     return f"record {frame.number})"
 

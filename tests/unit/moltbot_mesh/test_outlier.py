@@ -75,6 +75,19 @@ def test_a_success_after_an_ejection_forgets_all_that_was() -> None:
     assert not health.is_ejected
 
 
+def test_one_whose_ejection_is_over_is_failing_until_it_answers() -> None:
+    clock = Clock()
+    health = InstanceHealth(POLICY, clock)
+    for _ in range(3):
+        assert not health.is_failing
+        health.failed()
+    clock.now_s += 1.0
+    assert health.is_failing
+    assert not health.is_ejected
+    health.succeeded()
+    assert not health.is_failing
+
+
 def test_an_answer_does_not_end_an_ejection_but_good_health_does() -> None:
     health = InstanceHealth(POLICY, Clock())
     assert health.eject()
