@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tiny_model import frames, lexicon, words
 from tiny_model.conversation import Exchange, Said
 from tiny_model.grammar import KEEP, expand, tidy
+from tiny_model.skills.asking import ASKED
 from tiny_model.skills.facts import (
     ANY_ASKED,
     ANY_ASKED_HELD_OUT,
@@ -42,7 +44,14 @@ _ASKED_BY = {
     "hobby": ["my hobby", "do I enjoy", "I love to do", "do I like", "my pastime"],
 }
 _ASKING = ["what", "which", "tell me", "do you know", "remember", "name", "say", "who", "how", "I wonder", "I forgot"]
-_LOOSE_SHARE = 0.15
+_LOOSE_SHARE = 0.05
+_COMPOSED_SHARE = 0.45
+# What tells one fact from another is no noise around a fact.
+_TELLING = frozenset(
+    """who whom whose where how name names named call calls called live lives living home house flat town city village place
+    work works working job jobs profession trade paid pay career age old young year years birthday hobby fun love loved like
+    likes liked enjoy prefer free pet""".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +106,8 @@ def _known_words(rng: random.Random, kind: Kind, slots: dict[str, str]) -> tuple
     # Such words can come to be those held out for this kind: "Do you still have my name?"
     held_out = {_plain(expand(rng, one, slots)) for one in kind.asked_held_out}
     while True:
-        asked = _filled(rng, askings, slots)
+        composed = rng.random() < _COMPOSED_SHARE
+        asked = _filled(rng, ASKED[kind.label] if composed else askings, slots)
         if _plain(asked) not in held_out:
             return _filled(rng, tellings, slots), asked
 
@@ -107,7 +117,8 @@ def _of_an_attribute(rng: random.Random, held_out_phrasing: bool, held_out_value
     value = _value(rng, attribute, held_out_values)
     slots = {"a": attribute, "v": value}
     told = _filled(rng, ANY_TOLD_HELD_OUT if held_out_phrasing else ANY_TOLD, slots)
-    asked = _filled(rng, ANY_ASKED_HELD_OUT if held_out_phrasing else ANY_ASKED, slots)
+    known = ASKED[""] if rng.random() < _COMPOSED_SHARE else ANY_ASKED
+    asked = _filled(rng, ANY_ASKED_HELD_OUT if held_out_phrasing else known, slots)
     if not held_out_phrasing and not held_out_values:
         told = _loosely_told(rng, f"my {attribute}", value) or told
         asked = _loosely_asked(rng, f"my {attribute}") or asked
@@ -117,12 +128,31 @@ def _of_an_attribute(rng: random.Random, held_out_phrasing: bool, held_out_value
 
 def _loosely_told(rng: random.Random, by: str, value: str) -> str:
     """Now and then a sentence in which nothing but the two is sure; else nothing."""
-    return frames.loose(rng, rng.sample([by, value], 2), ends=("",)) if rng.random() < _LOOSE_SHARE else ""
+    return _loose(rng, rng.sample([by, value], 2), ("",)) if rng.random() < _LOOSE_SHARE else ""
 
 
 def _loosely_asked(rng: random.Random, by: str) -> str:
     parts = [rng.choice(_ASKING), by]
-    return frames.loose(rng, parts if rng.random() < 0.8 else parts[::-1]) if rng.random() < _LOOSE_SHARE else ""
+    return _loose(rng, parts if rng.random() < 0.8 else parts[::-1], ("", "?")) if rng.random() < _LOOSE_SHARE else ""
+
+
+def _loose(rng: random.Random, parts: list[str], ends: tuple[str, ...]) -> str:
+    own = _words(" ".join(parts)) & _TELLING
+    while True:
+        text = frames.loose(rng, parts, ends)
+        if _words(text) & _TELLING == own:
+            return text
+
+
+def _noise(rng: random.Random, phrasings: list[str]) -> str:
+    while True:
+        text = frames.noise(rng, rng.choice(phrasings), expand)
+        if not _words(text) & _TELLING:
+            return text
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
 
 
 def _plain(text: str) -> str:
@@ -153,8 +183,8 @@ def _filled(rng: random.Random, phrasings: list[str], slots: dict[str, str]) -> 
 
 def _framed(rng: random.Random, text: str) -> str:
     """The sentence among words that do not matter; what follows a value stands behind a comma, so that it ends clearly."""
-    if rng.random() < 0.25:
-        before = frames.noise(rng, rng.choice(frames.BEFORE), expand)
+    if rng.random() < 0.15:
+        before = _noise(rng, frames.BEFORE)
         own = text.split(" ", maxsplit=1)[0] in {
             "My",
             "The",
@@ -168,8 +198,8 @@ def _framed(rng: random.Random, text: str) -> str:
             "For",
         }
         text = before + (text[0].lower() + text[1:] if own and before[-2] not in ".:?!" else text)
-    if rng.random() < 0.15:
-        text = text.rstrip("?") + frames.noise(rng, rng.choice(_AFTER), expand) + ("?" if text[-1] == "?" else "")
+    if rng.random() < 0.08:
+        text = text.rstrip("?") + _noise(rng, _AFTER) + ("?" if text[-1] == "?" else "")
     return text
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny_model import cases, conversation, dialogues, evaluate, frames, grammar, offers, packing, validation, words
 from tiny_model.conversation import Said, Setting
-from tiny_model.skills import calculator, clock, facts, memory, prose, sql_lookup, talk, units
+from tiny_model.skills import asking, calculator, clock, facts, memory, prose, sql_lookup, talk, units
 from tiny_model.tokenizer import TEMPLATE
 from tokenizers import Tokenizer
 
@@ -29,9 +29,9 @@ PHRASINGS = {
     "units": (units.CALLS, units.HELD_OUT_CALLS),
     "sql_lookup": (sql_lookup.CALLS, sql_lookup.HELD_OUT_CALLS),
     "told": (facts.ANY_TOLD, facts.ANY_TOLD_HELD_OUT),
-    "asked": (facts.ANY_ASKED, facts.ANY_ASKED_HELD_OUT),
+    "asked": ([*facts.ANY_ASKED, *asking.ASKED[""]], facts.ANY_ASKED_HELD_OUT),
     **{f"{kind.label} told": (kind.told, kind.told_held_out) for kind in facts.KINDS},
-    **{f"{kind.label} asked": (kind.asked, kind.asked_held_out) for kind in facts.KINDS},
+    **{f"{kind.label} asked": ([*kind.asked, *asking.ASKED[kind.label]], kind.asked_held_out) for kind in facts.KINDS},
     "tasks": (talk.TASKS, talk.HELD_OUT_TASKS),
     "knowledge": (talk.KNOWLEDGE, talk.HELD_OUT_KNOWLEDGE),
     "prose": (prose.ASKED, prose.HELD_OUT_ASKED),
