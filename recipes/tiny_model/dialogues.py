@@ -120,7 +120,7 @@ def conversation(rng: random.Random, there: Scene) -> list[Said]:
     if there.remembered and kind < 0.7:
         known = {fact.key: fact for fact in there.remembered}
         asked = rng.choice(there.remembered)
-        out.append(memory.ask(rng, asked, known=True) if rng.random() < 0.8 else not_told(rng, known))
+        out.append(memory.ask(rng, asked, known=True) if rng.random() < 0.87 else not_told(rng, known))
     elif kind < 0.42 and there.setting.tools:
         out = [call(rng, there) for _ in range(rng.choice((1, 1, 2)))]
         if rng.random() < _UNANSWERED:
