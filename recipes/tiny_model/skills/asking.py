@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What is asked for, in words: "my name", "who I am", "who am I"."""
+    """What is asked for, in words, each with `[a|b]` choices: "my name", "who I am", "who am I"."""
 
     nouns: str
     clauses: str
@@ -58,21 +58,16 @@ _QUESTION = [
 ]
 
 
-def _choice(ways: str) -> str:
-    return f"[{ways}]"
-
-
 def phrasings(meaning: Meaning) -> list[str]:
-    """All sentences of a meaning, with choices."""
+    """All sentences of a meaning, for `grammar.expand`."""
     return [
-        frame.replace(slot, _choice(ways))
+        frame.replace(slot, f"[{ways}]")
         for frames, slot, ways in (
             (_NOUN, "{N}", meaning.nouns),
             (_CLAUSE, "{C}", meaning.clauses),
             (_QUESTION, "{Q}", meaning.questions),
         )
         for frame in frames
-        if ways
     ]
 
 
