@@ -1,9 +1,10 @@
 """Framed records in a file: how both the log and a producer's spill lie on disk.
 
-A frame is `u32 crc | u32 length, its highest bit set where a commit begins | u64 number | payload | zeros to a multiple
-of 8`, little-endian; zeros after the last one end the file. The CRC covers all but itself and the zeros, which are
-looked at, too: no bit of a file can change unseen, and a record that was moved is found as one that was changed. A commit begins only after the commit before it was synced: an intact beginning
-behind a damaged place therefore proves that the damage is no torn write.
+A frame is `u32 crc | u32 length, its highest bit set where a commit begins | u64 number | payload | zeros to a
+multiple of 8`, little-endian; zeros after the last one end the file. The CRC covers all but itself and the zeros,
+which are looked at, too: no bit of a file can change unseen, and a record that was moved is found as one that was
+changed. A commit begins only after the commit before it was synced: an intact beginning behind a damaged place
+therefore proves that the damage is no torn write.
 
 Source: the layout follows etcd's WAL and Kafka's segments; CRC-32 as in RFC 1952.
 """
