@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,13 +26,18 @@ def cache_dir() -> Path:
     return Path(os.environ.get("MOLTBOT_CACHE_DIR") or Path.home() / ".cache" / "moltbot")
 
 
+def _tell(progress: str) -> None:
+    """Beside standard output, which may be a protocol's."""
+    print(progress, file=sys.stderr)
+
+
 def triton_runtime() -> TritonRuntime:
     """The installed Triton, fetched first if it is not there.
 
     Raises:
         FailedPrecondition: It cannot be had.
     """
-    return ensure_triton(cache_dir(), print)
+    return ensure_triton(cache_dir(), _tell)
 
 
 def embedder_path() -> Path:
@@ -40,7 +46,7 @@ def embedder_path() -> Path:
     Raises:
         FailedPrecondition: It cannot be had.
     """
-    return ensure_embedder(cache_dir(), print)
+    return ensure_embedder(cache_dir(), _tell)
 
 
 @contextlib.asynccontextmanager
