@@ -28,7 +28,7 @@ def cache_dir() -> Path:
 
 def _tell(progress: str) -> None:
     """Beside standard output, which may be a protocol's."""
-    print(progress, file=sys.stderr)
+    sys.stderr.write(f"{progress}\n")
 
 
 def triton_runtime() -> TritonRuntime:
