@@ -191,6 +191,29 @@ async def test_one_that_was_killed_takes_calls_again_once_it_is_back(
                 await asyncio.sleep(0.02)
 
 
+async def test_one_that_was_killed_is_failing_between_ejections_until_it_answers(
+    registry: InProcessRegistry, echoes: tuple[Echo, Echo]
+) -> None:
+    policy = OutlierPolicy(consecutive_failures=1, base_ejection_s=0.1)
+    dead = echoes[0]
+    async with balanced(registry, dead, policy=policy, health_interval_s=3600) as channel:
+        say = channel.unary_unary("/test.Echo/Say")
+        assert await say(b"", timeout=5) == dead.name
+        assert not channel.failing()
+        dead.process.kill()
+        async with asyncio.timeout(60):
+            while not channel.ejected():
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await say(b"", timeout=1)
+            while channel.ejected():  # and nobody tries again
+                await asyncio.sleep(0.02)
+            assert channel.failing() == {dead.instance}
+            await asyncio.to_thread(dead.process.start)
+            while channel.failing():
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await say(b"", timeout=1)
+
+
 async def test_one_that_says_it_does_not_serve_is_ejected(
     registry: InProcessRegistry, echoes: tuple[Echo, Echo]
 ) -> None:
