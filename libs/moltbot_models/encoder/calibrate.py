@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from moltbot_models.encoder.config import EncoderConfig
 from moltbot_models.encoder.encoder import Encoder
 from moltbot_models.encoder.graph import build_graph
 from moltbot_models.encoder.quantized import EncoderRanges, LinearRange
+from moltbot_models.encoder.runs import packed
 from moltbot_models.encoder.runtime import EncoderRuntime, compile_encoder, weights_sha256
 
 if TYPE_CHECKING:
@@ -128,14 +129,11 @@ def _ranges(
     words = checkpoint.rows("embeddings.word_embeddings.weight", shape.vocabulary, shape.hidden)
     total = 0
     for row in rows:
-        ids = np.array([row.ids], np.int64)
-        inputs: dict[str, NDArray[Any]] = {"words": words(ids), "attention_mask": np.ones_like(ids)}
-        if shape.takes_kinds:
-            inputs["token_type_ids"] = np.array([row.type_ids], np.int64)
-        request.infer(inputs)
+        ids, inputs = packed([row], most=1, bucket=1, longest=shape.max_tokens, kinds=shape.takes_kinds)
+        request.infer({**inputs, "words": words(ids)})
         for name in names:
-            seen[name].append(request.get_tensor(name).data[0].copy())
-        total += ids.size
+            seen[name].append(request.get_tensor(name).data[: len(row.ids)].copy())
+        total += len(row.ids)
         if total > _MAX_TOKENS_SEEN:
             break
     spans: dict[str, LinearRange] = {}

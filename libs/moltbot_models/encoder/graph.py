@@ -35,11 +35,16 @@ def build_graph(
     ranges: Mapping[str, LinearRange] | None = None,
     taps: bool = False,
 ) -> ov.Model:
-    """Return a model from `words` (f32 [texts, length, hidden]) and `attention_mask` (i64 [texts, length]).
+    """Return a model of the inputs that `runs.packed` makes: tokens of several texts, one behind another.
+
+    They are `words` (f32 [tokens, hidden]), `positions` in their texts (i64 [tokens]) and, for pairs, `token_type_ids`
+    (i64 [tokens]). The attention alone sees texts beside each other: `token_at` (i64 [texts, length]) says which token
+    stands at a place, `attention_mask` (i64 [texts, length]) whether one does, and `place_of` (i64 [tokens]) where a
+    token stands, counted over all places.
 
     The words' embeddings are looked up outside (`EncoderRuntime`), so that their table stays in its file: it is half of
-    a small model, and of it a few rows are used. Pairs have `token_type_ids` too. The output is `embedding` (f32
-    [texts, hidden], of length 1) or, for a head that classifies, `logits` (f32 [texts, labels]).
+    a small model, and of it a few rows are used. The output is `embedding` (f32 [texts, hidden], of length 1) or, for a
+    head that classifies, `logits` (f32 [texts, labels]).
 
     Args:
         shape: The numbers of config.json.
@@ -59,39 +64,43 @@ class _Builder:
         self._checkpoint = checkpoint
         self._ranges = ranges
         self._taps: list[Node] = []
+        self._words = ops.parameter([-1, shape.hidden], ov.Type.f32)
+        self._positions, self._kinds, self._place_of = (ops.parameter([-1], ov.Type.i64) for _ in range(3))
+        self._mask, self._token_at = (ops.parameter([-1, -1], ov.Type.i64) for _ in range(2))
 
     def model(self, *, taps: bool) -> ov.Model:
-        words = ops.parameter([-1, -1, self._s.hidden], ov.Type.f32)
-        mask = ops.parameter([-1, -1], ov.Type.i64)
-        inputs = {"words": words, "attention_mask": mask}
+        inputs = {
+            "words": self._words,
+            "positions": self._positions,
+            "attention_mask": self._mask,
+            "token_at": self._token_at,
+            "place_of": self._place_of,
+        }
         if self._s.takes_kinds:
-            inputs["token_type_ids"] = ops.parameter([-1, -1], ov.Type.i64)
+            inputs["token_type_ids"] = self._kinds
         for name, node in inputs.items():
             node.output(0).get_tensor().set_names({name})
         # [texts, 1, 1, length]: every query sees the keys that are text.
-        visible = ops.unsqueeze(ops.convert(mask, ov.Type.boolean), ops.constant(np.array([1, 2])))
-        hidden = self._embedded(words, mask, inputs.get("token_type_ids"))
+        visible = ops.unsqueeze(ops.convert(self._mask, ov.Type.boolean), ops.constant(np.array([1, 2])))
+        hidden = self._embedded()
         for layer in range(self._s.layers):
             hidden = self._layer(f"encoder.layer.{layer}", hidden, visible)
-        out = self._logits(hidden) if self._s.labels else self._vector(hidden, mask)
+        out = self._logits(hidden) if self._s.labels else self._vector(hidden)
         out.output(0).get_tensor().set_names({"logits" if self._s.labels else "embedding"})
         results = [out, *(self._taps if taps else ())]
         return ov.Model(results, list(inputs.values()), "encoder")  # pyright: ignore[reportGeneralTypeIssues] - its stub binds self wrongly
 
-    def _embedded(self, words: Node, mask: Node, kinds: Node | None) -> Node:
-        s, zero = self._s, ops.constant(np.int64(0))
+    def _embedded(self) -> Node:
+        s = self._s
         places = self._checkpoint.tensor("embeddings.position_embeddings.weight", s.positions, s.hidden)
         places = places[s.first_position :]
         of_kind = self._checkpoint.tensor("embeddings.token_type_embeddings.weight", s.kinds, s.hidden)
-        if kinds is None:
+        if not s.takes_kinds:
             # One text alone is always of kind 0, so its row is folded into the positions.
             places = places + of_kind[0]
-        length = ops.gather(ops.shape_of(mask), ops.constant(np.array([1])), zero)
-        begin, step = ops.constant(np.array([0])), ops.constant(np.array([1]))
-        position = ops.slice(Constant(places), begin, length, step, ops.constant(np.array([0])))
-        total = ops.add(words, position)
-        if kinds is not None:
-            total = ops.add(total, ops.gather(Constant(of_kind), kinds, zero))
+        total = ops.add(self._words, _rows(Constant(places), self._positions))
+        if s.takes_kinds:
+            total = ops.add(total, _rows(Constant(of_kind), self._kinds))
         return self._norm(total, "embeddings.LayerNorm")
 
     def _layer(self, name: str, hidden: Node, visible: Node) -> Node:
@@ -99,11 +108,9 @@ class _Builder:
         parts = [f"{name}.attention.self.{part}" for part in ("query", "key", "value")]
         found = self._linears(hidden, f"{name}.attention.self", parts, s.hidden, s.hidden)
         mixed = ops.scaled_dot_product_attention(*(self._heads(part) for part in found), visible)
-        joined = ops.reshape(
-            ops.transpose(mixed, ops.constant(np.array([0, 2, 1, 3]))),
-            ops.constant(np.array([0, 0, s.hidden])),
-            special_zero=True,
-        )
+        beside = ops.transpose(mixed, ops.constant(np.array([0, 2, 1, 3])))
+        places = ops.reshape(beside, ops.constant(np.array([-1, s.hidden])), special_zero=False)
+        joined = _rows(places, self._place_of)
         out = self._linear(joined, f"{name}.attention.output.dense", s.hidden, s.hidden)
         hidden = self._norm(ops.add(hidden, out), f"{name}.attention.output.LayerNorm")
         inner = ops.gelu(self._linear(hidden, f"{name}.intermediate.dense", wide, s.hidden), "erf")
@@ -111,8 +118,10 @@ class _Builder:
         return self._norm(ops.add(hidden, out), f"{name}.output.LayerNorm")
 
     def _heads(self, flat: Node) -> Node:
+        """[tokens, hidden] → [texts, heads, length, size]."""
         size = self._s.hidden // self._s.heads
-        split = ops.reshape(flat, ops.constant(np.array([0, 0, self._s.heads, size])), special_zero=True)
+        beside = _rows(flat, self._token_at)
+        split = ops.reshape(beside, ops.constant(np.array([0, 0, self._s.heads, size])), special_zero=True)
         return ops.transpose(split, ops.constant(np.array([0, 2, 1, 3])))
 
     def _linear(self, x: Node, name: str, rows: int, columns: int) -> Node:
@@ -144,12 +153,24 @@ class _Builder:
         weight = Constant(self._checkpoint.tensor(f"{name}.weight", self._s.hidden))
         return ops.add(ops.multiply(unit, weight), Constant(self._checkpoint.tensor(f"{name}.bias", self._s.hidden)))
 
-    def _vector(self, hidden: Node, mask: Node) -> Node:
-        return _normalised(_mean(hidden, mask) if self._s.pooling == "mean" else _first(hidden))
+    def _vector(self, hidden: Node) -> Node:
+        pooled = self._mean(hidden) if self._s.pooling == "mean" else self._first(hidden)
+        return _normalised(pooled)
+
+    def _first(self, hidden: Node) -> Node:
+        """The vector of the first token of each text: [tokens, hidden] → [texts, hidden]."""
+        return _rows(hidden, ops.gather(self._token_at, ops.constant(np.int64(0)), ops.constant(np.int64(1))))
+
+    def _mean(self, hidden: Node) -> Node:
+        """The mean of the vectors of each text's tokens: [tokens, hidden] → [texts, hidden]."""
+        axis = ops.constant(np.array([1]))
+        weight = ops.unsqueeze(ops.convert(self._mask, ov.Type.f32), ops.constant(np.array([2])))
+        total = ops.reduce_sum(ops.multiply(_rows(hidden, self._token_at), weight), axis, keep_dims=False)
+        return ops.divide(total, ops.maximum(ops.reduce_sum(weight, axis, keep_dims=False), np.float32(1e-9)))
 
     def _logits(self, hidden: Node) -> Node:
         """The head of `*ForSequenceClassification`."""
-        s, first = self._s, _first(hidden)
+        s, first = self._s, self._first(hidden)
         dense, out = "classifier.dense", "classifier.out_proj"
         if s.family == "bert":
             dense, out = "pooler.dense", "classifier"
@@ -163,17 +184,9 @@ class _Builder:
         return ops.add(ops.matmul(x, weight, transpose_a=False, transpose_b=True), bias)
 
 
-def _first(hidden: Node) -> Node:
-    """The vector of the first token: [texts, length, hidden] → [texts, hidden]."""
-    return ops.gather(hidden, ops.constant(np.int64(0)), ops.constant(np.int64(1)))
-
-
-def _mean(hidden: Node, mask: Node) -> Node:
-    """The mean of the vectors of real tokens: [texts, length, hidden] → [texts, hidden]."""
-    axis = ops.constant(np.array([1]))
-    weight = ops.unsqueeze(ops.convert(mask, ov.Type.f32), ops.constant(np.array([2])))
-    total = ops.reduce_sum(ops.multiply(hidden, weight), axis, keep_dims=False)
-    return ops.divide(total, ops.maximum(ops.reduce_sum(weight, axis, keep_dims=False), np.float32(1e-9)))
+def _rows(table: Node, numbers: Node) -> Node:
+    """Rows of a matrix by their numbers: [..., numbers' shape, columns]."""
+    return ops.gather(table, numbers, ops.constant(np.int64(0)))
 
 
 def _normalised(x: Node) -> Node:

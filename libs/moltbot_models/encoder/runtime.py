@@ -1,10 +1,11 @@
-"""A compiled encoder and its tokenizer: encodings sorted by length, padded to buckets, run in small batches."""
+"""A compiled encoder and its tokenizer: encodings sorted by length and run in small batches."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import openvino as ov
@@ -16,6 +17,7 @@ from moltbot_models.encoder.graph import build_graph
 from moltbot_models.encoder.memory import give_back
 from moltbot_models.encoder.quantized import RANGES_FILE, read_ranges
 from moltbot_models.encoder.rows import CHARACTERS_PER_TOKEN
+from moltbot_models.encoder.runs import cut, packed
 from moltbot_models.encoder.shape import EncoderShape, read_json
 
 if TYPE_CHECKING:
@@ -28,13 +30,6 @@ if TYPE_CHECKING:
     from moltbot_models.encoder.checkpoint import Rows
     from moltbot_models.encoder.shape import Head
 
-_RUN_COST_TOKENS = 48
-"""What a run costs besides its tokens, in tokens: where padding would cost more, two runs are made of one."""
-_RUN_TOKENS = 256
-"""Of one run of several rows, padding counted, at most: with it grow what lies between the layers and the shapes that
-kernels are kept for. 1,024 would give many clients a seventh more texts a second, and take 17 MiB more."""
-_FINE_STEPS = 8
-"""Lengths of so many buckets are told apart one by one, those of up to twice as many in steps of two, and so on."""
 _DEFAULT_MAX_TOKENS = 256
 
 
@@ -64,7 +59,7 @@ class EncoderRuntime:
         self._config = config
         self._checkpoint = checkpoint
         self._words = word_table(checkpoint, shape, tokenizer)
-        self._shapes: set[tuple[int, int]] = set()
+        self._shapes: set[tuple[int, ...]] = set()
         self._request = compiled.create_infer_request()
         self._lock = threading.Lock()
 
@@ -105,38 +100,33 @@ class EncoderRuntime:
         """Run the model over encodings, shortest first.
 
         Returns:
-            float32 [rows, width of the output], in the order of the rows.
+            float32 [rows, width of the output], in the order of the rows; zeros for one without a token.
         """
-        width = self.shape.labels or self.shape.hidden
-        found = np.empty((len(rows), width), np.float32)
-        lengths = [len(row.ids) for row in rows]
-        order = np.argsort(lengths, kind="stable")
-        widths = [self._width(lengths[index]) for index in order]
-        begin = 0
+        found = np.zeros((len(rows), self.shape.labels or self.shape.hidden), np.float32)
+        lengths = np.array([len(row.ids) for row in rows])
+        order = np.argsort(lengths, kind="stable")[np.count_nonzero(lengths == 0) :]
+        ends = cut(
+            lengths[order].tolist(),
+            most=self._config.batch_texts,
+            bucket=self._config.bucket_tokens,
+            hidden=self.shape.hidden,
+        )
         with self._lock:
-            for end in partition(widths, self._config.batch_texts):
+            for begin, end in itertools.pairwise([0, *ends]):
                 chosen = order[begin:end]
-                found[chosen] = self._infer([rows[index] for index in chosen], widths[end - 1])
-                begin = end
+                found[chosen] = self._infer([rows[index] for index in chosen])
         return found
 
-    def _width(self, tokens: int) -> int:
-        return min(bucket_of(tokens, self._config.bucket_tokens), self.shape.max_tokens)
-
-    def _infer(self, rows: list[Encoding], width: int) -> NDArray[np.float32]:
-        shape = row_class(len(rows), self._config.batch_texts), width
-        ids = np.zeros(shape, np.int64)
-        names = ["attention_mask", *(["token_type_ids"] if self.shape.takes_kinds else [])]
-        inputs: dict[str, NDArray[Any]] = {name: np.zeros(shape, np.int64) for name in names}
-        # Rows that fill the class up see one token: an attention over none would be no number.
-        inputs["attention_mask"][len(rows) :, 0] = 1
-        for index, row in enumerate(rows):
-            ids[index, : len(row.ids)] = row.ids
-            inputs["attention_mask"][index, : len(row.ids)] = 1
-            if self.shape.takes_kinds:
-                inputs["token_type_ids"][index, : len(row.ids)] = row.type_ids
-        inputs["words"] = self._words(ids)
-        self._request.infer(inputs)
+    def _infer(self, rows: list[Encoding]) -> NDArray[np.float32]:
+        ids, inputs = packed(
+            rows,
+            most=self._config.batch_texts,
+            bucket=self._config.bucket_tokens,
+            longest=self.shape.max_tokens,
+            kinds=self.shape.takes_kinds,
+        )
+        self._request.infer({**inputs, "words": self._words(ids)})
+        shape = ids.size, *inputs["token_at"].shape
         if shape not in self._shapes:
             # Kernels were compiled, and may have taken matrices from the file in another form.
             self._shapes.add(shape)
@@ -144,56 +134,6 @@ class EncoderRuntime:
             give_back()
         # The output's memory belongs to the next call: the assignment that follows copies it.
         return self._request.get_output_tensor(0).data[: len(rows)]
-
-
-def bucket_of(tokens: int, bucket: int) -> int:
-    """Round a length up to one of few, since each shape costs up to a megabyte of compiled kernels.
-
-    Beyond `_FINE_STEPS` buckets at most a quarter is lost. Source: jemalloc's size classes, 4 between powers of two.
-    """
-    step = bucket
-    while tokens > _FINE_STEPS * step:
-        step *= 2
-    return max(1, -(-tokens // step)) * step
-
-
-def row_class(rows: int, most: int) -> int:
-    """Round the rows of a run up to a power of two, or to `most`: for the same reason."""
-    return min(most, 1 << (rows - 1).bit_length())
-
-
-def partition(widths: Sequence[int], most: int = 16) -> list[int]:
-    """Cut rows that are sorted by width into runs of least cost: padded tokens, and what each run costs besides.
-
-    Args:
-        widths: Of the rows, padded; the rows of a run are filled up to `row_class`.
-        most: Rows of a run.
-
-    Returns:
-        Where each run ends; the last is the number of rows.
-    """
-    least = [0.0]
-    begins: list[int] = []
-    for end in range(1, len(widths) + 1):
-        choices = [
-            (least[begin] + _RUN_COST_TOKENS + widths[end - 1] * row_class(end - begin, most), begin)
-            for begin in range(max(0, end - _most_rows(widths[end - 1], most)), end)
-        ]
-        cost, begin = min(choices)
-        least.append(cost)
-        begins.append(begin)
-    ends: list[int] = []
-    place = len(widths)
-    while place:
-        ends.append(place)
-        place = begins[place - 1]
-    return ends[::-1]
-
-
-def _most_rows(width: int, most: int) -> int:
-    """Rows of a run, whose class keeps to `_RUN_TOKENS`."""
-    fit = max(1, _RUN_TOKENS // width)
-    return most if fit >= most else 1 << (fit.bit_length() - 1)
 
 
 def compile_encoder(model: ov.Model, precision: Literal["bf16", "f32"], threads: int, path: Path) -> ov.CompiledModel:

@@ -14,7 +14,7 @@ from moltbot_models.encoder.checkpoint import EncoderCheckpoint
 from moltbot_models.encoder.graph import build_graph
 from moltbot_models.encoder.processor import largest_weight_of
 from moltbot_models.encoder.quantized import RANGES_FILE, EncoderRanges, LinearRange, quantized_linear
-from moltbot_models.encoder.runtime import compile_encoder, partition
+from moltbot_models.encoder.runtime import compile_encoder
 from moltbot_models.encoder.shape import EncoderShape
 from moltbot_models.engine.config import EngineError
 from moltbot_testkit.random_encoder import write_encoder
@@ -135,15 +135,6 @@ def test_the_bias_takes_in_the_shift_and_the_mean_of_the_rounding() -> None:
     exact = seen @ weight.T + bias
     np.testing.assert_allclose(found.mean(0), exact.mean(0), atol=2e-3)
     assert np.abs(found - exact).std() < 0.02 * exact.std()
-
-
-def test_rows_are_cut_into_runs_where_padding_would_cost_more_than_a_run() -> None:
-    assert partition([]) == []
-    assert partition([16] * 8) == [8]
-    assert partition([16] * 7 + [256]) == [7, 8]
-    assert partition([32, 48]) == [2]
-    assert partition([16] * 40)[-1] == 40
-    assert max(np.diff([0, *partition([16] * 40)])) <= 16
 
 
 @pytest.mark.parametrize(

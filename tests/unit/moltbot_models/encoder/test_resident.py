@@ -9,7 +9,6 @@ import pytest
 
 from moltbot_models.encoder import Encoder, EncoderConfig, EncoderError
 from moltbot_models.encoder.checkpoint import EncoderCheckpoint, widened
-from moltbot_models.encoder.runtime import bucket_of, partition, row_class
 from moltbot_testkit.random_encoder import HIDDEN, WORDS, encoder_tensors, write_encoder
 from moltbot_testkit.random_model import write_safetensors
 
@@ -64,25 +63,3 @@ def test_a_file_that_is_cut_while_in_use_is_named(tmp_path: Path) -> None:
         stream.truncate(100)
     with pytest.raises(EncoderError, match="cut short"):
         rows(np.array([WORDS - 1]))
-
-
-def test_lengths_become_few_and_lose_little() -> None:
-    lengths = range(1, 513)
-    found = [bucket_of(tokens, 16) for tokens in lengths]
-    assert sorted(set(found)) == [16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512]
-    assert all(bucket >= tokens for bucket, tokens in zip(found, lengths, strict=True))
-    assert max(bucket / tokens for bucket, tokens in zip(found, lengths, strict=True) if tokens > 128) < 1.25
-    assert bucket_of(0, 16) == 16
-
-
-def test_runs_have_few_row_counts_and_keep_to_their_tokens() -> None:
-    assert [row_class(rows, 12) for rows in range(1, 13)] == [1, 2, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12]
-    draw = np.random.default_rng(0)
-    for _ in range(50):
-        widths = sorted(bucket_of(int(tokens), 16) for tokens in draw.integers(1, 512, 40))
-        begin = 0
-        for end in partition(widths):
-            assert 1 <= end - begin <= 16
-            assert end - begin == 1 or row_class(end - begin, 16) * widths[end - 1] <= 256
-            begin = end
-        assert begin == 40

@@ -1,0 +1,127 @@
+"""Rows are laid one behind another: what a run computes is their tokens, and no text sees another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from moltbot_models.encoder import Classifier, Encoder, EncoderConfig
+from moltbot_models.encoder.runs import RUN_TOKENS, bucket_of, cut, packed, row_class
+from moltbot_testkit.random_encoder import write_encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tokenizers import Encoding
+
+WORDS = Tokenizer(models.WordLevel({f"w{n}": n for n in range(50)}, unk_token="w0"))
+WORDS.pre_tokenizer = pre_tokenizers.Whitespace()
+
+
+def rows_of(*counts: int) -> list[Encoding]:
+    return WORDS.encode_batch([" ".join(f"w{1 + (n + count) % 49}" for n in range(count)) for count in counts])
+
+
+def cut_of(lengths: Sequence[int], most: int = 16) -> list[int]:
+    return cut(lengths, most=most, bucket=16, hidden=384)
+
+
+def test_every_token_stands_at_its_place_and_points_back() -> None:
+    rows = rows_of(3, 1, 20)
+    ids, inputs = packed(rows, most=16, bucket=16, longest=64, kinds=True)
+    token_at, mask, place_of = inputs["token_at"], inputs["attention_mask"], inputs["place_of"]
+    assert ids.shape == inputs["positions"].shape == inputs["token_type_ids"].shape == place_of.shape == (32,)
+    assert token_at.shape == mask.shape == (4, 32)
+    for number, row in enumerate(rows):
+        assert ids[token_at[number, : len(row.ids)]].tolist() == row.ids
+        assert inputs["positions"][token_at[number, : len(row.ids)]].tolist() == list(range(len(row.ids)))
+        assert mask[number].tolist() == [1] * len(row.ids) + [0] * (32 - len(row.ids))
+    assert token_at.reshape(-1)[place_of[:24]].tolist() == list(range(24))
+    assert mask[3].sum() == 1
+    assert "token_type_ids" not in packed(rows, most=16, bucket=16, longest=64, kinds=False)[1]
+
+
+def test_a_row_is_no_longer_than_the_model_bears() -> None:
+    _, inputs = packed(rows_of(40), most=16, bucket=16, longest=40, kinds=False)
+    assert inputs["token_at"].shape == (1, 40)
+    assert inputs["positions"].max() == 39
+
+
+def test_lengths_become_few_and_lose_little() -> None:
+    lengths = range(1, 513)
+    found = [bucket_of(tokens, 16) for tokens in lengths]
+    assert sorted(set(found)) == [16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512]
+    assert all(bucket >= tokens for bucket, tokens in zip(found, lengths, strict=True))
+    assert max(bucket / tokens for bucket, tokens in zip(found, lengths, strict=True) if tokens > 128) < 1.25
+    assert bucket_of(0, 16) == 16
+
+
+def test_runs_keep_to_their_rows_and_tokens_and_leave_none_out() -> None:
+    assert [row_class(rows, 12) for rows in range(1, 13)] == [1, 2, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12]
+    draw = np.random.default_rng(0)
+    for most in (1, 5, 16):
+        for _ in range(30):
+            lengths = sorted(draw.integers(1, 512, 40).tolist())
+            begin = 0
+            for end in cut_of(lengths, most):
+                assert 1 <= end - begin <= most
+                assert end - begin == 1 or sum(lengths[begin:end]) <= RUN_TOKENS
+                square = row_class(end - begin, most) * bucket_of(lengths[end - 1], 16)
+                assert end - begin == 1 or square <= 2 * RUN_TOKENS
+                begin = end
+            assert begin == 40
+
+
+def test_rows_share_a_run_unless_the_attention_would_see_mostly_padding() -> None:
+    assert cut_of([]) == []
+    assert cut_of([16] * 8) == [8]
+    assert cut_of([16] * 16) == [16]
+    assert cut_of([17, 32, 40, 48]) == [4]
+    assert cut_of([16] * 7 + [250]) == [7, 8]
+
+
+def test_a_run_computes_its_tokens_and_not_the_longest_row_for_all() -> None:
+    lengths = sorted(np.random.default_rng(1).integers(8, 120, 64).tolist())
+    ends = cut_of(lengths)
+    computed = 0
+    for begin, end in zip([0, *ends], ends, strict=False):
+        ids, _ = packed(rows_of(*lengths[begin:end]), most=16, bucket=16, longest=512, kinds=False)
+        computed += ids.size
+    assert computed < 1.05 * sum(lengths)
+
+
+@pytest.mark.parametrize("family", ["bert", "xlm-roberta"])
+def test_no_text_sees_another_and_a_batch_gives_what_each_alone_gives(tmp_path: Path, family: str) -> None:
+    write_encoder(tmp_path, family)
+    encoder = Encoder.load(tmp_path, EncoderConfig(threads=1, precision="f32"))
+    texts = [" ".join(f"w{3 + (5 * n + count) % 40}" for n in range(count)) for count in (1, 30, 2, 9, 9, 17, 1, 3, 40)]
+    together, tokens = encoder.embed(texts)
+    alone = np.concatenate([encoder.embed([text])[0] for text in texts])
+    np.testing.assert_allclose(together, alone, atol=2e-6)
+    assert tokens == sum(encoder.embed([text])[1] for text in texts)
+    # What stands beside a text changes nothing of it.
+    others, _ = encoder.embed([*texts[:4], "w8 w9 w10 w11", *texts[5:]])
+    np.testing.assert_allclose(np.delete(others, 4, 0), np.delete(together, 4, 0), atol=2e-6)
+    assert np.abs(others[4] - together[4]).max() > 1e-3
+
+
+def test_pairs_of_a_reranker_are_scored_together_as_alone(tmp_path: Path) -> None:
+    write_encoder(tmp_path, "bert", 1)
+    classifier = Classifier.load(tmp_path, EncoderConfig(threads=1, precision="f32"))
+    documents = [" ".join(f"w{3 + (3 * n + count) % 40}" for n in range(count)) for count in (1, 12, 4, 30, 30)]
+    together, _ = classifier.rerank("w5 w6", documents)
+    alone = [float(classifier.rerank("w5 w6", [document])[0][0]) for document in documents]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_a_row_without_tokens_is_zeros_and_disturbs_no_other(tmp_path: Path) -> None:
+    write_encoder(tmp_path)
+    encoder = Encoder.load(tmp_path, EncoderConfig(threads=1, precision="f32"))
+    rows = [*rows_of(5), *WORDS.encode_batch([""]), *rows_of(7)]
+    found = encoder.runtime.run(rows)
+    assert not found[1].any()
+    np.testing.assert_allclose(found[[0, 2]], encoder.runtime.run([rows[0], rows[2]]), atol=2e-6)
