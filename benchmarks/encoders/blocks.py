@@ -90,6 +90,8 @@ def encoder(repeats: int) -> None:
 
 def encoder_triton(repeats: int) -> None:
     """Vectors through Triton, clients that never pause."""
+    from moltbot_models.encoder import EncoderConfig  # noqa: PLC0415 - after sys.path
+
     with tempfile.TemporaryDirectory(prefix="bench-encoder-") as scratch:
         model, file = prepared(Path(scratch))
         site = subprocess.run(
@@ -97,9 +99,12 @@ def encoder_triton(repeats: int) -> None:
             check=True, capture_output=True, text=True,
         ).stdout.strip()  # fmt: skip
         worker = Worker(sys.executable, HERE / "triton_worker.py", model, file, site)
-        names = ["ours", "delay_500us", "unbatched", "ours_f32", "ort"]
+        names = ["ours", "delay_500us", "unbatched", "ours_f32", "ours_bf16", "ort"]
         memory = {name: {"loaded": worker.hello[name]} for name in names}
-        print("\nembeddings through Triton, MiniLM-L6, BF16, one text a request; ort: ONNX Runtime FP32, unbatched")
+        print(
+            f"\nembeddings through Triton, MiniLM-L6, one text a request; ours in {EncoderConfig().arithmetic};"
+            " ort: ONNX Runtime FP32, unbatched"
+        )
         print(
             f"{'':<26}{'texts a s':>10}{'× ort':>8}{'× unbatched':>13}{'p50 ms':>9}{'p99 ms':>9}{'CPU ms':>8}{'MiB':>7}"
         )
@@ -132,15 +137,15 @@ def _show_memory(memory: dict[str, dict[str, dict[str, float]]]) -> None:
     print("\nmemory of the model's process, MiB: its own / resident (with shared pages of libraries)")
     stages = list(memory["ours"])
     print(f"{'':<26}" + "".join(f"{stage:>16}" for stage in stages))
-    for name in ("ours", "ours_f32", "ort"):
+    for name in ("ours", "ours_f32", "ours_bf16", "ort"):
         cells = [f"{memory[name][stage]['own_mib']:.0f} / {memory[name][stage]['rss_mib']:.0f}" for stage in stages]
         print(f"{name:<26}" + "".join(f"{cell:>16}" for cell in cells))
     for base in ("ort", "ours_f32"):
         cells: list[str] = []
         for stage in stages:
-            ours, theirs = memory["ours"][stage], memory[base][stage]
+            ours, theirs = memory["ours_bf16"][stage], memory[base][stage]
             cells.append(" / ".join(f"{ours[key] / theirs[key] - 1:+.0%}" for key in ("own_mib", "rss_mib")))
-        print(f"{f'ours against {base}':<26}" + "".join(f"{cell:>16}" for cell in cells))
+        print(f"{f'ours_bf16 against {base}':<26}" + "".join(f"{cell:>16}" for cell in cells))
 
 
 def prepared(scratch: Path) -> tuple[Path, Path]:

@@ -35,6 +35,7 @@ OPTIONS = {
     "unbatched": {"dynamic_batching": "false"},
     "delay_500us": {"queue_delay_us": "500"},
     "ours_f32": {"precision": "f32"},
+    "ours_bf16": {"precision": "bf16"},
 }
 _CONFIG = """name: "ort"
 backend: "python"

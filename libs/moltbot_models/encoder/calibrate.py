@@ -1,8 +1,8 @@
 """Finds, once for a model, which of its layers bear INT8 and in what ranges; the result is stored beside the weights.
 
 Every group of linear layers is tried alone. What it costs is nearly additive over groups, so those that save most
-arithmetic for their cost are taken until the budget is spent; the rest stays in BF16. The cost of vectors is 1 - mean
-cosine to FP32, that of scores the variance of the logits' error as a share of the logits' own (`_strayed`).
+arithmetic for their cost are taken until the budget is spent; the rest stays in BF16 or FP32. The cost of vectors is
+1 - mean cosine to FP32, that of scores the variance of the logits' error as a share of the logits' own (`_strayed`).
 """
 
 from __future__ import annotations

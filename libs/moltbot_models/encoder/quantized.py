@@ -92,7 +92,7 @@ class EncoderRanges:
     texts_sha256: str
     """Of the texts, joined by line ends."""
     groups: Mapping[str, LinearRange]
-    """By group of linear layers; what is not here stays in BF16."""
+    """By group of linear layers; what is not here stays in BF16 or FP32."""
     costs: Mapping[str, float]
     """1 - mean cosine to FP32 with that group alone in INT8, for all that were tried."""
 
@@ -136,7 +136,7 @@ def read_ranges(file: Path, weights_sha256: str) -> EncoderRanges:
     Raises:
         EncoderError: It is not there, cannot be read or belongs to other weights.
     """
-    mend = "calibrate the model anew (moltbot_models.encoder.calibrate) or serve it in bf16"
+    mend = "calibrate the model anew (moltbot_models.encoder.calibrate) or serve it with precision=auto"
     try:
         found = EncoderRanges.from_json(file.read_text("utf-8"))
     except FileNotFoundError:

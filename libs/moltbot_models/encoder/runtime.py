@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import threading
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import openvino as ov
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
     from moltbot_models.encoder.checkpoint import Rows
+    from moltbot_models.encoder.processor import FloatPrecision
     from moltbot_models.encoder.shape import Head
 
 _DEFAULT_MAX_TOKENS = 256
@@ -85,12 +86,8 @@ class EncoderRuntime:
         if config.precision == "int8":
             ranges = read_ranges(config.ranges or path / RANGES_FILE, weights_sha256(weights)).groups
         checkpoint = EncoderCheckpoint(weights)
-        compiled = compile_encoder(
-            build_graph(shape, checkpoint, ranges=ranges),
-            "f32" if config.precision == "f32" else "bf16",
-            config.threads,
-            path,
-        )
+        graph = build_graph(shape, checkpoint, ranges=ranges)
+        compiled = compile_encoder(graph, config.arithmetic, config.threads, path)
         made = cls(compiled, tokenizer, shape, max_tokens, config, checkpoint)
         # The first run brings the matrices into the form that the arithmetic wants; no request waits for it.
         made.run([tokenizer.encode("a")])
@@ -136,7 +133,7 @@ class EncoderRuntime:
         return self._request.get_output_tensor(0).data[: len(rows)]
 
 
-def compile_encoder(model: ov.Model, precision: Literal["bf16", "f32"], threads: int, path: Path) -> ov.CompiledModel:
+def compile_encoder(model: ov.Model, precision: FloatPrecision, threads: int, path: Path) -> ov.CompiledModel:
     """Compile a graph of `build_graph`; layers with ranges run in INT8 whatever the precision of the others.
 
     Raises:

@@ -86,6 +86,8 @@ def judge(
     from moltbot_models.encoder import Classifier, Encoder  # noqa: PLC0415 - brings OpenVINO
 
     config = EncoderConfig.of(options)
+    if config.precision == "auto":  # the coarsest that it becomes, here or on another machine of the mesh
+        config = dataclasses.replace(config, precision="bf16")
     if config.precision == "f32":
         return None
     exact = dataclasses.replace(config, precision="f32")

@@ -42,7 +42,7 @@ _ENCODER_DEFAULTS = {
     "batch_texts": "16",
     "bucket_tokens": "16",
     "dynamic_batching": "true",
-    "precision": "bf16",
+    "precision": "auto",
     "queue_delay_us": "0",
     "ranges": "",
     "threads": "0",
@@ -60,7 +60,7 @@ _CHOICES = {
     "deterministic": ("true", "false"),
     "dynamic_batching": ("true", "false"),
     "kv": ("u8", "bf16", "f32"),
-    "precision": ("int8", "bf16", "f32"),
+    "precision": ("auto", "int8", "bf16", "f32"),
     "weights": ("u8", "i8", "u4", "f32", "bf16"),
 }
 _LEAST_1, _MOST = ("batch_images", "batch_texts", "bucket_tokens"), 512

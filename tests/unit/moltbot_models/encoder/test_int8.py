@@ -12,7 +12,7 @@ from moltbot_models.encoder import Classifier, Encoder, EncoderConfig, EncoderEr
 from moltbot_models.encoder.calibrate import calibrate, write_ranges
 from moltbot_models.encoder.checkpoint import EncoderCheckpoint
 from moltbot_models.encoder.graph import build_graph
-from moltbot_models.encoder.processor import largest_weight_of
+from moltbot_models.encoder.processor import largest_weight_of, quickest_float, quickest_float_of
 from moltbot_models.encoder.quantized import RANGES_FILE, EncoderRanges, LinearRange, quantized_linear
 from moltbot_models.encoder.runtime import compile_encoder
 from moltbot_models.encoder.shape import EncoderShape
@@ -160,3 +160,23 @@ def test_weights_leave_room_for_sums_in_16_bits(flags: str, largest: int) -> Non
     assert np.abs(codes * steps).max() == pytest.approx(1, abs=1e-6)
     # Activations are stored from 0 to 255 where sums are of 16 bits.
     assert largest == 127 or 2 * 255 * largest < 1 << 15
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "quickest"),
+    [
+        ("GenuineIntel", "fpu avx2 avx512f avx512_vnni avx512_bf16 amx_bf16 amx_tile", "bf16"),
+        ("AuthenticAMD", "fpu avx2 avx512f avx512_vnni avx512_bf16", "bf16"),
+        ("GenuineIntel", "fpu avx2 avx512f avx512_vnni avx512_bf16", "f32"),
+        ("AuthenticAMD", "fpu avx avx2", "f32"),
+    ],
+)
+def test_auto_takes_the_arithmetic_that_is_quickest_on_the_processor(vendor: str, flags: str, quickest: str) -> None:
+    told = f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\nbugs\t\t:\n"
+    assert quickest_float_of(told) == quickest
+    assert quickest_float_of("") == "f32"
+
+
+def test_layers_that_are_not_in_int8_have_the_arithmetic_that_is_asked_for() -> None:
+    assert EncoderConfig().arithmetic == EncoderConfig("int8").arithmetic == quickest_float()
+    assert (EncoderConfig("bf16").arithmetic, EncoderConfig("f32").arithmetic) == ("bf16", "f32")

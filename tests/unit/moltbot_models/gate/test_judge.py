@@ -122,6 +122,13 @@ def test_encoders_of_every_task_are_judged(tmp_path: Path, task: str, labels: in
     assert all(np.isfinite(check.value) for check in found.checks)
 
 
+def test_auto_is_judged_as_the_coarsest_that_it_becomes_on_any_machine(tmp_path: Path) -> None:
+    write_encoder(tmp_path)
+    found = judged(tmp_path, "embedding")
+    assert found is not None
+    assert found.precision == "bf16"
+
+
 def test_what_cannot_be_loaded_is_told(tmp_path: Path) -> None:
     write_encoder(tmp_path)
     (tmp_path / RANGES_FILE).write_text("{}")
