@@ -77,7 +77,7 @@ def packed(
     Args:
         rows: What the tokenizer gave, one for each text.
         most: Rows of a run.
-        bucket: Sizes of tokens are multiples of this.
+        bucket: Sizes of tokens are multiples of this, or of its half.
         longest: Row that the model takes.
         kinds: Whether it takes `token_type_ids`.
 
@@ -86,7 +86,7 @@ def packed(
     """
     counts = np.array([len(row.ids) for row in rows])
     total = int(counts.sum())
-    tokens = -(-total // bucket) * bucket if total <= RUN_TOKENS else bucket_of(total, bucket)
+    tokens = _filled(total, bucket)
     texts, length = row_class(len(rows), most), min(bucket_of(int(counts.max()), bucket), longest)
     ids, positions, place_of = (np.zeros(tokens, np.int64) for _ in range(3))
     token_at, mask = (np.zeros((texts, length), np.int64) for _ in range(2))
@@ -101,6 +101,14 @@ def packed(
         inputs["token_type_ids"] = np.zeros(tokens, np.int64)
         inputs["token_type_ids"][:total] = np.concatenate([row.type_ids for row in rows])
     return ids, inputs
+
+
+def _filled(tokens: int, bucket: int) -> int:
+    """Round the tokens of a run up: by half a bucket for the few of a text alone, for which a bucket is an eighth."""
+    if tokens > RUN_TOKENS:
+        return bucket_of(tokens, bucket)
+    step = bucket if tokens > _FINE_STEPS * bucket else max(1, bucket // 2)
+    return -(-tokens // step) * step
 
 
 def bucket_of(tokens: int, bucket: int) -> int:

@@ -31,16 +31,16 @@ def cut_of(lengths: Sequence[int], most: int = 16) -> list[int]:
 
 
 def test_every_token_stands_at_its_place_and_points_back() -> None:
-    rows = rows_of(3, 1, 20)
+    rows = rows_of(3, 1, 17)
     ids, inputs = packed(rows, most=16, bucket=16, longest=64, kinds=True)
     token_at, mask, place_of = inputs["token_at"], inputs["attention_mask"], inputs["place_of"]
-    assert ids.shape == inputs["positions"].shape == inputs["token_type_ids"].shape == place_of.shape == (32,)
+    assert ids.shape == inputs["positions"].shape == inputs["token_type_ids"].shape == place_of.shape == (24,)
     assert token_at.shape == mask.shape == (4, 32)
     for number, row in enumerate(rows):
         assert ids[token_at[number, : len(row.ids)]].tolist() == row.ids
         assert inputs["positions"][token_at[number, : len(row.ids)]].tolist() == list(range(len(row.ids)))
         assert mask[number].tolist() == [1] * len(row.ids) + [0] * (32 - len(row.ids))
-    assert token_at.reshape(-1)[place_of[:24]].tolist() == list(range(24))
+    assert token_at.reshape(-1)[place_of[:21]].tolist() == list(range(21))
     assert mask[3].sum() == 1
     assert "token_type_ids" not in packed(rows, most=16, bucket=16, longest=64, kinds=False)[1]
 
@@ -49,6 +49,14 @@ def test_a_row_is_no_longer_than_the_model_bears() -> None:
     _, inputs = packed(rows_of(40), most=16, bucket=16, longest=40, kinds=False)
     assert inputs["token_at"].shape == (1, 40)
     assert inputs["positions"].max() == 39
+
+
+@pytest.mark.parametrize(
+    ("tokens", "computed"), [(1, 8), (9, 16), (121, 128), (129, 144), (256, 256), (257, 320), (400, 448)]
+)
+def test_few_sizes_of_runs_are_told_apart_and_small_ones_most_finely(tokens: int, computed: int) -> None:
+    ids, _ = packed(rows_of(tokens), most=16, bucket=16, longest=512, kinds=False)
+    assert ids.size == computed
 
 
 def test_lengths_become_few_and_lose_little() -> None:
