@@ -74,6 +74,7 @@ def calibrate(
         classifier = Classifier.load(path, config)
         reference = classifier.runtime
         rows = _pairs(classifier, samples) if task == "rerank" else classifier.rows(samples)
+    rows = [row for row in rows if row.ids]
     shape, expected = reference.shape, reference.run(rows)
     spans = _ranges(path, shape, checkpoint, rows, threads)
     costs: dict[str, float] = {}

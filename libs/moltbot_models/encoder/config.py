@@ -32,20 +32,22 @@ class EncoderConfig:
     """Arithmetic. `auto` takes BF16 where the processor multiplies it quicker than FP32 (`quickest_float`), and FP32
     elsewhere. BF16 keeps 99.3 to 99.5 % of top-10 neighbours (MiniLM-L6). `int8` runs in INT8 those layers that
     calibration found to bear it (`moltbot_models.encoder.calibrate`), the others as `auto` does."""
+    rest: FloatPrecision | None = None
+    """What `auto` takes, and layers that are not in INT8; None for what is quickest on this machine."""
     threads: int = 0
     """Of the arithmetic; 0 lets OpenVINO take every core."""
     bucket_tokens: int = 16
-    """Lengths are rounded up to a multiple of this, beyond eight of them to coarser steps: few shapes, so that OpenVINO
-    compiles its kernels a few times and not per request."""
+    """Lengths that the attention sees are rounded up to a multiple of this, beyond eight of them to coarser steps: few
+    shapes, so that OpenVINO compiles its kernels a few times and not per request."""
     batch_texts: int = 16
-    """Rows of one run of the model, at most."""
+    """Texts of one run of the model, at most."""
     ranges: Path | None = None
     """What calibration found, for `int8`; None: beside the weights."""
 
     @property
     def arithmetic(self) -> FloatPrecision:
         """Of the layers that do not run in INT8, on this machine."""
-        return self.precision if self.precision in ("bf16", "f32") else quickest_float()
+        return self.precision if self.precision in ("bf16", "f32") else self.rest or quickest_float()
 
     @classmethod
     def of(cls, options: Mapping[str, str], threads: int = 0) -> EncoderConfig:

@@ -53,7 +53,8 @@ class Encoder:
         """Embed texts; long ones are cut at the model's limit.
 
         Returns:
-            Vectors, float32 [texts, dimensions], of length 1, in the order of the texts; and the tokens of all texts.
+            Vectors, float32 [texts, dimensions], of length 1, in the order of the texts (of a text without a token,
+            which only tokenizers without special ones make, zeros); and the tokens of all texts.
         """
         vectors, tokens = self.embed_counted(texts)
         return vectors, int(tokens.sum())

@@ -37,25 +37,27 @@ def largest_weight_of(cpuinfo: str) -> int:
 def quickest_float() -> FloatPrecision:
     """The arithmetic in which products of floats are quickest here.
 
-    BF16 is where there is AMX (an encoder takes a third of the time of FP32) or a Zen 4 (six tenths). A Xeon whose AMX
-    is hidden, as hypervisors do, takes 1.6 times as long in it: its VDPBF16PS has half the rate of FP32's VFMADD.
+    BF16 is, where there is AMX (an encoder takes a third of the time of FP32) or on a Zen 4 (six tenths) and what came
+    after it from AMD. A Xeon whose AMX is hidden, as hypervisors do, takes 1.6 times as long in it: products of BF16
+    have half the rate of FP32's there.
     """
     return quickest_float_of(_cpuinfo())
 
 
 def quickest_float_of(cpuinfo: str) -> FloatPrecision:
-    """The same from the text of /proc/cpuinfo; where nothing was measured, FP32, which is exact."""
+    """The same from the text of /proc/cpuinfo; FP32, which is exact, where nothing is known."""
     flags = set(_told(cpuinfo, "flags").split())
     amd = "AuthenticAMD" in _told(cpuinfo, "vendor_id")
     return "bf16" if "amx_bf16" in flags or (amd and "avx512_bf16" in flags) else "f32"
 
 
-@functools.cache
 def _cpuinfo() -> str:
+    """What is told of the first core; the others are like it."""
     try:
-        return Path("/proc/cpuinfo").read_text("utf-8") if platform.machine() == "x86_64" else ""
+        told = Path("/proc/cpuinfo").read_text("utf-8") if platform.machine() == "x86_64" else ""
     except OSError:
         return ""
+    return told.split("\n\n", 1)[0]
 
 
 def _told(cpuinfo: str, key: str) -> str:

@@ -8,7 +8,7 @@ Source: Zhai et al. 2022, ByteTransformer, arXiv:2210.03052 (padding-free encode
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-    from tokenizers import Encoding
 
 RUN_TOKENS = 256
 """Of one run of several rows, at most: with it grow what lies between the layers and the shapes that kernels are kept
@@ -25,19 +24,34 @@ _SQUARE = 2 * RUN_TOKENS
 """Places of the attention's square, where there are several rows."""
 _RUN_COST = 48.0
 """What a run costs besides its tokens, in tokens."""
-_PLACE_COST = 0.1
-"""What a place in the attention's square costs, in tokens: it is filled and emptied; what it sees comes on top."""
 _FINE_STEPS = 8
 """Lengths of so many buckets are told apart one by one, those of up to twice as many in steps of two, and so on."""
+_STEP_TOKENS = 16
+"""Tokens of a run are filled up to a multiple of this, or of its half where they are few."""
 
 
-def cut(lengths: Sequence[int], *, most: int, bucket: int, hidden: int) -> list[int]:
+class Row(Protocol):
+    """What the tokenizer makes of a text or a pair."""
+
+    @property
+    def ids(self) -> list[int]:
+        """Numbers of tokens."""
+        ...
+
+    @property
+    def type_ids(self) -> list[int]:
+        """For each token which text of the pair it is of."""
+        ...
+
+
+def cut(lengths: Sequence[int], *, most: int, bucket: int, longest: int, hidden: int) -> list[int]:
     """Cut rows that are sorted by length into runs that cost least together.
 
     Args:
         lengths: Tokens of the rows, ascending.
         most: Rows of a run.
-        bucket: See `bucket_of`.
+        bucket: Of the square's length; see `bucket_of`.
+        longest: Row that the model takes.
         hidden: Of the model: the wider it is, the less the attention counts beside the linear layers.
 
     Returns:
@@ -47,14 +61,13 @@ def cut(lengths: Sequence[int], *, most: int, bucket: int, hidden: int) -> list[
     for length in lengths:
         before.append(before[-1] + length)
     for end in range(1, len(lengths) + 1):
-        width = bucket_of(lengths[end - 1], bucket)
+        width = min(bucket_of(lengths[end - 1], bucket), longest)
         choices: list[tuple[float, int]] = []
         for begin in range(end - 1, max(0, end - most) - 1, -1):
             tokens, places = before[end] - before[begin], row_class(end - begin, most) * width
             if choices and (tokens > RUN_TOKENS or places > _SQUARE):
                 break
-            square = places * (_PLACE_COST + width / (2 * hidden))
-            choices.append((least[begin] + _RUN_COST + tokens + square, begin))
+            choices.append((least[begin] + _RUN_COST + tokens + places * width / (2 * hidden), begin))
         cost, begin = min(choices)
         least.append(cost)
         begins.append(begin)
@@ -67,17 +80,17 @@ def cut(lengths: Sequence[int], *, most: int, bucket: int, hidden: int) -> list[
 
 
 def packed(
-    rows: Sequence[Encoding], *, most: int, bucket: int, longest: int, kinds: bool
+    rows: Sequence[Row], *, most: int, bucket: int, longest: int, kinds: bool
 ) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
     """Lay the rows of a run one behind another.
 
     Tokens, rows and the length of the square are filled up to few sizes, since each costs up to half a megabyte of
-    compiled kernels.
+    compiled kernels. What is filled up points at a token of its own text, or of none.
 
     Args:
-        rows: What the tokenizer gave, one for each text.
+        rows: One for each text, none without a token.
         most: Rows of a run.
-        bucket: Sizes of tokens are multiples of this, or of its half.
+        bucket: Of the square's length; see `bucket_of`.
         longest: Row that the model takes.
         kinds: Whether it takes `token_type_ids`.
 
@@ -86,12 +99,14 @@ def packed(
     """
     counts = np.array([len(row.ids) for row in rows])
     total = int(counts.sum())
-    tokens = _filled(total, bucket)
+    tokens = _filled(total)
     texts, length = row_class(len(rows), most), min(bucket_of(int(counts.max()), bucket), longest)
     ids, positions, place_of = (np.zeros(tokens, np.int64) for _ in range(3))
     token_at, mask = (np.zeros((texts, length), np.int64) for _ in range(2))
     mask[: len(rows)] = np.arange(length) < counts[:, None]
     mask[len(rows) :, 0] = 1  # an attention over nothing would be no number
+    # What a mask hides is multiplied by nothing, which leaves what is no number as it is: let it be one's own.
+    token_at[: len(rows)] = (np.cumsum(counts) - counts)[:, None]
     places = np.flatnonzero(mask[: len(rows)])
     ids[:total] = np.concatenate([row.ids for row in rows])
     positions[:total], place_of[:total] = places % length, places
@@ -103,11 +118,11 @@ def packed(
     return ids, inputs
 
 
-def _filled(tokens: int, bucket: int) -> int:
-    """Round the tokens of a run up: by half a bucket for the few of a text alone, for which a bucket is an eighth."""
+def _filled(tokens: int) -> int:
+    """Round the tokens of a run up: finely where they are few, as of a text alone, and to few sizes."""
     if tokens > RUN_TOKENS:
-        return bucket_of(tokens, bucket)
-    step = bucket if tokens > _FINE_STEPS * bucket else max(1, bucket // 2)
+        return bucket_of(tokens, _STEP_TOKENS)
+    step = _STEP_TOKENS // 2 if tokens <= RUN_TOKENS // 2 else _STEP_TOKENS
     return -(-tokens // step) * step
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,13 +26,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from tokenizers import Encoding
 
     from moltbot_models.encoder.checkpoint import Rows
     from moltbot_models.encoder.processor import FloatPrecision
+    from moltbot_models.encoder.runs import Row
     from moltbot_models.encoder.shape import Head
 
 _DEFAULT_MAX_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _OneToken:
+    ids: list[int] = field(default_factory=lambda: [0])
+    type_ids: list[int] = field(default_factory=lambda: [0])
 
 
 class EncoderRuntime:
@@ -90,10 +97,10 @@ class EncoderRuntime:
         compiled = compile_encoder(graph, config.arithmetic, config.threads, path)
         made = cls(compiled, tokenizer, shape, max_tokens, config, checkpoint)
         # The first run brings the matrices into the form that the arithmetic wants; no request waits for it.
-        made.run([tokenizer.encode("a")])
+        made.run([_OneToken()])
         return made
 
-    def run(self, rows: Sequence[Encoding]) -> NDArray[np.float32]:
+    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Run the model over encodings, shortest first.
 
         Returns:
@@ -106,6 +113,7 @@ class EncoderRuntime:
             lengths[order].tolist(),
             most=self._config.batch_texts,
             bucket=self._config.bucket_tokens,
+            longest=self.shape.max_tokens,
             hidden=self.shape.hidden,
         )
         with self._lock:
@@ -114,7 +122,7 @@ class EncoderRuntime:
                 found[chosen] = self._infer([rows[index] for index in chosen])
         return found
 
-    def _infer(self, rows: list[Encoding]) -> NDArray[np.float32]:
+    def _infer(self, rows: list[Row]) -> NDArray[np.float32]:
         ids, inputs = packed(
             rows,
             most=self._config.batch_texts,

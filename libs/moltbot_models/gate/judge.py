@@ -85,23 +85,23 @@ def judge(
         return _text(manifest, digest, texts, bounds, progress)
     from moltbot_models.encoder import Classifier, Encoder  # noqa: PLC0415 - brings OpenVINO
 
-    config = EncoderConfig.of(options)
-    if config.precision == "auto":  # the coarsest that it becomes, here or on another machine of the mesh
-        config = dataclasses.replace(config, precision="bf16")
+    # The coarsest that it becomes, here or on another machine of the mesh.
+    config = dataclasses.replace(EncoderConfig.of(options), rest="bf16")
     if config.precision == "f32":
         return None
+    precision = config.arithmetic if config.precision == "auto" else config.precision
     exact = dataclasses.replace(config, precision="f32")
     if manifest.task == "embedding":
         subject = EncoderUnderTest(
             manifest.id,
             digest,
-            config.precision,
+            precision,
             _vectors(Encoder.load(path, config)),
             _vectors(Encoder.load(path, exact)),
         )
         return judge_encoder(subject, texts.calibration, texts.held_out, bounds, progress)
     pair = ClassifierUnderTest(
-        manifest.id, digest, config.precision, Classifier.load(path, config), Classifier.load(path, exact)
+        manifest.id, digest, precision, Classifier.load(path, config), Classifier.load(path, exact)
     )
     return judge_scores(pair, texts.calibration, texts.held_out, bounds, progress)
 

@@ -14,6 +14,7 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
+from moltbot_models.encoder.processor import quickest_float
 from moltbot_models.engine.config import CHUNK_TOKENS
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def space(task: str, cores: int) -> Mapping[str, Sequence[str]]:
             "kv": ("u8", "f32", "bf16"),
         }
     return {
-        "precision": ("bf16", "f32"),
+        "precision": ("auto", "f32" if quickest_float() == "bf16" else "bf16"),
         "threads": threads,
         "batch_texts": ("4", "8", "16"),
         "bucket_tokens": ("8", "16", "32"),

@@ -12,7 +12,7 @@ from moltbot_models.encoder import Classifier, Encoder, EncoderConfig, EncoderEr
 from moltbot_models.encoder.calibrate import calibrate, write_ranges
 from moltbot_models.encoder.checkpoint import EncoderCheckpoint
 from moltbot_models.encoder.graph import build_graph
-from moltbot_models.encoder.processor import largest_weight_of, quickest_float, quickest_float_of
+from moltbot_models.encoder.processor import largest_weight_of, quickest_float_of
 from moltbot_models.encoder.quantized import RANGES_FILE, EncoderRanges, LinearRange, quantized_linear
 from moltbot_models.encoder.runtime import compile_encoder
 from moltbot_models.encoder.shape import EncoderShape
@@ -177,6 +177,24 @@ def test_auto_takes_the_arithmetic_that_is_quickest_on_the_processor(vendor: str
     assert quickest_float_of("") == "f32"
 
 
-def test_layers_that_are_not_in_int8_have_the_arithmetic_that_is_asked_for() -> None:
-    assert EncoderConfig().arithmetic == EncoderConfig("int8").arithmetic == quickest_float()
+@pytest.mark.parametrize("quickest", ["bf16", "f32"])
+def test_layers_that_are_not_in_int8_have_the_arithmetic_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, quickest: str
+) -> None:
+    monkeypatch.setattr("moltbot_models.encoder.config.quickest_float", lambda: quickest)
+    assert EncoderConfig().arithmetic == EncoderConfig("int8").arithmetic == quickest
+    assert EncoderConfig(rest="bf16").arithmetic == EncoderConfig("int8", rest="bf16").arithmetic == "bf16"
     assert (EncoderConfig("bf16").arithmetic, EncoderConfig("f32").arithmetic) == ("bf16", "f32")
+
+
+def test_ranges_are_of_tokens_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_encoder(tmp_path)
+    seen: list[int] = []
+    measured = LinearRange.measured
+    monkeypatch.setattr(
+        LinearRange, "measured", lambda tokens, weights: seen.append(len(tokens)) or measured(tokens, weights)
+    )
+    texts = ["w3 w4 w5", "w4 w5 w6 w7 w8 w9 w10 w11"]
+    calibrate(tmp_path, texts, budget=0.0, threads=1)
+    encoder = Encoder.load(tmp_path, EncoderConfig("f32", threads=1))
+    assert set(seen) == {encoder.embed(texts)[1]}

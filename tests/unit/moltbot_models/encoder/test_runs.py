@@ -26,8 +26,8 @@ def rows_of(*counts: int) -> list[Encoding]:
     return WORDS.encode_batch([" ".join(f"w{1 + (n + count) % 49}" for n in range(count)) for count in counts])
 
 
-def cut_of(lengths: Sequence[int], most: int = 16) -> list[int]:
-    return cut(lengths, most=most, bucket=16, hidden=384)
+def cut_of(lengths: Sequence[int], most: int = 16, hidden: int = 384) -> list[int]:
+    return cut(lengths, most=most, bucket=16, longest=512, hidden=hidden)
 
 
 def test_every_token_stands_at_its_place_and_points_back() -> None:
@@ -59,6 +59,12 @@ def test_few_sizes_of_runs_are_told_apart_and_small_ones_most_finely(tokens: int
     assert ids.size == computed
 
 
+@pytest.mark.parametrize("bucket", [1, 8, 16])
+def test_runs_have_few_sizes_whatever_the_bucket(bucket: int) -> None:
+    sizes = {packed(rows_of(n), most=1, bucket=bucket, longest=512, kinds=False)[0].size for n in range(1, 513)}
+    assert len(sizes) == 28
+
+
 def test_lengths_become_few_and_lose_little() -> None:
     lengths = range(1, 513)
     found = [bucket_of(tokens, 16) for tokens in lengths]
@@ -68,20 +74,33 @@ def test_lengths_become_few_and_lose_little() -> None:
     assert bucket_of(0, 16) == 16
 
 
-def test_runs_keep_to_their_rows_and_tokens_and_leave_none_out() -> None:
-    assert [row_class(rows, 12) for rows in range(1, 13)] == [1, 2, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12]
+@pytest.mark.parametrize(("shortest", "longest", "most"), [(1, 512, 1), (1, 512, 5), (1, 512, 16), (2, 30, 64)])
+def test_runs_keep_to_their_rows_and_tokens_and_leave_none_out(shortest: int, longest: int, most: int) -> None:
     draw = np.random.default_rng(0)
-    for most in (1, 5, 16):
-        for _ in range(30):
-            lengths = sorted(draw.integers(1, 512, 40).tolist())
-            begin = 0
-            for end in cut_of(lengths, most):
-                assert 1 <= end - begin <= most
-                assert end - begin == 1 or sum(lengths[begin:end]) <= RUN_TOKENS
-                square = row_class(end - begin, most) * bucket_of(lengths[end - 1], 16)
-                assert end - begin == 1 or square <= 2 * RUN_TOKENS
-                begin = end
-            assert begin == 40
+    for _ in range(30):
+        lengths = sorted(draw.integers(shortest, longest, 70).tolist())
+        begin = 0
+        for end in cut_of(lengths, most, hidden=4096):
+            assert 1 <= end - begin <= most
+            assert end - begin == 1 or sum(lengths[begin:end]) <= RUN_TOKENS
+            square = row_class(end - begin, most) * bucket_of(lengths[end - 1], 16)
+            assert end - begin == 1 or square <= 2 * RUN_TOKENS
+            begin = end
+        assert begin == 70
+
+
+def test_rows_of_a_run_have_few_counts() -> None:
+    assert [row_class(rows, 12) for rows in range(1, 13)] == [1, 2, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12]
+
+
+def test_what_the_attention_costs_counts_the_more_the_narrower_the_model() -> None:
+    lengths = [3] * 7 + [60]
+    assert cut_of(lengths, hidden=4096) == [8]
+    assert cut_of(lengths, hidden=64) == [7, 8]
+
+
+def test_rows_are_no_wider_than_the_model_bears() -> None:
+    assert cut([5] * 16, most=16, bucket=512, longest=32, hidden=384) == [16]
 
 
 def test_rows_share_a_run_unless_the_attention_would_see_mostly_padding() -> None:
@@ -115,6 +134,19 @@ def test_no_text_sees_another_and_a_batch_gives_what_each_alone_gives(tmp_path: 
     others, _ = encoder.embed([*texts[:4], "w8 w9 w10 w11", *texts[5:]])
     np.testing.assert_allclose(np.delete(others, 4, 0), np.delete(together, 4, 0), atol=2e-6)
     assert np.abs(others[4] - together[4]).max() > 1e-3
+
+
+def test_what_is_no_number_stays_with_its_own_text(tmp_path: Path) -> None:
+    write_encoder(tmp_path)
+    encoder = Encoder.load(tmp_path, EncoderConfig(threads=1, precision="f32"))
+    texts = ["w9 w9", "w3 w4 w5", " ".join(f"w{n}" for n in range(10, 30)), "w6 w7"]
+    expected, _ = encoder.embed(texts)
+    (special,) = set(encoder.rows(["w9"])[0].ids) - set(encoder.rows(["w8"])[0].ids)
+    words = encoder.runtime._words
+    encoder.runtime._words = lambda ids: np.where(ids[:, None] == special, np.float32("nan"), words(ids))
+    found, _ = encoder.embed(texts)
+    assert np.isnan(found[0]).all()
+    np.testing.assert_array_equal(found[1:], expected[1:])
 
 
 def test_pairs_of_a_reranker_are_scored_together_as_alone(tmp_path: Path) -> None:

@@ -205,3 +205,11 @@ def test_a_process_that_has_ended_has_nothing():
     assert tree_cpu_s(os.getpid()) > 0
     child.wait()
     assert (tree_rss_mib(child.pid), tree_cpu_s(child.pid)) == (0, 0.0)
+
+
+@pytest.mark.parametrize(("quickest", "other"), [("bf16", "f32"), ("f32", "bf16")])
+def test_beside_auto_the_arithmetic_is_tried_that_it_does_not_take(
+    monkeypatch: pytest.MonkeyPatch, quickest: str, other: str
+) -> None:
+    monkeypatch.setattr("moltbot_models.tuning.search.quickest_float", lambda: quickest)
+    assert space("embedding", 2)["precision"] == ("auto", other)
