@@ -19,7 +19,7 @@ from moltbot_models.encoder.config import EncoderConfig
 from moltbot_models.encoder.encoder import Encoder
 from moltbot_models.encoder.graph import build_graph
 from moltbot_models.encoder.quantized import EncoderRanges, LinearRange
-from moltbot_models.encoder.runs import packed
+from moltbot_models.encoder.runs import STEP_TOKENS, packed
 from moltbot_models.encoder.runtime import EncoderRuntime, compile_encoder, weights_sha256
 
 if TYPE_CHECKING:
@@ -130,7 +130,9 @@ def _ranges(
     words = checkpoint.rows("embeddings.word_embeddings.weight", shape.vocabulary, shape.hidden)
     total = 0
     for row in rows:
-        ids, inputs = packed([row], most=1, bucket=1, longest=shape.max_tokens, kinds=shape.takes_kinds)
+        ids, inputs = packed(
+            [row], most=1, bucket=1, step=STEP_TOKENS["f32"], longest=shape.max_tokens, kinds=shape.takes_kinds
+        )
         request.infer({**inputs, "words": words(ids)})
         for name in names:
             seen[name].append(request.get_tensor(name).data[: len(row.ids)].copy())

@@ -8,14 +8,17 @@ Source: Zhai et al. 2022, ByteTransformer, arXiv:2210.03052 (padding-free encode
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from moltbot_models.encoder.processor import FloatPrecision
 
 RUN_TOKENS = 256
 """Of one run of several rows, at most: with it grow what lies between the layers and the shapes that kernels are kept
@@ -26,8 +29,11 @@ _RUN_COST = 48.0
 """What a run costs besides its tokens, in tokens."""
 _FINE_STEPS = 8
 """Lengths of so many buckets are told apart one by one, those of up to twice as many in steps of two, and so on."""
-_STEP_TOKENS = 16
-"""Tokens of a run are filled up to a multiple of this, or of its half where they are few."""
+STEP_TOKENS: Mapping[FloatPrecision, int] = MappingProxyType({"f32": 8, "bf16": 16})
+"""Tokens of a run are filled up to a multiple of this where they are few, as of a text alone. BF16 is multiplied in
+tiles of 16 rows, and its kernels take more memory."""
+_STEP_OF_MANY = 16
+"""The same where they are more than half of `RUN_TOKENS`."""
 
 
 class Row(Protocol):
@@ -80,7 +86,7 @@ def cut(lengths: Sequence[int], *, most: int, bucket: int, longest: int, hidden:
 
 
 def packed(
-    rows: Sequence[Row], *, most: int, bucket: int, longest: int, kinds: bool
+    rows: Sequence[Row], *, most: int, bucket: int, step: int, longest: int, kinds: bool
 ) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
     """Lay the rows of a run one behind another.
 
@@ -91,6 +97,7 @@ def packed(
         rows: One for each text, none without a token.
         most: Rows of a run.
         bucket: Of the square's length; see `bucket_of`.
+        step: Of the tokens; see `STEP_TOKENS`.
         longest: Row that the model takes.
         kinds: Whether it takes `token_type_ids`.
 
@@ -99,7 +106,7 @@ def packed(
     """
     counts = np.array([len(row.ids) for row in rows])
     total = int(counts.sum())
-    tokens = _filled(total)
+    tokens = _filled(total, step)
     texts, length = row_class(len(rows), most), min(bucket_of(int(counts.max()), bucket), longest)
     ids, positions, place_of = (np.zeros(tokens, np.int64) for _ in range(3))
     token_at, mask = (np.zeros((texts, length), np.int64) for _ in range(2))
@@ -118,11 +125,11 @@ def packed(
     return ids, inputs
 
 
-def _filled(tokens: int) -> int:
-    """Round the tokens of a run up: finely where they are few, as of a text alone, and to few sizes."""
+def _filled(tokens: int, step: int) -> int:
     if tokens > RUN_TOKENS:
-        return bucket_of(tokens, _STEP_TOKENS)
-    step = _STEP_TOKENS // 2 if tokens <= RUN_TOKENS // 2 else _STEP_TOKENS
+        return bucket_of(tokens, _STEP_OF_MANY)
+    if tokens > RUN_TOKENS // 2:
+        step = _STEP_OF_MANY
     return -(-tokens // step) * step
 
 

@@ -18,7 +18,7 @@ from moltbot_models.encoder.graph import build_graph
 from moltbot_models.encoder.memory import give_back
 from moltbot_models.encoder.quantized import RANGES_FILE, read_ranges
 from moltbot_models.encoder.rows import CHARACTERS_PER_TOKEN
-from moltbot_models.encoder.runs import cut, packed
+from moltbot_models.encoder.runs import STEP_TOKENS, cut, packed
 from moltbot_models.encoder.shape import EncoderShape, read_json
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ class EncoderRuntime:
             rows,
             most=self._config.batch_texts,
             bucket=self._config.bucket_tokens,
+            step=STEP_TOKENS[self._config.arithmetic],
             longest=self.shape.max_tokens,
             kinds=self.shape.takes_kinds,
         )

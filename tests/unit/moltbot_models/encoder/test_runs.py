@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from moltbot_models.encoder import Classifier, Encoder, EncoderConfig
-from moltbot_models.encoder.runs import RUN_TOKENS, bucket_of, cut, packed, row_class
+from moltbot_models.encoder.runs import RUN_TOKENS, STEP_TOKENS, bucket_of, cut, packed, row_class
 from moltbot_testkit.random_encoder import write_encoder
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def cut_of(lengths: Sequence[int], most: int = 16, hidden: int = 384) -> list[in
 
 def test_every_token_stands_at_its_place_and_points_back() -> None:
     rows = rows_of(3, 1, 17)
-    ids, inputs = packed(rows, most=16, bucket=16, longest=64, kinds=True)
+    ids, inputs = packed(rows, most=16, bucket=16, step=8, longest=64, kinds=True)
     token_at, mask, place_of = inputs["token_at"], inputs["attention_mask"], inputs["place_of"]
     assert ids.shape == inputs["positions"].shape == inputs["token_type_ids"].shape == place_of.shape == (24,)
     assert token_at.shape == mask.shape == (4, 32)
@@ -42,26 +42,31 @@ def test_every_token_stands_at_its_place_and_points_back() -> None:
         assert mask[number].tolist() == [1] * len(row.ids) + [0] * (32 - len(row.ids))
     assert token_at.reshape(-1)[place_of[:21]].tolist() == list(range(21))
     assert mask[3].sum() == 1
-    assert "token_type_ids" not in packed(rows, most=16, bucket=16, longest=64, kinds=False)[1]
+    assert "token_type_ids" not in packed(rows, most=16, bucket=16, step=8, longest=64, kinds=False)[1]
 
 
 def test_a_row_is_no_longer_than_the_model_bears() -> None:
-    _, inputs = packed(rows_of(40), most=16, bucket=16, longest=40, kinds=False)
+    _, inputs = packed(rows_of(40), most=16, bucket=16, step=8, longest=40, kinds=False)
     assert inputs["token_at"].shape == (1, 40)
     assert inputs["positions"].max() == 39
+
+
+def test_bf16_is_computed_in_tiles_of_16() -> None:
+    assert packed(rows_of(9), most=16, bucket=16, step=STEP_TOKENS["bf16"], longest=64, kinds=False)[0].size == 16
+    assert packed(rows_of(3), most=16, bucket=16, step=STEP_TOKENS["bf16"], longest=64, kinds=False)[0].size == 16
 
 
 @pytest.mark.parametrize(
     ("tokens", "computed"), [(1, 8), (9, 16), (121, 128), (129, 144), (256, 256), (257, 320), (400, 448)]
 )
 def test_few_sizes_of_runs_are_told_apart_and_small_ones_most_finely(tokens: int, computed: int) -> None:
-    ids, _ = packed(rows_of(tokens), most=16, bucket=16, longest=512, kinds=False)
+    ids, _ = packed(rows_of(tokens), most=16, bucket=16, step=8, longest=512, kinds=False)
     assert ids.size == computed
 
 
 @pytest.mark.parametrize("bucket", [1, 8, 16])
 def test_runs_have_few_sizes_whatever_the_bucket(bucket: int) -> None:
-    sizes = {packed(rows_of(n), most=1, bucket=bucket, longest=512, kinds=False)[0].size for n in range(1, 513)}
+    sizes = {packed(rows_of(n), most=1, bucket=bucket, step=8, longest=512, kinds=False)[0].size for n in range(1, 513)}
     assert len(sizes) == 28
 
 
@@ -116,7 +121,7 @@ def test_a_run_computes_its_tokens_and_not_the_longest_row_for_all() -> None:
     ends = cut_of(lengths)
     computed = 0
     for begin, end in zip([0, *ends], ends, strict=False):
-        ids, _ = packed(rows_of(*lengths[begin:end]), most=16, bucket=16, longest=512, kinds=False)
+        ids, _ = packed(rows_of(*lengths[begin:end]), most=16, bucket=16, step=8, longest=512, kinds=False)
         computed += ids.size
     assert computed < 1.05 * sum(lengths)
 
