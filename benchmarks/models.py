@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import shutil
 import statistics
@@ -193,13 +194,12 @@ def arrivals(model: Path, ir: Path, repeats: int) -> None:
     head("open loop, 256/64, 40 arrivals; the baseline at its defaults and at 128 tokens a step")
     with ours(model) as one:
         # The slower machines are overloaded by the first rate: there the second tells what people see.
-        for place, interval_s in enumerate((0.25, 0.5)):
-            for label, options in (("defaults", {}), ("at 128", {"step_tokens": 128})):
-                # Prompts of its own for each row: ours would find those of the row before in its prefix cache.
-                seed = 11_000 + 1000 * place + 100 * len(options)
-                wanted = Round(40, 256, 64, interval_s=interval_s, seed=seed)
-                with genai(ir, **options) as two:
-                    row(f"one each {interval_s} s, {label}", *in_turns(one, two, wanted, max(1, repeats // 2)))
+        rows = itertools.product((0.25, 0.5), (("defaults", {}), ("at 128", {"step_tokens": 128})))
+        for place, (interval_s, (label, options)) in enumerate(rows):
+            # Prompts of its own for each row: ours would find those of the row before in its prefix cache.
+            wanted = Round(40, 256, 64, interval_s=interval_s, seed=11_000 + 100 * place)
+            with genai(ir, **options) as two:
+                row(f"one each {interval_s} s, {label}", *in_turns(one, two, wanted, max(1, repeats // 2)))
 
 
 def load(model: Path, ir: Path, repeats: int) -> None:

@@ -91,7 +91,8 @@ def packed(
     """Lay the rows of a run one behind another.
 
     Tokens, rows and the length of the square are filled up to few sizes, since each costs up to half a megabyte of
-    compiled kernels. What is filled up points at a token of its own text, or of none.
+    compiled kernels. What fills a row up points at a token of its own text; what fills the run up is computed and
+    dropped.
 
     Args:
         rows: One for each text, none without a token.

@@ -56,6 +56,14 @@ def test_bf16_is_computed_in_tiles_of_16() -> None:
     assert packed(rows_of(3), most=16, bucket=16, step=STEP_TOKENS["bf16"], longest=64, kinds=False)[0].size == 16
 
 
+@pytest.mark.parametrize(("precision", "computed"), [("f32", 8), ("bf16", 16)])
+def test_a_short_text_is_filled_up_as_its_arithmetic_wants_it(tmp_path: Path, precision: str, computed: int) -> None:
+    write_encoder(tmp_path)
+    encoder = Encoder.load(tmp_path, EncoderConfig(threads=1, precision=precision))
+    encoder.embed(["w3 w4 w5"])
+    assert {tokens for tokens, *_ in encoder.runtime._shapes} == {computed}
+
+
 @pytest.mark.parametrize(
     ("tokens", "computed"), [(1, 8), (9, 16), (121, 128), (129, 144), (256, 256), (257, 320), (400, 448)]
 )

@@ -65,8 +65,9 @@ def test_texts_whose_distributions_take_too_much_memory_are_judged_in_parts() ->
     kept: list[Watching] = []
     texts = shipped_texts()
     calibration, held_out = texts.calibration[:5], texts.held_out[:4]
-    config = EngineConfig(kv_cache_bytes=16 << 20)
-    exact = EngineConfig(weights="f32", kv="f32", kv_cache_bytes=16 << 20)
+    # Deterministic: what a part gives does not hang on which texts happen to share a step.
+    config = EngineConfig(kv_cache_bytes=16 << 20, deterministic=True)
+    exact = EngineConfig(weights="f32", kv="f32", kv_cache_bytes=16 << 20, deterministic=True)
 
     def load(config: EngineConfig) -> TextEngine:
         held.append(sum(row.nbytes for one in kept[-1:] for rows in one.logprobs.values() for row in rows))
@@ -88,7 +89,7 @@ def test_texts_whose_distributions_take_too_much_memory_are_judged_in_parts() ->
     assert shares == sorted(shares)
     for one, other in zip(whole.checks, parts.checks, strict=True):
         assert (one.name, one.texts, one.samples) == (other.name, other.texts, other.samples)
-        assert one.value == pytest.approx(other.value, rel=0.05, abs=5e-4)  # another batch, other sums
+        assert one.value == pytest.approx(other.value, rel=0.05)
 
 
 def test_a_model_in_full_precision_is_its_own_reference() -> None:
